@@ -1,0 +1,14 @@
+"""The table of supported architectures, and how to add to it."""
+
+from cahp_plugin.architectures.layers import AttentionLayer, attention_layers, head_map, set_head_map
+from cahp_plugin.architectures.spec import AttentionSpec, register_architecture, supported_architectures
+
+__all__ = [
+    "AttentionLayer",
+    "AttentionSpec",
+    "attention_layers",
+    "head_map",
+    "register_architecture",
+    "set_head_map",
+    "supported_architectures",
+]

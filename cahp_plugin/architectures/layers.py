@@ -1,0 +1,144 @@
+"""Finds the attention layers of a model and names their heads by the indices they had in the unpruned model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from cahp_plugin.architectures.spec import AttentionSpec, spec_of, supported_architectures
+from cahp_plugin.architectures.table import TABLE
+from cahp_plugin.errors import CheckpointError, UnsupportedModelError
+
+HEAD_MAP_KEY = "cahp_config"
+HEAD_MAP_FORMAT = 1
+
+__all__ = ["HEAD_MAP_FORMAT", "HEAD_MAP_KEY", "TABLE", "AttentionLayer", "attention_layers", "head_map", "set_head_map"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionLayer:
+    """One attention layer of a model.
+
+    Attributes:
+        index: Position among the model's attention layers, from 0.
+        name: Path of the block in the model, as in ``model.named_modules()``.
+        spec: The architecture's row.
+        block: The block itself.
+        head_dim: Channels a head.
+        heads: Original indices of the heads that are present, ascending; empty for a layer without heads.
+        num_original_heads: Heads that the layer had before any pruning.
+    """
+
+    index: int
+    name: str
+    spec: AttentionSpec
+    block: nn.Module
+    head_dim: int
+    heads: tuple[int, ...]
+    num_original_heads: int
+
+    def path(self, role: str) -> str:
+        """Full path in the model of ``"query"``, ``"key"``, ``"value"``, ``"output"`` or ``"core"``."""
+        return ".".join(part for part in (self.name, getattr(self.spec, role)) if part)
+
+    def module(self, role: str) -> nn.Module:
+        """The module of ``"query"``, ``"key"``, ``"value"``, ``"output"`` or ``"core"``."""
+        return self.block.get_submodule(getattr(self.spec, role))
+
+
+def head_map(config: Any) -> dict[int, tuple[int, ...]]:
+    """Reads layer -> present original head indices from a model's config; empty for an unpruned model.
+
+    Raises:
+        CheckpointError: The map is there but is not one that this library wrote.
+    """
+    entry = getattr(config, HEAD_MAP_KEY, None)
+    if entry is None:
+        return {}
+    try:
+        if entry["format"] != HEAD_MAP_FORMAT:
+            raise CheckpointError(
+                f"`{HEAD_MAP_KEY}` in config.json has format {entry['format']!r}; this version of cahp-plugin reads "
+                f"format {HEAD_MAP_FORMAT}. Install the version that wrote it: {entry.get('version')!r}."
+            )
+        count = int(entry["num_heads"])
+        kept = {int(layer): tuple(int(head) for head in heads) for layer, heads in entry["kept_heads"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"`{HEAD_MAP_KEY}` in config.json is damaged: {error!r}. Got {entry!r}.") from error
+    for layer, heads in kept.items():
+        if list(heads) != sorted(set(heads)) or any(not 0 <= head < count for head in heads):
+            raise CheckpointError(
+                f"`{HEAD_MAP_KEY}` in config.json is damaged: layer {layer} keeps heads {list(heads)}, "
+                f"expected ascending indices below {count}."
+            )
+    return kept
+
+
+def set_head_map(config: Any, kept: dict[int, tuple[int, ...]], *, num_heads: int, head_dim: int) -> None:
+    """Writes the map of present heads into a model's config, from where ``save_pretrained`` saves it.
+
+    Args:
+        config: The model's config.
+        kept: Layer -> original indices of the heads present, for every layer.
+        num_heads: Heads a layer had before any pruning.
+        head_dim: Channels a head.
+    """
+    from cahp_plugin import __version__
+
+    setattr(
+        config,
+        HEAD_MAP_KEY,
+        {
+            "format": HEAD_MAP_FORMAT,
+            "version": __version__,
+            "num_heads": num_heads,
+            "head_dim": head_dim,
+            "kept_heads": {str(layer): list(heads) for layer, heads in sorted(kept.items())},
+        },
+    )
+
+
+def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
+    """Finds the attention layers of a model, in the order of ``named_modules()``.
+
+    Args:
+        model: A transformers model, pruned by this library or not.
+
+    Returns:
+        One entry a layer.
+
+    Raises:
+        UnsupportedModelError: No block of a registered architecture is found, or the model attends across sequences.
+        CheckpointError: The config's map of heads does not fit the model.
+    """
+    found: list[tuple[str, nn.Module, AttentionSpec]] = []
+    for name, module in model.named_modules():
+        spec = spec_of(tuple(cls.__name__ for cls in type(module).__mro__))
+        if spec is not None:
+            found.append((name, module, spec))
+    config = getattr(model, "config", None)
+    if not found or config is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no attention layer that cahp-plugin knows. Supported architectures: "
+            f"{', '.join(supported_architectures())}. Add one with "
+            "`cahp_plugin.architectures.register_architecture(AttentionSpec(...))`."
+        )
+    if getattr(config, "add_cross_attention", False) or getattr(config, "is_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is configured as a decoder (`is_decoder` or `add_cross_attention`); "
+            "cahp-plugin supports encoders only."
+        )
+    kept = head_map(config)
+    num_heads = int(config.num_attention_heads)
+    head_dim = int(config.hidden_size) // num_heads
+    if kept and sorted(kept) != list(range(len(found))):
+        raise CheckpointError(
+            f"`{HEAD_MAP_KEY}` names layers {sorted(kept)}; {type(model).__name__} has layers 0 to {len(found) - 1}."
+        )
+    everything = tuple(range(num_heads))
+    return tuple(
+        AttentionLayer(index, name, spec, block, head_dim, kept.get(index, everything), num_heads)
+        for index, (name, block, spec) in enumerate(found)
+    )

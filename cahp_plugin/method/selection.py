@@ -1,0 +1,155 @@
+"""The result of the method: which heads are kept, and everything that led there."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.errors import SelectionError
+
+if TYPE_CHECKING:
+    import networkx
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class MSSCurve:
+    """Mean Simplified Silhouette against the number of clusters.
+
+    Attributes:
+        k: Numbers of clusters, ascending, shape ``(points,)``.
+        mss: Mean Simplified Silhouette at each ``k``, shape ``(points,)``.
+        smoothed: The fitted polynomial at each ``k``, shape ``(points,)``; empty where none was fitted.
+    """
+
+    k: Array
+    mss: Array
+    smoothed: Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadSelection:
+    """Heads to keep, as found by :func:`cahp_plugin.select_heads`. The model itself is unchanged by it.
+
+    N is the number of heads that were present in the model; row ``i`` of each ``(N, ...)`` array belongs to
+    ``heads[i]``. Layers and heads carry the indices that they had before any pruning.
+
+    Attributes:
+        kept: Layer -> original indices of the heads to keep, ascending, for every layer.
+        heads: ``(layer, head)`` of each row, length N.
+        salience: Salience in [0, 1] of each head, shape ``(num_layers, num_original_heads)``; NaN where the head was
+            removed before.
+        coordinates: Place of each head in graph space, shape ``(N, 2)``.
+        clusters: Cluster of each head, 0 to ``num_clusters - 1``, shape ``(N,)``.
+        curve: The curve that the knee was looked for on.
+        knee: Number of clusters at the knee; ``None`` where the number came from elsewhere.
+        note: How the number of clusters came about, in words.
+        config: The settings used, with ``signature_size`` filled in.
+        separation: Class separation X, Jeffries-Matusita distances in [0, 2], shape ``(N, B * B * pairs)``; ``None``
+            after :meth:`from_dict`.
+        num_examples: Training examples that the signatures were measured on.
+    """
+
+    kept: dict[int, tuple[int, ...]]
+    heads: tuple[tuple[int, int], ...]
+    salience: Array
+    coordinates: Array
+    clusters: Array
+    curve: MSSCurve
+    knee: int | None
+    note: str
+    config: CAHPConfig
+    separation: Array | None = None
+    num_examples: int = 0
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads kept."""
+        return sum(len(heads) for heads in self.kept.values())
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters that the kept heads were drawn from."""
+        return int(self.clusters.max()) + 1 if len(self.clusters) else 0
+
+    def graph(self) -> networkx.Graph:
+        """Builds the graph of heads: each joined to its nearest neighbours in graph space.
+
+        Returns:
+            Nodes ``"layer.head"`` with the attributes ``layer``, ``head``, ``salience``, ``cluster``, ``kept``, ``x``
+            and ``y``; edges with ``distance`` (graph-space units) and ``weight`` in (0, 1]. All attributes are plain
+            numbers, so that ``networkx.write_graphml`` takes it.
+        """
+        from cahp_plugin.method.graph import head_graph
+
+        return head_graph(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything but X as plain JSON values; NaN becomes ``None``."""
+        return {
+            "kept": {str(layer): list(heads) for layer, heads in self.kept.items()},
+            "num_heads": self.num_heads,
+            "knee": self.knee,
+            "note": self.note,
+            "num_examples": self.num_examples,
+            "heads": [list(pair) for pair in self.heads],
+            "clusters": [int(cluster) for cluster in self.clusters],
+            "coordinates": [[float(x), float(y)] for x, y in self.coordinates],
+            "salience": [[None if np.isnan(value) else float(value) for value in row] for row in self.salience],
+            "curve": {
+                "k": [int(k) for k in self.curve.k],
+                "mss": [float(value) for value in self.curve.mss],
+                "smoothed": [float(value) for value in self.curve.smoothed],
+            },
+            "config": self.config.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HeadSelection:
+        """Builds a selection from :meth:`to_dict`'s result.
+
+        Raises:
+            SelectionError: A part is missing or damaged.
+        """
+        try:
+            salience = [[np.nan if value is None else value for value in row] for row in values["salience"]]
+            return cls(
+                kept={int(layer): tuple(int(head) for head in heads) for layer, heads in values["kept"].items()},
+                heads=tuple((int(layer), int(head)) for layer, head in values["heads"]),
+                salience=np.asarray(salience, dtype=np.float64),
+                coordinates=np.asarray(values["coordinates"], dtype=np.float64).reshape(-1, 2),
+                clusters=np.asarray(values["clusters"], dtype=np.int64),
+                curve=MSSCurve(
+                    k=np.asarray(values["curve"]["k"], dtype=np.int64),
+                    mss=np.asarray(values["curve"]["mss"], dtype=np.float64),
+                    smoothed=np.asarray(values["curve"]["smoothed"], dtype=np.float64),
+                ),
+                knee=None if values["knee"] is None else int(values["knee"]),
+                note=str(values["note"]),
+                config=CAHPConfig.from_dict(values["config"]),
+                num_examples=int(values["num_examples"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SelectionError(f"This is not a saved head selection: {error!r}.") from error
+
+    def __str__(self) -> str:
+        total = len(self.heads)
+        share = 100 * self.num_heads / total if total else 0.0
+        lines = [f"HeadSelection: keeps {self.num_heads} of {total} heads ({share:.1f} %). {self.note}"]
+        present: dict[int, set[int]] = {layer: set() for layer in self.kept}
+        for layer, head in self.heads:
+            present[layer].add(head)
+        for layer, heads in self.kept.items():
+            cells = "".join(
+                "#" if head in heads else "." if head in present[layer] else " "
+                for head in range(self.salience.shape[1])
+            )
+            lines.append(f"  layer {layer:>2}  {cells}  {len(heads):>2} kept: {', '.join(map(str, heads)) or 'none'}")
+        return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text("HeadSelection(...)" if cycle else str(self))
