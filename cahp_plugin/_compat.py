@@ -22,9 +22,9 @@ def package_versions() -> dict[str, str]:
 def attention_maps_enabled(model: Any) -> Iterator[None]:
     """Makes the model compute its attention maps, and puts its attention implementation back on leaving.
 
-    With transformers 5 the implementation is looked up at run time, so it is switched to ``eager``. On 4.57 some classes
-    have it built in (BERT, RoBERTa, DistilBERT): those fall back to the manual path by themselves when they are asked
-    for attention maps, and switching would only raise a warning.
+    With transformers 5 the implementation is looked up at run time, so it is switched to ``eager``. On 4.57 some
+    classes have it built in (BERT, RoBERTa, DistilBERT): those fall back to the manual path by themselves when they
+    are asked for attention maps, and switching would only raise a warning.
     """
     before = model.config._attn_implementation
     switch = before != "eager" and model._can_set_attn_implementation()

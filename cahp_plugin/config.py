@@ -21,7 +21,7 @@ Representative = Literal["salience", "medoid"]
 class CAHPConfig:
     r"""Settings of Complementary Attention Head Pruning (arXiv 2606.19150).
 
-    The defaults are the paper's. The paper leaves the polynomial degree to the user (it reports 2 to 6); 4 is its middle.
+    The defaults are the paper's. It leaves the polynomial degree to the user and reports 2 to 6; 4 is the middle.
 
     Args:
         polynomial_degree: Degree of the polynomial that smooths the curve before the knee is looked for, 1 to 10. The

@@ -14,7 +14,15 @@ from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 HEAD_MAP_KEY = "cahp_config"
 HEAD_MAP_FORMAT = 1
 
-__all__ = ["HEAD_MAP_FORMAT", "HEAD_MAP_KEY", "TABLE", "AttentionLayer", "attention_layers", "head_map", "set_head_map"]
+__all__ = [
+    "HEAD_MAP_FORMAT",
+    "HEAD_MAP_KEY",
+    "TABLE",
+    "AttentionLayer",
+    "attention_layers",
+    "head_map",
+    "set_head_map",
+]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

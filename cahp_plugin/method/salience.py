@@ -1,0 +1,25 @@
+"""Scaling of the heads' salience."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def normalize_salience(salience: Array) -> Array:
+    """Scales salience to [0, 1] by one min-max over all heads (paper, step 4).
+
+    Args:
+        salience: Mean absolute gradient of each head's mask, shape ``(num_layers, num_heads)``; NaN for absent heads.
+
+    Returns:
+        Array of the same shape; zeros where all heads are equal, NaN stays NaN.
+    """
+    low, high = np.nanmin(salience), np.nanmax(salience)
+    if high == low:
+        return np.where(np.isnan(salience), np.nan, 0.0)
+    scaled: Array = (salience - low) / (high - low)
+    return scaled

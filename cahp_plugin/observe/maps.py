@@ -1,0 +1,57 @@
+"""Attention maps, handed on layer by layer while the model runs and dropped at once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from cahp_plugin._compat import TRANSFORMERS_MAJOR, attention_maps_enabled
+from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.errors import UnsupportedModelError
+
+MapConsumer = Callable[[int, Tensor], None]
+
+#: What the forward call needs so that the layers compute their maps. Transformers 5's eager path always returns them;
+#: asking there would only make the model collect them all.
+MAP_ARGUMENTS: dict[str, Any] = {"output_attentions": True} if TRANSFORMERS_MAJOR < 5 else {}
+
+
+@contextlib.contextmanager
+def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: MapConsumer) -> Iterator[None]:
+    """Calls ``consume(position, maps)`` for each layer that has heads, in order, whenever the model runs.
+
+    ``maps`` has the shape ``(batch, heads, queries, keys)`` and is not kept: memory holds one layer's maps at a time.
+    ``position`` counts the layers that have heads, from 0. Call the model with ``**MAP_ARGUMENTS``.
+
+    Raises:
+        UnsupportedModelError: (from the model's forward call) a layer returned no map.
+    """
+    handles = [
+        layer.module("core").register_forward_hook(_map_hook(position, layer, consume))
+        for position, layer in enumerate(layer for layer in layers if layer.heads)
+    ]
+    try:
+        with attention_maps_enabled(model):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _map_hook(position: int, layer: AttentionLayer, consume: MapConsumer) -> Any:
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        maps = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        if not isinstance(maps, Tensor) or maps.dim() != 4 or maps.shape[1] != len(layer.heads):
+            got = tuple(maps.shape) if isinstance(maps, Tensor) else None
+            raise UnsupportedModelError(
+                f"{layer.path('core')} ({type(module).__name__}) returned no attention map: expected shape "
+                f"(batch, {len(layer.heads)}, queries, keys), got {got}. "
+                'Load the model with `attn_implementation="eager"`.'
+            )
+        consume(position, maps)
+        return (output[0], None, *output[2:])
+
+    return hook

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from oracles import oracle_salience, oracle_separation, oracle_signatures
+from tiny import ARCHITECTURES, tiny_batches, tiny_model
+
+from cahp_plugin.architectures import attention_layers
+from cahp_plugin.errors import DataError, UnsupportedModelError
+from cahp_plugin.method.separation import separation_matrix
+from cahp_plugin.observe import observe, prepare_batches
+
+
+def run(model, batches, size=6, share=1.0):
+    return observe(model, attention_layers(model), prepare_batches(batches, model), size=size, salience_share=share)
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_separation_equals_the_oracle(name, implementation, padding):
+    if name == "electra" and implementation == "sdpa" and not supports_sdpa(name):
+        pytest.skip("ELECTRA has no sdpa attention on this version of transformers")
+    model = tiny_model(name, attn_implementation=implementation)
+    batches = tiny_batches(padding=padding)
+    seen = run(model, batches)
+    found = separation_matrix(seen.mean, seen.variance)
+    expected = oracle_separation(oracle_signatures(model, batches, 6))
+    assert found.shape == expected.shape == (12, 108)
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def supports_sdpa(name):
+    return bool(getattr(type(tiny_model(name)), "_supports_sdpa", False))
+
+
+def test_separation_equals_the_oracle_element_by_element_in_float64():
+    model = tiny_model("bert").double()
+    batches = tiny_batches()
+    seen = run(model, batches)
+    expected = oracle_separation(oracle_signatures(model, batches, 6))
+    # X itself is float32; everything before it is float64 here.
+    np.testing.assert_allclose(separation_matrix(seen.mean, seen.variance), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 30])
+def test_separation_does_not_depend_on_the_batch_size_or_order(batch_size):
+    model = tiny_model("roberta")
+    expected = run(model, tiny_batches(batch_size=8))
+    batches = tiny_batches(batch_size=batch_size)[::-1]
+    seen = run(model, batches)
+    reference = separation_matrix(expected.mean, expected.variance)
+    assert np.abs(separation_matrix(seen.mean, seen.variance) - reference).max() <= 1e-5 * reference.max()
+    np.testing.assert_allclose(seen.salience, expected.salience, rtol=1e-4, atol=1e-7)
+
+
+def test_padding_side_does_not_matter_where_positions_follow_the_tokens():
+    # RoBERTa counts positions from the real tokens, so its maps are the same. (Its classifier reads the first column,
+    # which is padding on the left: its logits, and so the salience, are not.)
+    model = tiny_model("roberta", pad_token_id=0)
+    left, right = (run(model, tiny_batches(padding=padding)) for padding in ("left", "right"))
+    reference = separation_matrix(right.mean, right.variance)
+    assert np.abs(separation_matrix(left.mean, left.variance) - reference).max() <= 1e-5 * reference.max()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_salience_equals_one_pass_per_example(name):
+    model = tiny_model(name)
+    batches = tiny_batches(13, 4)
+    seen = run(model, batches)
+    modules = [layer.module("output") for layer in attention_layers(model)]
+    expected = oracle_salience(model, tiny_batches(13, 1), modules, 4)
+    np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)
+    assert seen.num_salience_examples == 13
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13])
+def test_salience_share_takes_the_same_examples_for_any_batch_size(batch_size):
+    model = tiny_model("bert")
+    seen = run(model, tiny_batches(13, batch_size), share=0.25)
+    modules = [layer.module("output") for layer in attention_layers(model)]
+    expected = oracle_salience(model, tiny_batches(13, 1)[::4], modules, 4)  # examples 0, 4, 8, 12
+    assert seen.num_salience_examples == 4
+    np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_model_leaves_as_it_came(implementation):
+    model = tiny_model("bert", attn_implementation=implementation)
+    model.train()
+    model.bert.encoder.layer[1].eval()
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    model.classifier.weight.grad = torch.ones_like(model.classifier.weight)
+
+    def state():
+        return (
+            [module.training for module in model.modules()],
+            [(p.requires_grad, None if p.grad is None else p.grad.clone().sum().item()) for p in model.parameters()],
+            [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+            model.config._attn_implementation,
+            torch.random.get_rng_state().tolist(),
+        )
+
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = state()
+    run(model, tiny_batches(), share=0.5)
+    assert state() == before
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_model_leaves_as_it_came_after_an_error():
+    model = tiny_model("bert").train()
+    model.classifier.weight.data.fill_(float("nan"))
+    with pytest.raises(DataError, match="loss is nan"):
+        run(model, tiny_batches())
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_maps_that_are_not_numbers_name_the_layer():
+    model = tiny_model("bert")
+    model.bert.encoder.layer[1].attention.self.query.weight.data[0, 0] = float("nan")
+    with pytest.raises(DataError, match="layer 1 are not numbers"):
+        run(model, tiny_batches())
+
+
+def test_an_attention_without_maps_is_an_error():
+    model = tiny_model("bert")
+    core = model.bert.encoder.layer[2].attention.self
+
+    class MaplessAttention(type(core)):
+        def forward(self, *args, **kwargs):
+            return (super().forward(*args, **kwargs)[0], None)
+
+    core.__class__ = MaplessAttention
+    with pytest.raises(UnsupportedModelError, match=r"layer\.2\.attention\.self \(MaplessAttention\).*eager"):
+        run(model, tiny_batches())
+
+
+def test_memory_does_not_grow_with_the_examples():
+    model = tiny_model("bert")
+    batches = tiny_batches(8, 8)
+    assert sum(1 for _ in prepare_batches(batches * 50, model)) == 50
+    few, many = run(model, batches), run(model, batches * 50)
+    assert few.mean.nbytes == many.mean.nbytes
+    np.testing.assert_allclose(few.mean, many.mean, rtol=1e-6, atol=1e-9)
