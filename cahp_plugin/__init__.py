@@ -1,3 +1,58 @@
-"""Complementary Attention Head Pruning (CAHP) for Hugging Face transformers, as a Torch-Pruning strategy."""
+"""Complementary Attention Head Pruning (CAHP) for Hugging Face transformers, as a Torch-Pruning strategy.
+
+The names below are loaded when they are first used, so that ``import cahp_plugin`` and ``cahp --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cahp_plugin.config import CAHPConfig
+    from cahp_plugin.errors import CAHPError
+    from cahp_plugin.method.selection import HeadSelection
+    from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
+    from cahp_plugin.recover import finetune
+    from cahp_plugin.select import select_heads
+    from cahp_plugin.workflow import prune_classifier
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CAHPConfig",
+    "CAHPError",
+    "CAHPImportance",
+    "CAHPPruner",
+    "HeadSelection",
+    "finetune",
+    "load_pruned",
+    "prune_classifier",
+    "save_pruned",
+    "select_heads",
+]
+
+_MODULES = {
+    "CAHPConfig": "config",
+    "CAHPError": "errors",
+    "CAHPImportance": "prune",
+    "CAHPPruner": "prune",
+    "HeadSelection": "method.selection",
+    "finetune": "recover",
+    "load_pruned": "prune",
+    "prune_classifier": "workflow",
+    "save_pruned": "prune",
+    "select_heads": "select",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -80,3 +80,9 @@ def tiny_batches(
         labels = torch.tensor([label for _, label in part])
         batches.append({"input_ids": input_ids, "attention_mask": mask, "labels": labels})
     return batches
+
+
+def model_inputs(*, padding: str = "right", seed: int = 0) -> dict[str, torch.Tensor]:
+    """One batch of four examples without labels."""
+    batch = tiny_batches(4, 4, padding=padding, seed=seed)[0]
+    return {name: value for name, value in batch.items() if name != "labels"}

@@ -1,5 +1,6 @@
 """The table of supported architectures, and how to add to it."""
 
+from cahp_plugin.architectures import table as _table  # noqa: F401 - fills the registry
 from cahp_plugin.architectures.layers import AttentionLayer, attention_layers, head_map, set_head_map
 from cahp_plugin.architectures.spec import AttentionSpec, register_architecture, supported_architectures
 

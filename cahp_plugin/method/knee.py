@@ -1,0 +1,96 @@
+"""The knee of the silhouette curve: how many clusters are enough."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Knee:
+    """Number of clusters read off the curve.
+
+    Attributes:
+        num_clusters: Number of clusters to take; ``None`` where the curve says nothing and every head stays.
+        knee: The same where Kneedle found it, else ``None``.
+        smoothed: The fitted polynomial at each k, shape ``(points,)``; empty where none could be fitted.
+        note: How the number came about, in words.
+    """
+
+    num_clusters: int | None
+    knee: int | None
+    smoothed: Array
+    note: str
+
+
+def find_knee(k: Array, mss: Array, *, degree: int, sensitivity: float = 1.0) -> Knee:
+    """Finds the knee with Kneedle on a polynomial fit (paper, step 6).
+
+    ``kneed.KneeLocator(k, mss, curve="concave", direction="increasing", interp_method="polynomial")``. Where that finds
+    none, the place is taken that Kneedle looks at: the k at which the fitted curve, scaled to the unit square, is
+    farthest above the diagonal, if that is inside the curve.
+
+    Args:
+        k: Numbers of clusters, ascending, shape ``(points,)``.
+        mss: Mean Simplified Silhouette at each, shape ``(points,)``.
+        degree: Degree of the polynomial; at most ``points - 1`` is used.
+        sensitivity: Kneedle's S.
+    """
+    nothing = np.empty(0)
+    if len(k) < 2:
+        return Knee(None, None, nothing, "Too few heads for a curve: every head is kept.")
+    if not np.isfinite(mss).all():
+        return Knee(None, None, nothing, "The silhouette curve is not finite: every head is kept.")
+    used = min(degree, len(k) - 1)
+    fitted = "" if used == degree else f" (the curve's {len(k)} points allow degree {used})"
+    smoothed = _fit(k, mss, used)
+    if np.ptp(mss) <= 1e-12:
+        return Knee(int(k[0]), None, smoothed, f"The silhouette is {mss[0]:.3g} for every k: {k[0]} clusters suffice.")
+    knee = _kneedle(k, mss, used, sensitivity)
+    if knee is not None:
+        return Knee(knee, knee, smoothed, f"Knee at k = {knee} with polynomial degree {used}{fitted}.")
+    height = (smoothed - smoothed.min()) / max(float(np.ptp(smoothed)), 1e-300) - (k - k[0]) / (k[-1] - k[0])
+    best = int(np.argmax(height))
+    if 0 < best < len(k) - 1 and height[best] > 0:
+        return Knee(
+            int(k[best]),
+            None,
+            smoothed,
+            f"Kneedle found no knee with polynomial degree {used}{fitted}; k = {k[best]}, where the curve is farthest "
+            "above its chord, was taken.",
+        )
+    return Knee(
+        None,
+        None,
+        smoothed,
+        f"The silhouette curve has no knee with polynomial degree {used}{fitted}: it never bends over. Every head is "
+        "kept; set `num_heads` to choose a number.",
+    )
+
+
+def _fit(k: Array, mss: Array, degree: int) -> Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a high degree on a long curve is ill-conditioned, which kneed shares
+        return np.asarray(np.poly1d(np.polyfit(k, mss, degree))(k))
+
+
+def _kneedle(k: Array, mss: Array, degree: int, sensitivity: float) -> int | None:
+    from kneed import KneeLocator
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where it finds no knee; the note says so
+        found = KneeLocator(
+            k,
+            mss,
+            S=sensitivity,
+            curve="concave",
+            direction="increasing",
+            interp_method="polynomial",
+            polynomial_degree=degree,
+        ).knee
+    return None if found is None else int(found)

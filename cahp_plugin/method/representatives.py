@@ -1,0 +1,197 @@
+"""From separation and salience to the heads that stay (paper, steps 3 and 5 to 8)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.method.clustering import Clustering, sweep_kmedoids
+from cahp_plugin.method.graph import louvain_labels, neighbor_graph
+from cahp_plugin.method.graph_space import embed_heads
+from cahp_plugin.method.hierarchical import sweep_hierarchical, with_medoids
+from cahp_plugin.method.knee import find_knee
+from cahp_plugin.method.selection import HeadSelection, MSSCurve
+from cahp_plugin.method.silhouette import mean_simplified_silhouette
+
+Array = np.ndarray[Any, Any]
+Head = tuple[int, int]
+
+
+def select_from_separation(
+    separation: Array,
+    heads: Sequence[Head],
+    salience: Array,
+    config: CAHPConfig,
+    *,
+    num_examples: int = 0,
+) -> HeadSelection:
+    """Lays the heads out, clusters them, finds the knee and chooses each cluster's representative.
+
+    Args:
+        separation: X, shape ``(N, features)``.
+        heads: Layer and original index of each row, length N.
+        salience: Salience, shape ``(num_layers, num_original_heads)``; NaN where a head is absent.
+        config: Settings.
+        num_examples: Training examples behind X, for the record.
+
+    Raises:
+        DataError: X or a salience is not a number.
+        SelectionError: ``config.num_heads`` can't be had.
+    """
+    heads = tuple((int(layer), int(head)) for layer, head in heads)
+    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
+    bad = [heads[row] for row in np.flatnonzero(~(np.isfinite(separation).all(axis=1) & np.isfinite(weights)))]
+    if bad:
+        raise DataError(f"Separation or salience of the heads (layer, head) {bad} is not a number.")
+    coordinates = embed_heads(
+        separation, perplexity=config.perplexity, iterations=config.tsne_iterations, seed=config.seed
+    )
+    return choose_heads(coordinates, heads, salience, config, separation=separation, num_examples=num_examples)
+
+
+def choose_heads(
+    coordinates: Array,
+    heads: tuple[Head, ...],
+    salience: Array,
+    config: CAHPConfig,
+    *,
+    separation: Array | None = None,
+    num_examples: int = 0,
+) -> HeadSelection:
+    """Chooses the heads from their places in graph space; arguments as in :func:`select_from_separation`."""
+    from scipy.spatial.distance import pdist, squareform
+
+    distances = squareform(pdist(coordinates))
+    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
+    wanted = wanted_heads(config, heads)
+    chooser = _Chooser(heads, weights, config)
+    knee: int | None = None
+    curve = MSSCurve(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
+    if config.clustering == "louvain":
+        labels = louvain_labels(
+            neighbor_graph(distances, config.num_neighbors), seed=config.seed, num_clusters=wanted
+        )
+        clustering = with_medoids(distances, labels)
+        note = f"Louvain found {len(clustering.medoids)} communities."
+    else:
+        sweep = (sweep_kmedoids if config.clustering == "kmedoids" else sweep_hierarchical)(distances)
+        ks = np.array(sorted(sweep), dtype=np.int64)
+        mss = np.array([mean_simplified_silhouette(distances, sweep[k], config.mss) for k in ks])
+        found = find_knee(ks, mss, degree=config.polynomial_degree, sensitivity=config.knee_sensitivity)
+        curve = MSSCurve(ks, mss, found.smoothed)
+        everything = Clustering(np.arange(len(heads)), np.arange(len(heads)))
+        if wanted is None:
+            clustering, knee, note = sweep.get(found.num_clusters or 0, everything), found.knee, found.note
+        else:
+            clustering = _largest_within(sweep | {len(heads): everything}, chooser, wanted)
+            note = f"{wanted} heads asked for, from {len(clustering.medoids)} clusters."
+    chosen = chooser.choose(clustering)
+    if wanted is not None:
+        chosen, added = chooser.fit(chosen, wanted)
+        note += f" {added} added by salience." if added > 0 else ""
+    if len(chosen) > len(clustering.medoids) and wanted is None:
+        extra = len(chosen) - len(clustering.medoids)
+        note += f" {extra} more so that each layer keeps {config.min_heads_per_layer}."
+    kept = {
+        layer: tuple(sorted(heads[row][1] for row in chosen if heads[row][0] == layer))
+        for layer in range(len(salience))
+    }
+    return HeadSelection(
+        kept=kept,
+        heads=heads,
+        salience=np.asarray(salience, dtype=np.float64),
+        coordinates=coordinates,
+        clusters=clustering.labels,
+        curve=curve,
+        knee=knee,
+        note=note,
+        config=config,
+        separation=separation,
+        num_examples=num_examples,
+    )
+
+
+def wanted_heads(config: CAHPConfig, heads: Sequence[Head]) -> int | None:
+    """Number of heads that ``config.num_heads`` asks for, or ``None``.
+
+    Raises:
+        SelectionError: There are not as many, or the layers' minimum needs more.
+    """
+    if config.num_heads is None:
+        return None
+    count = len(heads)
+    asked = config.num_heads
+    wanted = asked if isinstance(asked, int) else max(1, math.floor(asked * count + 0.5))
+    if wanted > count:
+        raise SelectionError(f"`num_heads` asks for {wanted} heads; the model has {count}.")
+    layers = [layer for layer, _ in heads]
+    least = sum(min(config.min_heads_per_layer, layers.count(layer)) for layer in set(layers))
+    if wanted < least:
+        raise SelectionError(
+            f"`num_heads={asked}` leaves {wanted} heads, but `min_heads_per_layer={config.min_heads_per_layer}` needs "
+            f"{least}. Lower `min_heads_per_layer`; 0 allows layers without heads."
+        )
+    return wanted
+
+
+def _largest_within(clusterings: dict[int, Clustering], chooser: _Chooser, wanted: int) -> Clustering:
+    """The finest clustering whose choice, layer safety included, keeps no more than ``wanted`` heads."""
+    for k in sorted(clusterings, reverse=True):
+        if k <= wanted and len(chooser.choose(clusterings[k])) <= wanted:
+            return clusterings[k]
+    count = len(next(iter(clusterings.values())).labels)
+    return Clustering(np.zeros(1, dtype=np.int64), np.zeros(count, dtype=np.int64))
+
+
+class _Chooser:
+    """Chooses rows: representatives of clusters, then whatever the layers' minimum lacks."""
+
+    def __init__(self, heads: Sequence[Head], weights: Array, config: CAHPConfig) -> None:
+        self.layers = np.array([layer for layer, _ in heads])
+        self.weights = weights
+        self.config = config
+        #: Rows by salience, the highest first; ties go to the lowest row.
+        self.order = [int(row) for row in np.argsort(-weights, kind="stable")]
+
+    def choose(self, clustering: Clustering) -> set[int]:
+        """Rows to keep: one for each cluster (step 7) and each layer's minimum (step 8)."""
+        if self.config.representative == "medoid":
+            chosen = {int(row) for row in clustering.medoids}
+        else:
+            chosen = set()
+            taken: set[int] = set()
+            for row in self.order:
+                label = int(clustering.labels[row])
+                if label not in taken:
+                    taken.add(label)
+                    chosen.add(row)
+        return chosen | self._missing(chosen)
+
+    def _missing(self, chosen: set[int]) -> set[int]:
+        given_back: set[int] = set()
+        for layer in set(self.layers.tolist()):
+            rows = [row for row in self.order if self.layers[row] == layer]
+            lacking = self.config.min_heads_per_layer - sum(row in chosen for row in rows)
+            given_back.update([row for row in rows if row not in chosen][: max(0, lacking)])
+        return given_back
+
+    def fit(self, chosen: set[int], wanted: int) -> tuple[set[int], int]:
+        """Brings a choice to exactly ``wanted`` rows by salience, without breaking a layer's minimum.
+
+        Returns:
+            The rows and how many were added.
+        """
+        chosen = set(chosen)
+        for row in reversed(self.order):
+            if len(chosen) <= wanted:
+                break
+            rest = chosen - {row}
+            if row in chosen and not self._missing(rest):
+                chosen = rest
+        added = [row for row in self.order if row not in chosen][: max(0, wanted - len(chosen))]
+        return chosen | set(added), len(added)

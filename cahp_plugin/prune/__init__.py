@@ -1,0 +1,7 @@
+"""Removes heads through Torch-Pruning's dependency graph; saves and loads the result."""
+
+from cahp_plugin.prune.checkpoint import check_output_directory, load_pruned, replaced_folder, save_pruned
+from cahp_plugin.prune.importance import CAHPImportance
+from cahp_plugin.prune.pruner import CAHPPruner
+
+__all__ = ["CAHPImportance", "CAHPPruner", "check_output_directory", "load_pruned", "replaced_folder", "save_pruned"]

@@ -1,0 +1,198 @@
+"""CAHP as a pruner of Torch-Pruning: exactly the selected heads go, through the dependency graph."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch_pruning.dependency import Group
+
+from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.errors import PruningError, UnsupportedModelError
+from cahp_plugin.prune.empty import BiasOnly
+from cahp_plugin.prune.importance import CAHPImportance
+from cahp_plugin.prune.surgery import channels, record_heads
+
+_OUT_ROLES = ("query", "key", "value")
+
+
+class CAHPPruner(tp.pruner.BasePruner):
+    """Removes the heads that a selection does not keep, physically and consistently.
+
+    For each layer the dependency graph gives the group that hangs together with the removed input channels of the output
+    projection. The pruner checks that the query, key and value projections are in it and that nothing unknown is, fixes
+    the channels from the architecture, and cuts. Layers may keep different numbers of heads; a layer without heads
+    becomes a bias. The modules' attributes and ``model.config.cahp_config`` are kept in step.
+
+    Args:
+        model: A supported transformers model, pruned before or not; pruned in place by :meth:`step`.
+        example_inputs: A small batch for tracing: a dict of the model's arguments (without labels), or what
+            ``torch_pruning`` accepts.
+        importance: What to keep.
+        forward_fn: As in ``torch_pruning``: runs the model on ``example_inputs``.
+        output_transform: As in ``torch_pruning``: takes the tensors out of the model's output.
+
+    Raises:
+        PruningError: The selection removes nothing, or the graph lacks a layer that must shrink.
+        SelectionError: The selection names layers or heads that the model does not have.
+        UnsupportedModelError: The model has no known attention, is quantized or has no weights yet.
+
+    Example:
+        >>> pruner = CAHPPruner(model, inputs, importance=CAHPImportance({0: (1, 4), 3: ()}))  # doctest: +SKIP
+        >>> pruner.step()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        importance: CAHPImportance,
+        *,
+        forward_fn: Callable[..., Any] | None = None,
+        output_transform: Callable[..., Any] | None = None,
+    ) -> None:
+        if not isinstance(importance, CAHPImportance):
+            raise PruningError(
+                f"CAHPPruner takes a CAHPImportance, got {type(importance).__name__}. For another importance use "
+                "Torch-Pruning's own pruner."
+            )
+        layers = attention_layers(model)
+        if any(parameter.is_meta for parameter in model.parameters()):
+            raise UnsupportedModelError("The model is on the meta device: it has no weights yet. Load them first.")
+        kept = importance.resolve(layers)
+        self._plan = [(layer, kept[layer.index]) for layer in layers if kept[layer.index] != layer.heads]
+        if not self._plan:
+            raise PruningError(
+                f"The selection keeps all {sum(len(layer.heads) for layer in layers)} heads of the model: there is "
+                "nothing to remove."
+            )
+        with _traceable(model):
+            super().__init__(
+                model,
+                example_inputs,
+                importance,
+                global_pruning=True,
+                root_module_types=[],  # the groups are asked for one by one; a walk through all of them is not needed
+                in_channel_groups={},
+                out_channel_groups={},
+                num_heads={},
+                forward_fn=forward_fn,
+                output_transform=output_transform,
+                # The biases that layers without heads have left; unknown to Torch-Pruning, which would warn of them.
+                unwrapped_parameters=[
+                    (module.bias, 0) for module in model.modules() if isinstance(module, BiasOnly) and module.bias is not None
+                ],
+            )
+        self._groups = [self._head_group(layer, heads) for layer, heads in self._plan]
+
+    def step(self, interactive: bool = False) -> Iterator[Group] | None:
+        """Removes the heads, or with ``interactive=True`` yields one group a layer to be pruned by the caller.
+
+        Raises:
+            PruningError: The pruner was used before.
+        """
+        if self.current_step > 0:
+            raise PruningError("This pruner has done its step. Make a new selection and a new pruner to go on.")
+        result: Iterator[Group] | None = super().step(interactive=interactive)
+        return result
+
+    def _prune(self) -> Iterator[Group]:
+        yield from self._groups
+
+    def _head_group(self, layer: AttentionLayer, kept: Sequence[int]) -> HeadGroup:
+        dropped = channels(layer, [head for head in layer.heads if head not in kept])
+        output = layer.module("output")
+        if output not in self.DG.module2node:
+            raise PruningError(
+                f"{layer.path('output')} is not in the dependency graph: the example inputs do not run through it."
+            )
+        prune_inputs = self.DG.get_pruner_of_module(output).prune_in_channels
+        found = self.DG.get_pruning_group(output, prune_inputs, dropped)
+        expected = {layer.module(role): role for role in _OUT_ROLES}
+        group = HeadGroup(self.model, layer, kept)
+        group._DG = self.DG
+        for dependency, indices in found:
+            module = dependency.target.module
+            if module is output or module in expected:
+                wanted = self.DG.is_in_channel_pruning_fn if module is output else self.DG.is_out_channel_pruning_fn
+                if not wanted(dependency.handler):
+                    raise PruningError(f"The dependency graph would cut the wrong side of {dependency.target.name}.")
+                expected.pop(module, None)
+                group.add_dep(dependency, dropped)
+            elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
+                raise PruningError(
+                    f"Removing heads of {layer.name} would also cut {dependency.target.name}, which is not part of its "
+                    f"attention in the architecture {layer.spec.name!r}. Register an AttentionSpec that fits the model."
+                )
+            else:
+                group.add_dep(dependency, indices)
+        if expected:
+            missing = ", ".join(layer.path(role) for role in expected.values())
+            raise PruningError(
+                f"The dependency graph does not connect {missing} with {layer.path('output')}, so it can't shrink with "
+                "it. Check that the example inputs run through the whole model and that no parameter is shared oddly."
+            )
+        return group
+
+
+class HeadGroup(Group):
+    """The coupled cuts that remove heads from one layer.
+
+    Attributes:
+        layer: The layer, as it was when the group was made.
+        kept: Original indices of the heads that stay.
+    """
+
+    def __init__(self, model: nn.Module, layer: AttentionLayer, kept: Sequence[int]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.kept = tuple(kept)
+        self._model = model
+        self._done = False
+
+    def prune(self, idxs: Sequence[int] | None = None, record_history: bool = True) -> None:
+        """Cuts the layer and brings its attributes and the model's map in step.
+
+        Raises:
+            PruningError: Other indices were asked for, or the group was pruned before.
+        """
+        if idxs is not None:
+            raise PruningError("A head group is cut as it was planned; make another CAHPImportance for other heads.")
+        if self._done:
+            raise PruningError(f"The heads of {self.layer.name} were removed by this group already.")
+        self._done = True
+        flags = {name: parameter.requires_grad for name, parameter in self.layer.block.named_parameters()}
+        super().prune(record_history=record_history)
+        for name, parameter in self.layer.block.named_parameters():
+            parameter.requires_grad_(flags[name])  # Torch-Pruning makes new parameters, all trainable
+        record_heads(self._model, self.layer, self.kept)
+
+
+@contextlib.contextmanager
+def _traceable(model: Any) -> Iterator[None]:
+    """Makes a model fit for tracing by autograd, and leaves it as it was.
+
+    A parameter without gradients would be missing from the graph, a cache would add nodes of its own, and the tracing
+    puts the model in eval mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    use_cache = getattr(model.config, "use_cache", None)
+    for parameter, _ in flags:
+        parameter.requires_grad_(True)
+    if use_cache:
+        model.config.use_cache = False
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        if use_cache:
+            model.config.use_cache = use_cache

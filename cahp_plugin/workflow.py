@@ -1,0 +1,292 @@
+"""The main job in one call: measure, select, prune, recover, save, reload, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from cahp_plugin._compat import package_versions
+from cahp_plugin.architectures import attention_layers
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.errors import CheckpointError, DataError
+from cahp_plugin.files import write_text
+from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.prune import CAHPImportance, CAHPPruner, check_output_directory, load_pruned, save_pruned
+from cahp_plugin.recover import Evaluation, evaluate_classifier, finetune
+from cahp_plugin.report import format_table, save_figures
+from cahp_plugin.select import select_heads
+
+logger = logging.get_logger(__name__)
+
+REPORT_NAME = "cahp_report.json"
+_RELOAD_TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class RecoverySettings:
+    """How the pruned model is fine-tuned; the paper's settings are the default (step 10).
+
+    Args:
+        epochs: Passes over the training set; 0 leaves the model one-shot.
+        learning_rate: Peak learning rate of AdamW, after the warm-up.
+        batch_size: Examples a step.
+        training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
+    """
+
+    epochs: float = 3
+    learning_rate: float = 2e-5
+    batch_size: int = 32
+    training_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One state of the model.
+
+    Attributes:
+        name: ``"dense"``, ``"one-shot"`` or ``"recovered"``.
+        heads: Attention heads present.
+        parameters: Number of parameters.
+        accuracy: Share of evaluation examples classified right, in [0, 1].
+        loss: Mean cross-entropy on the evaluation set, nat.
+    """
+
+    name: str
+    heads: int
+    parameters: int
+    accuracy: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What :func:`prune_classifier` did.
+
+    Attributes:
+        selection: The heads kept, and why.
+        stages: The model before pruning, after it, and after recovery.
+        seconds: Wall-clock seconds of each phase.
+        reload_difference: Largest absolute difference of a logit between the model and its reloaded copy; ``None``
+            where nothing was saved.
+        output: Folder of the pruned model, or ``None``.
+        figures: Paths of the pictures by name.
+        versions: Versions of the packages that decide the result.
+    """
+
+    selection: HeadSelection
+    stages: tuple[Stage, ...]
+    seconds: dict[str, float]
+    reload_difference: float | None
+    output: Path | None
+    figures: dict[str, Path]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
+        return {
+            "num_heads": self.selection.num_heads,
+            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.items()},
+            "knee": self.selection.knee,
+            "note": self.selection.note,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "reload_difference": self.reload_difference,
+            "output": None if self.output is None else str(self.output),
+            "figures": {name: str(path) for name, path in self.figures.items()},
+            "config": self.selection.config.to_dict(),
+            "versions": self.versions,
+        }
+
+    def __str__(self) -> str:
+        dense = self.stages[0]
+        stages = format_table(
+            [
+                {
+                    "model": stage.name,
+                    "heads": f"{stage.heads}",
+                    "parameters": f"{stage.parameters:,}",
+                    "of dense": f"{100 * stage.parameters / dense.parameters:.1f} %",
+                    "accuracy": f"{100 * stage.accuracy:.2f} %",
+                    "loss (nat)": f"{stage.loss:.3f}",
+                }
+                for stage in self.stages
+            ]
+        )
+        phases = format_table([{"phase": name, "seconds": f"{value:.1f}"} for name, value in self.seconds.items()])
+        lines = [str(self.selection), "", stages, "", phases]
+        if self.output is not None:
+            lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
+        lines += [f"Figure: {path}" for path in self.figures.values()]
+        return "\n".join(lines)
+
+
+def prune_classifier(
+    model: Any,
+    tokenizer: Any,
+    train: Any,
+    evaluation: Any,
+    config: CAHPConfig | None = None,
+    *,
+    output_dir: str | os.PathLike[str] | None = None,
+    recovery: RecoverySettings | None = None,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    max_length: int | None = None,
+    overwrite: bool = False,
+    figures: bool = True,
+) -> PruneReport:
+    """Prunes a fine-tuned sequence classifier by CAHP, recovers it, saves it and checks the saved copy.
+
+    Args:
+        model: The classifier, of a supported architecture; pruned in place.
+        tokenizer: Its tokenizer.
+        train: Training set, a ``datasets.Dataset`` with text and label columns.
+        evaluation: Evaluation set with the same columns.
+        config: Settings of the method.
+        output_dir: Folder to write the pruned model, tokenizer, selection, report and figures to; nothing without it.
+        recovery: Fine-tuning after pruning; the paper's by default.
+        text_columns: One or two text columns; found by their usual names without it.
+        label_column: Column of the labels; found without it.
+        max_length: Tokens that examples are truncated to; the model's own limit without it.
+        overwrite: Whether a non-empty ``output_dir`` is replaced.
+        figures: Whether pictures are drawn (needs the extra ``plots``).
+
+    Returns:
+        The report. ``model`` is the pruned and recovered model, in eval mode.
+
+    Raises:
+        DataError: The data can't be used.
+        UnsupportedModelError: The model can't.
+        CheckpointError: The folder is not empty, or the saved copy does not agree with the model.
+    """
+    config = CAHPConfig() if config is None else config
+    recovery = RecoverySettings() if recovery is None else recovery
+    if output_dir is not None:
+        check_output_directory(output_dir, overwrite=overwrite)
+    attention_layers(model)
+    clock = _Clock()
+
+    with clock("encode"):
+        columns = find_columns(train, text_columns, label_column)
+        find_columns(evaluation, columns.text, columns.label)
+        encoded = encode(train, columns, tokenizer, model, max_length=max_length)
+        encoded_evaluation = encode(evaluation, columns, tokenizer, model, max_length=max_length)
+    observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)
+    evaluated = make_dataloader(encoded_evaluation, tokenizer, batch_size=recovery.batch_size)
+
+    stages = []
+    with clock("evaluate dense"):
+        stages.append(_stage("dense", model, evaluate_classifier(model, evaluated)))
+    with clock("select heads"):
+        selection = select_heads(model, observed, config)
+    with clock("prune"):
+        prune_to(model, selection, next(iter(evaluated)))
+    with clock("evaluate one-shot"):
+        stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
+    if recovery.epochs > 0:
+        with clock("recover"):
+            finetune(
+                model,
+                encoded,
+                tokenizer,
+                epochs=recovery.epochs,
+                learning_rate=recovery.learning_rate,
+                batch_size=recovery.batch_size,
+                seed=config.seed,
+                training_arguments=dict(recovery.training_arguments),
+            )
+        with clock("evaluate recovered"):
+            stages.append(_stage("recovered", model, evaluate_classifier(model, evaluated)))
+
+    output, difference, pictures = None, None, {}
+    if output_dir is not None:
+        output = Path(output_dir)
+        with clock("save and reload"):
+            save_pruned(model, output, selection=selection, tokenizer=tokenizer, overwrite=overwrite)
+            difference = reload_difference(model, output, next(iter(evaluated)))
+        if figures:
+            with clock("figures"):
+                pictures = save_figures(selection, output / "figures")
+    report = PruneReport(
+        selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions()
+    )
+    if output is not None:
+        write_text(output / REPORT_NAME, json.dumps(report.to_dict(), indent=2) + "\n")
+    return report
+
+
+def load_classifier(name: str) -> tuple[Any, Any]:
+    """Loads a fine-tuned classifier, pruned before or not, and its tokenizer from a folder or the Hub.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it has no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    model = load_pruned(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
+    return model, tokenizer
+
+
+def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:
+    """Removes the heads that a selection does not keep, in place; a selection that keeps all leaves the model."""
+    if selection.num_heads == len(selection.heads):
+        logger.warning("The selection keeps every head: the model stays as it is.")
+        return
+    example = {name: value[:1] for name, value in _inputs(model, batch).items()}
+    CAHPPruner(model, example, importance=CAHPImportance(selection)).step()
+
+
+def reload_difference(model: Any, folder: Path, batch: Mapping[str, Any]) -> float:
+    """Largest absolute difference of a logit between a model and its saved copy, on one batch.
+
+    Raises:
+        CheckpointError: It exceeds 1e-6 of the largest logit: the copy is not the model.
+    """
+    copy = load_pruned(folder, attn_implementation=model.config._attn_implementation).to(model.device)
+    inputs = _inputs(model, batch)
+    with torch.inference_mode():
+        ours, theirs = model.eval()(**inputs).logits, copy.eval()(**inputs).logits
+    difference = float((ours - theirs).abs().max())
+    if not difference <= _RELOAD_TOLERANCE * max(1.0, float(ours.abs().max())):
+        raise CheckpointError(f"The model saved to {folder} differs from the one in memory by {difference:.2e}.")
+    return difference
+
+
+def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    inputs = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "label")}
+    if not inputs:
+        raise DataError(f"The batch holds nothing but labels; its keys are {sorted(batch)}.")
+    return inputs
+
+
+def _stage(name: str, model: Any, evaluation: Evaluation) -> Stage:
+    heads = sum(len(layer.heads) for layer in attention_layers(model))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Stage(name, heads, parameters, evaluation.accuracy, evaluation.loss)
+
+
+class _Clock:
+    """Wall-clock seconds by phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = time.perf_counter() - start
