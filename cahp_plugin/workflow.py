@@ -217,9 +217,7 @@ def prune_classifier(
         if figures:
             with clock("figures"):
                 pictures = save_figures(selection, output / "figures")
-    report = PruneReport(
-        selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions()
-    )
+    report = PruneReport(selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions())
     if output is not None:
         write_text(output / REPORT_NAME, json.dumps(report.to_dict(), indent=2) + "\n")
     return report

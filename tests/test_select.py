@@ -117,7 +117,7 @@ def test_a_model_without_a_classification_head():
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3
     )
-    with pytest.raises(UnsupportedModelError, match="no logits.*AutoModelForSequenceClassification"):
+    with pytest.raises(UnsupportedModelError, match=r"no logits.*AutoModelForSequenceClassification"):
         select_heads(BertModel(config), tiny_batches())
 
 

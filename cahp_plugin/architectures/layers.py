@@ -13,16 +13,6 @@ from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 HEAD_MAP_KEY = "cahp_config"
 HEAD_MAP_FORMAT = 1
 
-__all__ = [
-    "HEAD_MAP_FORMAT",
-    "HEAD_MAP_KEY",
-    "TABLE",
-    "AttentionLayer",
-    "attention_layers",
-    "head_map",
-    "set_head_map",
-]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AttentionLayer:
@@ -123,8 +113,8 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise UnsupportedModelError(
-            f"{type(model).__name__} is quantized: its heads can't be observed or removed. Prune the model in floating "
-            "point first and quantize the result."
+            f"{type(model).__name__} is quantized: its heads can't be observed or removed. Prune the model in "
+            "floating point first and quantize the result."
         )
     layers = find_layers(model)
     for layer in layers:

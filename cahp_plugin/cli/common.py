@@ -75,7 +75,7 @@ def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, lear
         type=json.loads,
         default={},
         metavar="JSON",
-        help='more arguments of transformers.TrainingArguments, e.g. \'{"bf16": true}\'',
+        help="more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'",
     )
 
 

@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
     given = [name for name in ("model", "train", "eval") if getattr(arguments, name)]
     if given and len(given) < 3:
-        raise ConfigError("`--model`, `--train` and `--eval` go together; without any of them the demo brings its own.")
+        raise ConfigError(
+            "`--model`, `--train` and `--eval` go together; without any of them the demo brings its own."
+        )
     if given:
         prune.run(arguments)
         return

@@ -9,7 +9,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-#: A swap must lower the total deviation by more than this share of it: below it is rounding, which could go on forever.
+#: A swap must lower the total deviation by more than this share of it: less is rounding, which could go on forever.
 _TOLERANCE = 1e-12
 #: Above this many heads local optima lie within 0.1 % of each other, and the walk back is not worth its seconds.
 _MANY_HEADS = 512
@@ -63,9 +63,9 @@ def build_order(distances: Array) -> Array:
 def fasterpam(distances: Array, start: Array) -> Clustering:
     """Finds k medoids of low total deviation by FasterPAM (Schubert & Rousseeuw, Information Systems 101, 2021).
 
-    Each pass values all (medoid, candidate) swaps at once, as matrices; then it walks through the promising candidates,
-    best first, values each exactly against the present medoids in O(N), and swaps at once where that helps (the eager
-    swaps that make FasterPAM fast). It stops when no swap helps.
+    Each pass values all (medoid, candidate) swaps at once, as matrices; then it walks through the promising
+    candidates, best first, values each exactly against the present medoids in O(N), and swaps at once where that helps
+    (the eager swaps that make FasterPAM fast). It stops when no swap helps.
 
     Args:
         distances: Symmetric distances, shape ``(N, N)``.
@@ -167,8 +167,8 @@ def sweep_kmedoids(distances: Array) -> dict[int, Clustering]:
     """Clusters for every k = 2..N-1 (paper, step 5).
 
     For each k several starts are refined and the best result is kept: BUILD's first k; the medoids for k - 1 with
-    the head that helps most; the medoids for k + 1 without the one that is missed least (up to 512 heads); and, for fewer
-    than 224 heads, some drawn by a generator of fixed seed. It is deterministic.
+    the head that helps most; the medoids for k + 1 without the one that is missed least (up to 512 heads); and,
+    for fewer than 224 heads, some drawn by a generator of fixed seed. It is deterministic.
 
     Args:
         distances: Symmetric distances, shape ``(N, N)``.
@@ -200,7 +200,7 @@ def sweep_kmedoids(distances: Array) -> dict[int, Clustering]:
 
 
 def _random_starts(count: int) -> int:
-    """Extra starts where the heads are few: there a local optimum weighs most, and a start takes a fraction of a ms."""
+    """Extra starts where the heads are few: a local optimum weighs most there, and a start takes below a ms."""
     return max(0, 14 - count // 16)
 
 

@@ -31,9 +31,9 @@ class Knee:
 def find_knee(k: Array, mss: Array, *, degree: int, sensitivity: float = 1.0) -> Knee:
     """Finds the knee with Kneedle on a polynomial fit (paper, step 6).
 
-    ``kneed.KneeLocator(k, mss, curve="concave", direction="increasing", interp_method="polynomial")``. Where that finds
-    none, the place is taken that Kneedle looks at: the k at which the fitted curve, scaled to the unit square, is
-    farthest above the diagonal, if that is inside the curve.
+    ``kneed.KneeLocator(k, mss, curve="concave", direction="increasing", interp_method="polynomial")``. Where that
+    finds none, the place is taken that Kneedle looks at: the k at which the fitted curve, scaled to the unit square,
+    is farthest above the diagonal, if that is inside the curve.
 
     Args:
         k: Numbers of clusters, ascending, shape ``(points,)``.

@@ -73,9 +73,7 @@ def choose_heads(
     knee: int | None = None
     curve = MSSCurve(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
     if config.clustering == "louvain":
-        labels = louvain_labels(
-            neighbor_graph(distances, config.num_neighbors), seed=config.seed, num_clusters=wanted
-        )
+        labels = louvain_labels(neighbor_graph(distances, config.num_neighbors), seed=config.seed, num_clusters=wanted)
         clustering = with_medoids(distances, labels)
         note = f"Louvain found {len(clustering.medoids)} communities."
     else:

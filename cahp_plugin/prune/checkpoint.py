@@ -108,8 +108,8 @@ def save_pruned(
 def load_pruned(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Loads a checkpoint that :func:`save_pruned` wrote, as the transformers class it was saved from.
 
-    The model is built from its config, shrunk to its map of heads and then filled by ``from_pretrained``: what that does
-    (``dtype``, ``device_map``, ``attn_implementation``, sharded files, Hub ids) works here too. The result is exact.
+    The model is built from its config, shrunk to its map of heads and then filled by ``from_pretrained``: what that
+    does (``dtype``, ``device_map``, ``attn_implementation``, sharded files, Hub ids) works here too. It is exact.
 
     Args:
         path: Folder or Hub id. A checkpoint without a map is loaded plainly.
@@ -144,7 +144,9 @@ def load_pruned(path: str | os.PathLike[str], **kwargs: Any) -> Any:
             "config.json and the tensors do not belong together; if a file can't be read, copy it again."
         ) from error
     model.__class__ = cls
-    unfit = {key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    unfit = {
+        key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
+    }
     if kept and any(unfit.values()):
         found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in unfit.items() if names)
         raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).")

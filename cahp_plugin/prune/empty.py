@@ -1,15 +1,13 @@
 """Layers that lost all their heads: an attention that attends to nothing, exactly.
 
-Without heads, attention adds the bias of its output projection and nothing else. ``Linear(0, n)`` would compute that, but
-transformers reshapes to zero heads on the way there, which fails, and ONNX dislikes tensors of size 0.
+Without heads, attention adds the bias of its output projection and nothing else. ``Linear(0, n)`` would compute that,
+but transformers reshapes to zero heads on the way there, which fails, and ONNX dislikes tensors of size 0.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cahp_plugin.architectures import AttentionLayer
@@ -24,6 +22,7 @@ class BiasOnly(nn.Module):
     """
 
     in_features = 0
+    bias: nn.Parameter | None
 
     def __init__(self, out_features: int, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -49,7 +48,7 @@ class _Headless:
     output_path = ""
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        hidden = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
+        hidden: Any = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
         output = hidden[..., :0]
         if self.output_path:
             output = self.get_submodule(self.output_path)(output)  # type: ignore[attr-defined]
@@ -64,10 +63,15 @@ class _Headless:
         return _rebuild, (self.original_class, self.output_path), self.__dict__
 
 
-@functools.cache
+_CLASSES: dict[tuple[type[nn.Module], str], type[nn.Module]] = {}
+
+
 def _headless_class(original: type[nn.Module], output_path: str) -> type[nn.Module]:
+    if (original, output_path) in _CLASSES:
+        return _CLASSES[original, output_path]
     names = {"original_class": original, "output_path": output_path, "__module__": __name__}
-    return type(f"Headless{original.__name__}", (_Headless, original), names)
+    _CLASSES[original, output_path] = cls = type(f"Headless{original.__name__}", (_Headless, original), names)
+    return cls
 
 
 def _rebuild(original: type[nn.Module], output_path: str) -> nn.Module:
@@ -81,8 +85,7 @@ def make_headless(layer: AttentionLayer) -> None:
     The query, key and value projections go; of the output projection the bias stays, under its old name.
     """
     core = layer.module("core")
-    output = layer.module("output")
-    bias = output.bias
+    output: Any = layer.module("output")
     for role in ("query", "key", "value"):
         parent, _, name = getattr(layer.spec, role).rpartition(".")
         delattr(layer.block.get_submodule(parent), name)
@@ -90,8 +93,7 @@ def make_headless(layer: AttentionLayer) -> None:
     setattr(
         layer.block.get_submodule(parent),
         name,
-        BiasOnly(int(output.out_features), bias if isinstance(bias, nn.Parameter) else None),  # type: ignore[arg-type]
+        BiasOnly(output.out_features, output.bias),
     )
     path = layer.spec.output if layer.spec.output_in_core else ""
     core.__class__ = _headless_class(type(core), path)
-    torch.nn.Module.train(core, core.training)

@@ -53,7 +53,9 @@ class CAHPImportance(tp.importance.Importance):
                 indices = sorted(int(head) for head in heads)
                 self.kept[int(layer)] = tuple(indices)
             except (TypeError, ValueError) as error:
-                raise SelectionError(f"Layer {layer!r}: expected a sequence of head indices, got {heads!r}.") from error
+                raise SelectionError(
+                    f"Layer {layer!r}: expected a sequence of head indices, got {heads!r}."
+                ) from error
             if len(set(indices)) != len(indices):
                 raise SelectionError(f"Layer {layer} names a head twice: {indices}.")
 

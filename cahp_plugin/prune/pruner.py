@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,10 +23,10 @@ _OUT_ROLES = ("query", "key", "value")
 class CAHPPruner(tp.pruner.BasePruner):
     """Removes the heads that a selection does not keep, physically and consistently.
 
-    For each layer the dependency graph gives the group that hangs together with the removed input channels of the output
-    projection. The pruner checks that the query, key and value projections are in it and that nothing unknown is, fixes
-    the channels from the architecture, and cuts. Layers may keep different numbers of heads; a layer without heads
-    becomes a bias. The modules' attributes and ``model.config.cahp_config`` are kept in step.
+    For each layer the dependency graph gives the group that hangs together with the removed input channels of the
+    output projection. The pruner checks that the query, key and value projections are in it and that nothing unknown
+    is, fixes the channels from the architecture, and cuts. Layers may keep different numbers of heads; a layer
+    without heads becomes a bias. The modules' attributes and ``model.config.cahp_config`` are kept in step.
 
     Args:
         model: A supported transformers model, pruned before or not; pruned in place by :meth:`step`.
@@ -84,7 +84,9 @@ class CAHPPruner(tp.pruner.BasePruner):
                 output_transform=output_transform,
                 # The biases that layers without heads have left; unknown to Torch-Pruning, which would warn of them.
                 unwrapped_parameters=[
-                    (module.bias, 0) for module in model.modules() if isinstance(module, BiasOnly) and module.bias is not None
+                    (module.bias, 0)
+                    for module in model.modules()
+                    if isinstance(module, BiasOnly) and module.bias is not None
                 ],
             )
         self._groups = [self._head_group(layer, heads) for layer, heads in self._plan]
@@ -125,16 +127,16 @@ class CAHPPruner(tp.pruner.BasePruner):
                 group.add_dep(dependency, dropped)
             elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
                 raise PruningError(
-                    f"Removing heads of {layer.name} would also cut {dependency.target.name}, which is not part of its "
-                    f"attention in the architecture {layer.spec.name!r}. Register an AttentionSpec that fits the model."
+                    f"Removing heads of {layer.name} would also cut {dependency.target.name}, which is not part of "
+                    f"its attention in the architecture {layer.spec.name!r}. Register an AttentionSpec that fits."
                 )
             else:
                 group.add_dep(dependency, indices)
         if expected:
             missing = ", ".join(layer.path(role) for role in expected.values())
             raise PruningError(
-                f"The dependency graph does not connect {missing} with {layer.path('output')}, so it can't shrink with "
-                "it. Check that the example inputs run through the whole model and that no parameter is shared oddly."
+                f"The dependency graph does not connect {missing} with {layer.path('output')}, so it can't shrink "
+                "with it. Check that the example inputs run through the whole model."
             )
         return group
 

@@ -110,7 +110,7 @@ def test_a_plain_checkpoint_loads_with_an_info_line(tmp_path, caplog):
 def test_a_folder_that_is_not_empty_is_kept(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "precious").write_text("mine")
-    with pytest.raises(CheckpointError, match="not empty.*overwrite"):
+    with pytest.raises(CheckpointError, match=r"not empty.*overwrite"):
         save_pruned(pruned(), tmp_path / "a")
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["precious"]
     save_pruned(pruned(), tmp_path / "a", overwrite=True)

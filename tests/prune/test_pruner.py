@@ -37,9 +37,9 @@ def prune(model, kept, inputs):
     return model
 
 
-kept_sets = st.dictionaries(
-    st.integers(0, 2), st.sets(st.integers(0, 3), max_size=4).map(sorted), min_size=1
-).filter(lambda kept: any(len(heads) < 4 for heads in kept.values()))
+kept_sets = st.dictionaries(st.integers(0, 2), st.sets(st.integers(0, 3), max_size=4).map(sorted), min_size=1).filter(
+    lambda kept: any(len(heads) < 4 for heads in kept.values())
+)
 
 
 @pytest.mark.parametrize(("name", "implementation"), CASES)
@@ -218,13 +218,15 @@ def test_heads_removed_by_another_tool_are_refused():
     model = tiny_model("bert")
     core = attention_layers(model)[1].module("core")
     core.query = torch.nn.Linear(32, 24)  # as transformers 4.57's own prune_heads leaves it
-    with pytest.raises(UnsupportedModelError, match=r"layer\.1\.attention\.self\.query is 24 channels wide.*another tool"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"layer\.1\.attention\.self\.query is 24 channels wide.*another tool"
+    ):
         CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (0,)}))
 
 
 def test_dynamically_quantized_models_are_refused():
     model = torch.ao.quantization.quantize_dynamic(tiny_model("bert"), {torch.nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(UnsupportedModelError, match="expected torch.nn.Linear"):
+    with pytest.raises(UnsupportedModelError, match=r"expected torch\.nn\.Linear"):
         CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (0,)}))
 
 

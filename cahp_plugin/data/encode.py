@@ -1,0 +1,129 @@
+"""From text and labels to batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.data.columns import Columns
+from cahp_plugin.errors import DataError
+
+logger = logging.get_logger(__name__)
+
+
+def encode(dataset: Any, columns: Columns, tokenizer: Any, model: Any, *, max_length: int | None = None) -> Any:
+    """Tokenizes a data set for a sequence classifier.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        columns: Its text and label columns.
+        tokenizer: The model's tokenizer.
+        model: The classifier: its positions bound the length, its classes the labels.
+        max_length: Tokens that examples are truncated to; the model's limit without it.
+
+    Returns:
+        A ``datasets.Dataset`` with what the tokenizer gives and integer ``labels``.
+
+    Raises:
+        DataError: A text is no string, or a label is missing, unknown or out of range.
+    """
+    limit = _length_limit(tokenizer, model, max_length)
+    labels = encode_labels(dataset, columns.label, model.config)
+    for name in columns.text:
+        bad = next((row for row, text in enumerate(dataset[name]) if not isinstance(text, str)), None)
+        if bad is not None:
+            raise DataError(f"Column {name!r}, row {bad}: expected text, got {dataset[name][bad]!r}.")
+
+    cut = 0
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        nonlocal cut
+        encoded = tokenizer(*(batch[name] for name in columns.text), truncation=False, verbose=False)
+        long = sum(len(ids) > limit for ids in encoded["input_ids"])
+        if long:
+            cut += long
+            encoded = tokenizer(*(batch[name] for name in columns.text), truncation=True, max_length=limit)
+        return dict(encoded)
+
+    encoded = dataset.map(
+        tokenize,
+        batched=True,
+        remove_columns=dataset.column_names,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+        desc="Tokenizing",
+    )
+    if cut:
+        logger.warning(f"{cut} of {len(dataset)} examples are longer than {limit} tokens and were truncated.")
+    return encoded.add_column("labels", labels)
+
+
+def _length_limit(tokenizer: Any, model: Any, max_length: int | None) -> int:
+    limits = [limit for limit in (max_positions(model), tokenizer.model_max_length) if limit]
+    limit = int(min(limits))
+    if max_length is None:
+        return limit
+    if max_length < 3:
+        raise DataError(f"`max_length` must be at least 3 tokens, got {max_length}.")
+    if max_length > limit:
+        raise DataError(f"`max_length` is {max_length}; the model takes at most {limit} tokens.")
+    return max_length
+
+
+def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
+    """Turns a label column into class numbers.
+
+    Whole numbers are taken as they are; text is looked up in the model's ``label2id``, then read as a number.
+
+    Raises:
+        DataError: A label is missing, unknown, or outside the model's classes.
+    """
+    names = {str(name): int(number) for name, number in (config.label2id or {}).items()}
+    labels = []
+    for row, value in enumerate(dataset[column]):
+        where = f"Column {column!r}, row {row}"
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise DataError(f"{where}: the label is missing.")
+        if isinstance(value, str):
+            if value in names:
+                value = names[value]
+            elif value.strip().lstrip("-").isdigit():
+                value = int(value)
+            else:
+                raise DataError(f"{where}: the model has no class {value!r}; it has {', '.join(names)}.")
+        if not float(value).is_integer():
+            raise DataError(f"{where}: expected a class number, got {value!r}.")
+        if not 0 <= int(value) < config.num_labels:
+            raise DataError(
+                f"{where}: label {int(value)}; the model has {config.num_labels} classes, so labels go from 0 to "
+                f"{config.num_labels - 1}."
+            )
+        labels.append(int(value))
+    return labels
+
+
+def make_dataloader(
+    encoded: Any, tokenizer: Any, *, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+) -> torch.utils.data.DataLoader[Any]:
+    """Makes padded dict batches of an encoded data set.
+
+    Args:
+        encoded: From :func:`encode`.
+        tokenizer: Pads the batches.
+        batch_size: Examples a batch.
+        shuffle: Whether the order is drawn anew at each walk.
+        seed: Seed of that order.
+    """
+    from transformers import DataCollatorWithPadding
+
+    return torch.utils.data.DataLoader(
+        encoded.with_format(None),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        collate_fn=DataCollatorWithPadding(tokenizer),
+        generator=torch.Generator().manual_seed(seed),
+    )

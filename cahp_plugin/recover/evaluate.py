@@ -1,0 +1,75 @@
+"""Accuracy and loss of a sequence classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from cahp_plugin.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How a classifier does on a data set.
+
+    Attributes:
+        accuracy: Share of examples classified right, in [0, 1].
+        loss: Mean cross-entropy, nat.
+        num_examples: Number of examples.
+        predictions: Predicted class of each example, in order.
+        seconds: Wall-clock seconds.
+    """
+
+    accuracy: float
+    loss: float
+    num_examples: int
+    predictions: tuple[int, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the figures, without the predictions, as plain JSON values."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "predictions"}
+
+    def __str__(self) -> str:
+        return f"accuracy {100 * self.accuracy:.2f} %, loss {self.loss:.4f} nat over {self.num_examples} examples"
+
+
+def evaluate_classifier(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Evaluation:
+    """Runs a classifier over labelled batches, in eval mode and without gradients; its mode is put back.
+
+    Args:
+        model: A sequence classifier.
+        dataloader: Dict batches with ``labels`` of shape ``(batch,)``.
+
+    Raises:
+        DataError: There is no batch, or one without labels.
+    """
+    start = time.perf_counter()
+    modes = [(module, module.training) for module in model.modules()]
+    predictions: list[int] = []
+    right, loss = 0, 0.0
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
+                if "labels" not in batch:
+                    raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
+                labels = batch["labels"].to(model.device)
+                inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+                logits = model(**inputs).logits.float()
+                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+                predicted = logits.argmax(dim=-1)
+                right += int((predicted == labels).sum())
+                predictions.extend(predicted.tolist())
+    finally:
+        for module, training in modes:
+            module.training = training
+    count = len(predictions)
+    if not count:
+        raise DataError("The evaluation set is empty: the dataloader gave no batch.")
+    return Evaluation(right / count, loss / count, count, tuple(predictions), time.perf_counter() - start)

@@ -1,0 +1,179 @@
+"""Recovery by fine-tuning, as in the paper (step 10), through ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from cahp_plugin.errors import CAHPError, ConfigError, DataError
+
+_OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """What a fine-tuning did.
+
+    Attributes:
+        steps: Optimiser steps.
+        train_loss: Mean training loss, nat; NaN for no step.
+        seconds: Wall-clock seconds.
+        history: What ``Trainer`` logged: learning rates and losses by step.
+    """
+
+    steps: int
+    train_loss: float
+    seconds: float
+    history: tuple[dict[str, Any], ...]
+
+
+def finetune(
+    model: Any,
+    train_dataset: Any,
+    tokenizer: Any,
+    *,
+    epochs: float = 3,
+    learning_rate: float = 2e-5,
+    batch_size: int = 32,
+    warmup_ratio: float = 0.1,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    seed: int = 0,
+    training_arguments: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] | None = None,
+) -> FinetuneResult:
+    """Fine-tunes a model in place: AdamW, linear decay after a linear warm-up, clipped gradients.
+
+    Every module that a pruned model has lost stays lost; parameters that are frozen stay frozen. The process's random
+    state is the same afterwards as before, and the same seed gives the same weights.
+
+    Args:
+        model: A sequence classifier, pruned or not.
+        train_dataset: Encoded training set with ``labels``, from :func:`cahp_plugin.data.encode`.
+        tokenizer: Pads the batches.
+        epochs: Passes over the training set; 0 returns at once.
+        learning_rate: Peak learning rate.
+        batch_size: Examples a step and device.
+        warmup_ratio: Share of the steps that the learning rate rises over, in [0, 1].
+        weight_decay: AdamW's weight decay.
+        max_grad_norm: Norm that gradients are clipped to.
+        seed: Seed of the order of the examples and of dropout.
+        training_arguments: More arguments of ``transformers.TrainingArguments``, such as ``bf16`` or
+            ``gradient_accumulation_steps``.
+        callbacks: ``TrainerCallback`` objects.
+
+    Returns:
+        Steps, loss and seconds. The model is left in eval mode.
+
+    Raises:
+        ConfigError: A number is out of its range, or ``training_arguments`` holds one that has a parameter here.
+        DataError: The training set is empty.
+        CAHPError: The loss became NaN or infinite.
+    """
+    extra = dict(training_arguments or {})
+    taken = sorted(set(extra) & set(_OWN_ARGUMENTS))
+    if taken:
+        raise ConfigError(f"`training_arguments` holds {', '.join(taken)}; `finetune` has parameters for them.")
+    if epochs < 0 or learning_rate <= 0 or batch_size < 1 or not 0 <= warmup_ratio <= 1:
+        raise ConfigError(
+            "`epochs` must be at least 0, `learning_rate` above 0, `batch_size` at least 1 and `warmup_ratio` in "
+            f"[0, 1]; got {epochs}, {learning_rate}, {batch_size}, {warmup_ratio}."
+        )
+    if len(train_dataset) == 0:
+        raise DataError("The training set is empty.")
+    if epochs == 0:
+        model.eval()
+        return FinetuneResult(0, math.nan, 0.0, ())
+
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers.utils import logging
+
+    start = time.perf_counter()
+    device = model.device
+    steps = math.ceil(len(train_dataset) / batch_size / extra.get("gradient_accumulation_steps", 1)) * epochs
+    values: dict[str, Any] = {
+        "num_train_epochs": epochs,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": batch_size,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": math.ceil(warmup_ratio * steps),
+        "weight_decay": weight_decay,
+        "max_grad_norm": max_grad_norm,
+        "seed": seed,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_steps": 50,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": not logging.is_progress_bar_enabled(),
+        "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type == "cuda",
+    }
+    cuda = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=cuda), tempfile.TemporaryDirectory() as folder, _python_random_state():
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(output_dir=folder, **(values | extra)),
+            train_dataset=train_dataset,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=callbacks and list(callbacks),
+        )
+        _replace_printing_callbacks(trainer)
+        output = trainer.train()
+    model.to(device).eval()
+    return FinetuneResult(
+        output.global_step, output.training_loss, time.perf_counter() - start, tuple(trainer.state.log_history)
+    )
+
+
+def _replace_printing_callbacks(trainer: Any) -> None:
+    """Keeps ``Trainer``'s progress bar, stops it from printing its logs, and watches the loss."""
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+    class SilentProgress(ProgressCallback):
+        """The progress bar alone: standard output belongs to the result."""
+
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            """Prints nothing."""
+
+    class StopAtNaN(TrainerCallback):
+        """Ends a training that has nothing to save any more."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            loss = (logs or {}).get("loss", (logs or {}).get("train_loss"))
+            if loss is not None and not math.isfinite(float(loss)):
+                raise CAHPError(
+                    f"The training loss is {loss} at step {state.global_step}. Lower `learning_rate`, or check the "
+                    "model's weights and dtype; the model in memory is spoilt."
+                )
+
+    trainer.remove_callback(PrinterCallback)
+    if any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks):
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(SilentProgress())
+    trainer.add_callback(StopAtNaN())
+
+
+class _python_random_state:
+    """Puts back the states of ``random`` and ``numpy.random``, which ``Trainer`` seeds."""
+
+    def __enter__(self) -> None:
+        import random
+
+        import numpy as np
+
+        self._states = random.getstate(), np.random.get_state()
+
+    def __exit__(self, *exception: object) -> None:
+        import random
+
+        import numpy as np
+
+        random.setstate(self._states[0])
+        np.random.set_state(self._states[1])

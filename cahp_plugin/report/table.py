@@ -1,0 +1,40 @@
+"""Small tables, as aligned text or Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_NUMBER = re.compile(r"^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( ?%| [a-zA-Z]+)?$|^$|^-$")
+
+
+def format_table(rows: Sequence[Mapping[str, str]], *, markdown: bool = False) -> str:
+    """Lays rows out as a table; columns of numbers are right-aligned.
+
+    Args:
+        rows: Column name -> cell; the first row's keys are the columns, in order. A cell that a row lacks is empty.
+        markdown: Whether the table is GitHub Markdown.
+
+    Returns:
+        The table without a final line break; empty for no rows.
+    """
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [[str(row.get(name, "")) for name in names] for row in rows]
+    numeric = [all(_NUMBER.match(line[i]) for line in cells) for i in range(len(names))]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+
+    def lay(line: Sequence[str]) -> list[str]:
+        return [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ]
+
+    if markdown:
+        ruler = [
+            "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (lay(names), ruler, *map(lay, cells)))
+    ruler = ["-" * width for width in widths]
+    return "\n".join("  ".join(line).rstrip() for line in (lay(names), ruler, *map(lay, cells)))
