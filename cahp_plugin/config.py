@@ -16,6 +16,7 @@ CONFIG_NAME = "cahp_config.json"
 MSSVariant = Literal["authors", "paper"]
 Clustering = Literal["kmedoids", "hierarchical", "louvain"]
 Representative = Literal["salience", "medoid"]
+TSNEInit = Literal["pca", "random"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class CAHPConfig:
         salience_share: Share of the training examples, in (0, 1], that the salience is measured on.
         perplexity: Perplexity of t-SNE. A model with as few heads as this gets ``(N - 1) / 3`` in its place.
         tsne_iterations: Iterations of t-SNE, at least 250.
+        tsne_init: Start of t-SNE: ``"pca"`` or ``"random"``, drawn by the seed. The paper names none; from PCA the
+            selection depends less on the seed.
         mss: Form of the Mean Simplified Silhouette: ``"authors"`` averages ``(b - a) / max(a, b)`` over the heads that
             are no medoids (what the authors run); ``"paper"`` averages ``1 - a / b`` over all heads (what they print).
         clustering: ``"kmedoids"`` (the paper: FasterPAM), ``"hierarchical"`` (average linkage) or ``"louvain"``
@@ -65,6 +68,7 @@ class CAHPConfig:
     salience_share: float = 0.25
     perplexity: float = 10.0
     tsne_iterations: int = 1000
+    tsne_init: TSNEInit = "pca"
     mss: MSSVariant = "authors"
     clustering: Clustering = "kmedoids"
     knee_sensitivity: float = 1.0
@@ -83,6 +87,7 @@ class CAHPConfig:
         self._check_number("salience_share", 0.0, 1.0, low_open=True)
         self._check_number("perplexity", 1.0, 1e6)
         self._check_int("tsne_iterations", 250, 10**6)
+        self._check_choice("tsne_init", get_args(TSNEInit))
         self._check_choice("mss", get_args(MSSVariant))
         self._check_choice("clustering", get_args(Clustering))
         self._check_number("knee_sensitivity", 0.0, 1e6)

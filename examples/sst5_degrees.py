@@ -2,9 +2,9 @@
 
     python examples/sst5_degrees.py --model MODEL --data FOLDER_WITH_JSONL -o examples/results/sst5_degrees.jsonl
 
-Beside each degree stands the plain ranking that CAHP has to beat: the same number of heads, taken by salience, l2-normalised
-in each layer (Michel et al. 2019), with the same recovery. Every run is a line of the output; runs that are there already
-are not repeated. ``--table`` prints the table of the README from the output alone.
+Beside each degree stands the plain ranking that CAHP has to beat: the same number of heads, taken by salience,
+l2-normalised in each layer (Michel et al. 2019), with the same recovery. Every run is a line of the output; runs that
+are there already are not repeated. ``--table`` prints the table of the README from the output alone.
 """
 
 from __future__ import annotations

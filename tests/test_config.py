@@ -24,6 +24,7 @@ from cahp_plugin.errors import ConfigError
         {"perplexity": 0.5},
         {"tsne_iterations": 100},
         {"mss": "printed"},
+        {"tsne_init": "spectral"},
         {"clustering": "kmeans"},
         {"representative": "first"},
         {"knee_sensitivity": -1},

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, get_args
 
-from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative
+from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative, TSNEInit
 from cahp_plugin.errors import ConfigError
 
 
@@ -36,6 +36,7 @@ _SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
     "salience_share": (float, None, "share of the training set that the salience is measured on"),
     "perplexity": (float, None, "perplexity of t-SNE"),
     "tsne_iterations": (int, None, "iterations of t-SNE"),
+    "tsne_init": (str, get_args(TSNEInit), "start of t-SNE; from pca the selection depends less on the seed"),
     "knee_sensitivity": (float, None, "Kneedle's S"),
     "variance_floor": (float, None, "lower bound of each cell's variance"),
     "num_neighbors": (int, None, "neighbours of a head in the graph of heads"),

@@ -11,6 +11,10 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
+#: Silhouettes, and heights in the unit square, that differ by less are equal.
+_FLAT = 1e-9
+
+
 @dataclasses.dataclass(frozen=True)
 class Knee:
     """Number of clusters read off the curve.
@@ -49,14 +53,15 @@ def find_knee(k: Array, mss: Array, *, degree: int, sensitivity: float = 1.0) ->
     used = min(degree, len(k) - 1)
     fitted = "" if used == degree else f" (the curve's {len(k)} points allow degree {used})"
     smoothed = _fit(k, mss, used)
-    if np.ptp(mss) <= 1e-12:
+    if np.ptp(mss) <= _FLAT:
         return Knee(int(k[0]), None, smoothed, f"The silhouette is {mss[0]:.3g} for every k: {k[0]} clusters suffice.")
-    knee = _kneedle(k, mss, used, sensitivity)
-    if knee is not None:
-        return Knee(knee, knee, smoothed, f"Knee at k = {knee} with polynomial degree {used}{fitted}.")
     height = (smoothed - smoothed.min()) / max(float(np.ptp(smoothed)), 1e-300) - (k - k[0]) / (k[-1] - k[0])
+    knee = _kneedle(k, mss, used, sensitivity)
+    # kneed takes the first point of a curve that falls or bends the other way for a knee, which would keep two heads.
+    if knee is not None and knee > k[0] and height[np.flatnonzero(k == knee)[0]] > _FLAT:
+        return Knee(knee, knee, smoothed, f"Knee at k = {knee} with polynomial degree {used}{fitted}.")
     best = int(np.argmax(height))
-    if 0 < best < len(k) - 1 and height[best] > 0:
+    if 0 < best < len(k) - 1 and height[best] > _FLAT:
         return Knee(
             int(k[best]),
             None,

@@ -49,7 +49,11 @@ def select_from_separation(
     if bad:
         raise DataError(f"Separation or salience of the heads (layer, head) {bad} is not a number.")
     coordinates = embed_heads(
-        separation, perplexity=config.perplexity, iterations=config.tsne_iterations, seed=config.seed
+        separation,
+        perplexity=config.perplexity,
+        iterations=config.tsne_iterations,
+        seed=config.seed,
+        init=config.tsne_init,
     )
     return choose_heads(coordinates, heads, salience, config, separation=separation, num_examples=num_examples)
 

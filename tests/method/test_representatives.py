@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cahp_plugin import CAHPConfig
+from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.method.representatives import choose_heads, select_from_separation
+
+# Three groups of heads, far apart; layer 2 has none of the most salient ones.
+HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
+PLANE = np.array([[0, 0], [50, 0], [0, 50], [1, 0], [51, 0], [1, 50], [0, 1], [50, 1], [0, 51]], dtype=float)
+SALIENCE = np.array([[0.9, 0.1, 0.2], [0.5, 0.8, 0.7], [0.3, 0.4, 0.6]])
+
+
+def choose(coordinates=PLANE, heads=HEADS, salience=SALIENCE, **changes):
+    return choose_heads(coordinates, heads, salience, CAHPConfig(**changes))
+
+
+def test_each_cluster_keeps_its_most_salient_head():
+    found = choose(num_heads=3, min_heads_per_layer=0)
+    assert found.kept == {0: (0,), 1: (1, 2), 2: ()}
+    assert found.num_clusters == 3 and found.knee is None and "3 heads asked for, from 3 clusters" in found.note
+
+
+def test_an_empty_layer_gets_its_most_salient_head_back():
+    found = choose(min_heads_per_layer=1, polynomial_degree=4)
+    assert all(found.kept.values())
+    clusters = choose(min_heads_per_layer=0).num_heads
+    extra = found.num_heads - clusters
+    assert (f"{extra} more so that each layer keeps 1" in found.note) == (extra > 0)
+
+
+def test_medoids_can_stand_for_their_clusters():
+    found = choose(num_heads=3, min_heads_per_layer=0, representative="medoid")
+    middle = {(0, 0), (0, 1), (0, 2)}  # right angles at each group's first head
+    assert {(layer, head) for layer, heads in found.kept.items() for head in heads} == middle
+
+
+@given(
+    count=st.integers(2, 30),
+    layers=st.integers(1, 5),
+    minimum=st.integers(0, 3),
+    seed=st.integers(0, 50),
+    clustering=st.sampled_from(["kmedoids", "hierarchical", "louvain"]),
+    representative=st.sampled_from(["salience", "medoid"]),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_number_of_heads_is_kept_exactly(count, layers, minimum, seed, clustering, representative, data):
+    rng = np.random.default_rng(seed)
+    places = sorted(rng.choice(layers * 30, size=count, replace=False).tolist())
+    heads = tuple(divmod(place, 30) for place in places)
+    salience = np.full((layers, 30), np.nan)
+    for layer, head in heads:
+        salience[layer, head] = rng.random()
+    least = sum(min(minimum, sum(layer == other for other, _ in heads)) for layer in range(layers))
+    wanted = data.draw(st.integers(max(1, least), count))
+    found = choose(
+        rng.normal(size=(count, 2)), heads, salience, num_heads=wanted, min_heads_per_layer=minimum,
+        clustering=clustering, representative=representative,
+    )  # fmt: skip
+    assert found.num_heads == wanted
+    for layer, kept in found.kept.items():
+        present = [head for other, head in heads if other == layer]
+        assert set(kept) <= set(present) and len(kept) >= min(minimum, len(present))
+
+
+def test_shares_are_rounded_half_up():
+    assert choose(num_heads=0.5, min_heads_per_layer=0).num_heads == 5
+    assert choose(num_heads=0.01, min_heads_per_layer=0).num_heads == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 10}, "asks for 10 heads; the model has 9"),
+        ({"num_heads": 2}, "leaves 2 heads, but `min_heads_per_layer=1` needs 3"),
+    ],
+)
+def test_numbers_that_cannot_be_had(changes, message):
+    with pytest.raises(SelectionError, match=message):
+        choose(**changes)
+
+
+def test_louvain_needs_no_curve():
+    found = choose(clustering="louvain", num_neighbors=2)
+    assert found.num_clusters == 3 and len(found.curve.k) == 0 and found.knee is None
+    assert "Louvain found 3 communities" in found.note
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_heads_are_all_kept(count):
+    heads = tuple((0, head) for head in range(count))
+    found = select_from_separation(np.eye(count, 8), heads, np.arange(count, dtype=float)[None], CAHPConfig())
+    assert found.num_heads == count and "every head is kept" in found.note
+
+
+def test_copies_everywhere_need_two_clusters():
+    found = select_from_separation(np.ones((9, 4)), HEADS, SALIENCE, CAHPConfig(min_heads_per_layer=0))
+    assert found.num_heads == 2 and "clusters suffice" in found.note
+
+
+@pytest.mark.parametrize("broken", ["separation", "salience"])
+def test_values_that_are_not_numbers_name_the_heads(broken):
+    separation, salience = np.random.default_rng(0).random((9, 4)), SALIENCE.copy()
+    if broken == "separation":
+        separation[4, 2] = np.nan
+    else:
+        salience[1, 1] = np.inf
+    with pytest.raises(DataError, match=r"\[\(1, 1\)\] is not a number"):
+        select_from_separation(separation, HEADS, salience, CAHPConfig())
+
+
+def test_the_seed_is_the_only_chance():
+    separation = np.random.default_rng(0).random((30, 20))
+    heads = tuple((layer, head) for layer in range(5) for head in range(6))
+    salience = np.random.default_rng(1).random((5, 6))
+    first, again, other = (
+        select_from_separation(separation, heads, salience, CAHPConfig(seed=seed, tsne_init="random"))
+        for seed in (0, 0, 1)
+    )
+    assert first.to_dict() == again.to_dict()
+    assert (first.coordinates != other.coordinates).any()
+    assert dataclasses.replace(first.config, seed=1) == other.config
