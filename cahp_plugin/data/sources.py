@@ -61,9 +61,14 @@ def _load_file(path: Path) -> Any:
     builder, options = _READERS[path.suffix]
     # A cache of its own, in memory: the user's would serve a stale copy of a file that changed in place.
     with tempfile.TemporaryDirectory() as cache:
-        return datasets.load_dataset(
-            builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
-        )
+        try:
+            return datasets.load_dataset(
+                builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
+            )
+        except ValueError as error:
+            if "corresponds to no data" in str(error):  # what `datasets` says of a header without rows
+                raise DataError(f"{path} is empty: it has no rows.") from error
+            raise
 
 
 def _load_folder(path: Path) -> Any:

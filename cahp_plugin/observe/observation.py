@@ -84,7 +84,7 @@ def observe(
     walk = logging.tqdm(batches, total=batches.num_batches, desc="Observing heads", unit="batch")
     with frozen_eval(model):
         for batch in walk:
-            _add_signatures(model, layers, batch, batches.classes, moments, size, device)
+            add_signatures(model, layers, batch, batches.classes, moments, size=size)
             order = range(seen, seen + len(batch.labels))
             chosen = [i - seen for i in order if math.ceil((i + 1) * salience_share) > math.ceil(i * salience_share)]
             if chosen:
@@ -102,15 +102,30 @@ def observe(
     return Observation(mean.numpy(), variance.numpy(), salience, sampled)
 
 
-def _add_signatures(
+def add_signatures(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
     batch: Batch,
     classes: tuple[int, ...],
     moments: ClassMoments,
+    *,
     size: int,
-    device: torch.device,
 ) -> None:
+    """Runs a batch through the model and adds its resized attention maps to the classes' moments (paper, step 1).
+
+    Args:
+        model: The model, in eval mode.
+        layers: Its attention layers.
+        batch: The batch.
+        classes: Labels of the classes, in the order of ``moments``.
+        moments: Updated.
+        size: Side B of the signatures, in cells.
+
+    Raises:
+        DataError: An attention map is not a number.
+        UnsupportedModelError: A layer gives no map.
+    """
+    device = next(model.parameters()).device
     one_hot = (batch.labels[None] == torch.tensor(classes)[:, None]).to(device)
     prepared: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
