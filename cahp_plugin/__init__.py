@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cahp_plugin._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from cahp_plugin.config import CAHPConfig
     from cahp_plugin.errors import CAHPError
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from cahp_plugin.recover import finetune
     from cahp_plugin.select import select_heads
     from cahp_plugin.workflow import prune_classifier
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CAHPConfig",

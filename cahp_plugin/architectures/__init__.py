@@ -3,12 +3,14 @@
 from cahp_plugin.architectures import table as _table  # noqa: F401 - fills the registry
 from cahp_plugin.architectures.layers import AttentionLayer, attention_layers, head_map, set_head_map
 from cahp_plugin.architectures.spec import AttentionSpec, register_architecture, supported_architectures
+from cahp_plugin.architectures.state import kept_state
 
 __all__ = [
     "AttentionLayer",
     "AttentionSpec",
     "attention_layers",
     "head_map",
+    "kept_state",
     "register_architecture",
     "set_head_map",
     "supported_architectures",

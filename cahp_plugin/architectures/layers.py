@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from cahp_plugin._version import __version__
 from cahp_plugin.architectures.spec import AttentionSpec, spec_of, supported_architectures
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 
@@ -82,8 +83,6 @@ def set_head_map(config: Any, kept: dict[int, tuple[int, ...]], *, num_heads: in
         num_heads: Heads a layer had before any pruning.
         head_dim: Channels a head.
     """
-    from cahp_plugin import __version__
-
     setattr(
         config,
         HEAD_MAP_KEY,

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cahp_plugin import __version__
+from cahp_plugin._version import __version__
 from cahp_plugin.cli import demo, inspect, prune
 from cahp_plugin.errors import CAHPError
 

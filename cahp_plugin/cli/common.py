@@ -80,6 +80,32 @@ def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, lear
     )
 
 
+def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
+    """Adds what every command that prunes takes: method, recovery and output."""
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
+    add_method_options(parser)
+    add_recovery_options(parser, epochs=epochs, learning_rate=learning_rate)
+    add_output_options(parser)
+
+
+def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
+    from cahp_plugin.workflow import RecoverySettings
+
+    return {
+        "output_dir": arguments.output,
+        "recovery": RecoverySettings(
+            epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
+            batch_size=arguments.batch_size,
+            training_arguments=arguments.training_arguments,
+        ),
+        "overwrite": arguments.overwrite,
+        "figures": arguments.figures,
+    }
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Adds ``--quiet`` and ``--json``."""
     parser.add_argument("--quiet", action="store_true", help="no progress bars, no messages below warnings")

@@ -9,12 +9,11 @@ from typing import Any
 
 from cahp_plugin.cli import prune
 from cahp_plugin.cli.common import (
-    add_method_options,
-    add_output_options,
-    add_recovery_options,
+    add_pruning_options,
     check_recovery_options,
     method_config,
     print_result,
+    pruning_options,
     start_logging,
 )
 from cahp_plugin.errors import ConfigError, MissingDependencyError
@@ -35,11 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--model", help="fine-tuned classifier in place of the built-in one")
     prune.add_data_options(parser, required=False)
     parser.add_argument("--output", "-o", default="cahp-demo", help="folder for the result (default: cahp-demo)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
-    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
-    add_method_options(parser)
-    add_recovery_options(parser, epochs=1, learning_rate=5e-5)
-    add_output_options(parser)
+    add_pruning_options(parser, epochs=1, learning_rate=5e-5)
     parser.set_defaults(run=run)
 
 
@@ -58,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     start_logging(arguments)
     from cahp_plugin.data import graded_sentiment
     from cahp_plugin.prune import check_output_directory
-    from cahp_plugin.workflow import RecoverySettings, prune_classifier
+    from cahp_plugin.workflow import prune_classifier
 
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
     corpus = graded_sentiment(seed=_SEED_OF_CORPUS)
@@ -71,15 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
         corpus["train"],
         corpus["test"],
         config,
-        output_dir=arguments.output,
-        recovery=RecoverySettings(
-            epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            training_arguments=arguments.training_arguments,
-        ),
-        overwrite=arguments.overwrite,
-        figures=arguments.figures,
+        **pruning_options(arguments),
     )
     report.seconds["fine-tune the dense model"] = finetuned
     print_result(arguments, report)

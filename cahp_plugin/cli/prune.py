@@ -6,12 +6,11 @@ import argparse
 from typing import Any
 
 from cahp_plugin.cli.common import (
-    add_method_options,
-    add_output_options,
-    add_recovery_options,
+    add_pruning_options,
     check_recovery_options,
     method_config,
     print_result,
+    pruning_options,
     start_logging,
 )
 
@@ -26,11 +25,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a fine-tuned sequence classifier")
     add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
-    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
-    add_method_options(parser)
-    add_recovery_options(parser, epochs=3, learning_rate=2e-5)
-    add_output_options(parser)
+    add_pruning_options(parser, epochs=3, learning_rate=2e-5)
     parser.set_defaults(run=run)
 
 
@@ -55,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     start_logging(arguments)
     from cahp_plugin.data import load_examples
     from cahp_plugin.prune import check_output_directory
-    from cahp_plugin.workflow import RecoverySettings, load_classifier, prune_classifier
+    from cahp_plugin.workflow import load_classifier, prune_classifier
 
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
     train = load_examples(arguments.train, arguments.train_split)
@@ -67,17 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
         train,
         evaluation,
         config,
-        output_dir=arguments.output,
-        recovery=RecoverySettings(
-            epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            training_arguments=arguments.training_arguments,
-        ),
         text_columns=arguments.text_columns,
         label_column=arguments.label_column,
         max_length=arguments.max_length,
-        overwrite=arguments.overwrite,
-        figures=arguments.figures,
+        **pruning_options(arguments),
     )
     print_result(arguments, report)

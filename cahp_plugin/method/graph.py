@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
-
-if TYPE_CHECKING:
-    from cahp_plugin.method.selection import HeadSelection
 
 Array = np.ndarray[Any, Any]
 
@@ -78,23 +76,31 @@ def louvain_labels(graph: nx.Graph, *, seed: int, num_clusters: int | None = Non
     return labels
 
 
-def head_graph(selection: HeadSelection) -> nx.Graph:
-    """Builds the graph that :meth:`HeadSelection.graph` documents."""
+def head_graph(
+    heads: Sequence[tuple[int, int]],
+    coordinates: Array,
+    salience: Array,
+    clusters: Array,
+    kept: Mapping[int, Sequence[int]],
+    *,
+    num_neighbors: int,
+) -> nx.Graph:
+    """Builds the graph that :meth:`HeadSelection.graph` documents, from that class's attributes."""
     from scipy.spatial.distance import pdist, squareform
 
-    names = [f"{layer}.{head}" for layer, head in selection.heads]
+    names = [f"{layer}.{head}" for layer, head in heads]
     graph = nx.Graph()
-    for row, (layer, head) in enumerate(selection.heads):
+    for row, (layer, head) in enumerate(heads):
         graph.add_node(
             names[row],
             layer=layer,
             head=head,
-            salience=float(selection.salience[layer, head]),
-            cluster=int(selection.clusters[row]),
-            kept=head in selection.kept[layer],
-            x=float(selection.coordinates[row, 0]),
-            y=float(selection.coordinates[row, 1]),
+            salience=float(salience[layer, head]),
+            cluster=int(clusters[row]),
+            kept=head in kept[layer],
+            x=float(coordinates[row, 0]),
+            y=float(coordinates[row, 1]),
         )
-    neighbors = neighbor_graph(squareform(pdist(selection.coordinates)), selection.config.num_neighbors)
+    neighbors = neighbor_graph(squareform(pdist(coordinates)), num_neighbors)
     graph.add_edges_from((names[a], names[b], attributes) for a, b, attributes in neighbors.edges(data=True))
     return graph

@@ -86,7 +86,14 @@ class HeadSelection:
         """
         from cahp_plugin.method.graph import head_graph
 
-        return head_graph(self)
+        return head_graph(
+            self.heads,
+            self.coordinates,
+            self.salience,
+            self.clusters,
+            self.kept,
+            num_neighbors=self.config.num_neighbors,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but X as plain JSON values; NaN becomes ``None``."""

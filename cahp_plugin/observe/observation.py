@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.architectures import AttentionLayer, kept_state
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps
 from cahp_plugin.observe.batches import Batch, PreparedBatches
@@ -44,18 +44,9 @@ class Observation:
 @contextlib.contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Puts the model in eval mode without trainable parameters; leaves every module and parameter as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
+    with kept_state(model):
+        model.eval().requires_grad_(False)
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
 
 
 def observe(

@@ -11,7 +11,7 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning.dependency import Group
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
 from cahp_plugin.errors import PruningError, UnsupportedModelError
 from cahp_plugin.prune.empty import BiasOnly
 from cahp_plugin.prune.importance import CAHPImportance
@@ -181,20 +181,13 @@ def _traceable(model: Any) -> Iterator[None]:
     A parameter without gradients would be missing from the graph, a cache would add nodes of its own, and the tracing
     puts the model in eval mode.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     use_cache = getattr(model.config, "use_cache", None)
-    for parameter, _ in flags:
-        parameter.requires_grad_(True)
     if use_cache:
         model.config.use_cache = False
     try:
-        with torch.enable_grad():
+        with kept_state(model), torch.enable_grad():
+            model.requires_grad_(True)
             yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
         if use_cache:
             model.config.use_cache = use_cache

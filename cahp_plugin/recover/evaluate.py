@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from cahp_plugin.architectures import kept_state
 from cahp_plugin.errors import DataError
 
 
@@ -50,25 +51,20 @@ def evaluate_classifier(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> 
         DataError: There is no batch, or one without labels.
     """
     start = time.perf_counter()
-    modes = [(module, module.training) for module in model.modules()]
     predictions: list[int] = []
     right, loss = 0, 0.0
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
-                if "labels" not in batch:
-                    raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
-                labels = batch["labels"].to(model.device)
-                inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-                logits = model(**inputs).logits.float()
-                loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-                predicted = logits.argmax(dim=-1)
-                right += int((predicted == labels).sum())
-                predictions.extend(predicted.tolist())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with kept_state(model), torch.inference_mode():
+        model.eval()
+        for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
+            if "labels" not in batch:
+                raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
+            labels = batch["labels"].to(model.device)
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            logits = model(**inputs).logits.float()
+            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            predicted = logits.argmax(dim=-1)
+            right += int((predicted == labels).sum())
+            predictions.extend(predicted.tolist())
     count = len(predictions)
     if not count:
         raise DataError("The evaluation set is empty: the dataloader gave no batch.")
