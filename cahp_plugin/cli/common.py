@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative, TSNEInit
@@ -126,25 +128,37 @@ def check_recovery_options(arguments: argparse.Namespace) -> None:
         raise ConfigError("`--training-arguments` must be a JSON object.")
 
 
-def start_logging(arguments: argparse.Namespace) -> None:
-    """Sends the library's messages where transformers' own go, and sets how much is said."""
-    # One thread of fast tokenizers beside the data loading; without this they warn at every fork.
+@contextlib.contextmanager
+def console(arguments: argparse.Namespace) -> Iterator[None]:
+    """Sends the library's messages to standard error while a command runs, and sets how much is said."""
+    # Fast tokenizers warn at every fork without this.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
     from transformers.utils import logging as transformers_logging
 
     own = logging.getLogger("cahp_plugin")
+    before = own.level, own.propagate, transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    own.addHandler(handler)
     own.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
-    if not own.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        own.addHandler(handler)
-        own.propagate = False
+    own.propagate = False
     transformers_logging.set_verbosity_error()
     if arguments.quiet:
-        from datasets.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
+        datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        own.removeHandler(handler)
+        own.setLevel(before[0])
+        own.propagate = before[1]
+        transformers_logging.set_verbosity(before[2])
+        if bars[0]:
+            transformers_logging.enable_progress_bar()
+        if not bars[1]:
+            datasets.enable_progress_bars()
 
 
 def print_result(arguments: argparse.Namespace, result: Any) -> None:

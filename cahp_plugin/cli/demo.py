@@ -11,11 +11,12 @@ from cahp_plugin.cli import prune
 from cahp_plugin.cli.common import (
     add_pruning_options,
     check_recovery_options,
+    console,
     method_config,
     print_result,
     pruning_options,
-    start_logging,
 )
+from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, MissingDependencyError
 
 _SEED_OF_CORPUS = 0
@@ -50,7 +51,11 @@ def run(arguments: argparse.Namespace) -> None:
         return
     config = method_config(arguments)
     check_recovery_options(arguments)
-    start_logging(arguments)
+    with console(arguments):
+        print_result(arguments, _prune_minilm(arguments, config))
+
+
+def _prune_minilm(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
     from cahp_plugin.data import graded_sentiment
     from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import prune_classifier
@@ -69,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         **pruning_options(arguments),
     )
     report.seconds["fine-tune the dense model"] = finetuned
-    print_result(arguments, report)
+    return report
 
 
 def minilm_folder() -> Path:

@@ -8,11 +8,12 @@ from typing import Any
 from cahp_plugin.cli.common import (
     add_pruning_options,
     check_recovery_options,
+    console,
     method_config,
     print_result,
     pruning_options,
-    start_logging,
 )
+from cahp_plugin.config import CAHPConfig
 
 
 def add_parser(commands: Any) -> None:
@@ -47,7 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
     config = method_config(arguments)
     check_recovery_options(arguments)
-    start_logging(arguments)
+    with console(arguments):
+        print_result(arguments, _prune(arguments, config))
+
+
+def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
     from cahp_plugin.data import load_examples
     from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import load_classifier, prune_classifier
@@ -56,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     train = load_examples(arguments.train, arguments.train_split)
     evaluation = load_examples(arguments.eval, arguments.eval_split)
     model, tokenizer = load_classifier(arguments.model)
-    report = prune_classifier(
+    return prune_classifier(
         model,
         tokenizer,
         train,
@@ -67,4 +72,3 @@ def run(arguments: argparse.Namespace) -> None:
         max_length=arguments.max_length,
         **pruning_options(arguments),
     )
-    print_result(arguments, report)
