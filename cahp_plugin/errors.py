@@ -35,3 +35,7 @@ class CheckpointError(CAHPError, OSError):
 
 class MissingDependencyError(CAHPError, ImportError):
     """An optional package is needed; the message names the extra that installs it."""
+
+
+class ExportError(CAHPError, RuntimeError):
+    """A model can't be exported, or the exported graph does not compute what the model computes."""

@@ -22,7 +22,8 @@ FLOW = [
     {"select"},
     {"prune"},
     {"recover"},
-    {"report"},
+    {"report", "machine"},
+    {"export"},
     {"workflow"},
     {"cli"},
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,21 +50,39 @@ def evaluate_classifier(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> 
     Raises:
         DataError: There is no batch, or one without labels.
     """
+
+    def logits_of(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return model(**{name: value.to(model.device) for name, value in inputs.items()}).logits
+
+    with kept_state(model), torch.inference_mode():
+        model.eval()
+        return evaluate_logits(logits_of, dataloader)
+
+
+def evaluate_logits(
+    logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], dataloader: Iterable[Mapping[str, Any]]
+) -> Evaluation:
+    """Runs any classifier over labelled batches.
+
+    Args:
+        logits_of: From a batch's inputs, without the labels, to logits of shape ``(batch, classes)``.
+        dataloader: Dict batches with ``labels`` of shape ``(batch,)``.
+
+    Raises:
+        DataError: There is no batch, or one without labels.
+    """
     start = time.perf_counter()
     predictions: list[int] = []
     right, loss = 0, 0.0
-    with kept_state(model), torch.inference_mode():
-        model.eval()
-        for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
-            if "labels" not in batch:
-                raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
-            labels = batch["labels"].to(model.device)
-            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            logits = model(**inputs).logits.float()
-            loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            predicted = logits.argmax(dim=-1)
-            right += int((predicted == labels).sum())
-            predictions.extend(predicted.tolist())
+    for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
+        if "labels" not in batch:
+            raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
+        logits = logits_of({name: value for name, value in batch.items() if name != "labels"}).float()
+        labels = batch["labels"].to(logits.device)
+        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        predicted = logits.argmax(dim=-1)
+        right += int((predicted == labels).sum())
+        predictions.extend(predicted.tolist())
     count = len(predictions)
     if not count:
         raise DataError("The evaluation set is empty: the dataloader gave no batch.")

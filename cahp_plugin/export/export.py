@@ -1,0 +1,309 @@
+"""A pruned checkpoint in, a folder that onnxruntime and Optimum load out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from cahp_plugin._compat import package_versions
+from cahp_plugin.errors import ConfigError, DataError
+from cahp_plugin.export.graph import check_graph, onnx_module
+from cahp_plugin.export.optimize import Optimization, optimize_graph
+from cahp_plugin.export.parity import Parity, compare, require_parity
+from cahp_plugin.export.quantize import Quantization, quantize_graph
+from cahp_plugin.export.session import onnxruntime, open_session, run_session
+from cahp_plugin.export.source import Source, open_source
+from cahp_plugin.export.to_onnx import OPSETS, choose_backend, write_graph
+from cahp_plugin.machine import int8_preset
+from cahp_plugin.prune import check_output_directory
+from cahp_plugin.prune.checkpoint import replaced_folder
+from cahp_plugin.recover import Evaluation
+from cahp_plugin.recover.evaluate import evaluate_logits
+from cahp_plugin.report import format_table
+
+EXPORT_REPORT_NAME = "cahp_export.json"
+OPSET = 18
+_FILES = {None: "model.onnx", "dynamic": "model_quantized.onnx", "static": "model_quantized.onnx",
+          "fp16": "model_fp16.onnx"}  # fmt: skip
+_FP16_TOLERANCE = 2e-2
+
+Batches = Iterable[Mapping[str, torch.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What :func:`export_pruned` wrote and what it measured.
+
+    Attributes:
+        output: The folder.
+        file: Name of the graph in it.
+        task: Optimum's name of the task.
+        backend: Which exporter ran: ``"optimum"``, ``"torch"``; ``None`` for a graph that was there already.
+        opset: Version of ONNX's operators; ``None`` for a graph that was there already.
+        quantize: How it was quantized, or ``None``.
+        preset: The int8 preset, chosen from the machine; ``None`` without int8.
+        optimize: Level of optimization, or ``None``.
+        num_heads: Attention heads in the graph.
+        mib: Size of the written graph, MiB.
+        fp32_mib: Size of the fp32 graph, MiB.
+        parity: The fp32 graph (optimized, where asked for) against the model; empty for a graph that was there.
+        difference: Largest absolute difference of an output between the quantized graph and the model (or the graph
+            that was there) on the same inputs; ``None`` without quantization.
+        tolerance: Bound that ``parity`` was held to.
+        fused: Operator -> number of fused nodes.
+        fp32: Accuracy of the fp32 graph on the evaluation set, or ``None`` without one.
+        quantized: Accuracy of the quantized graph, or ``None``.
+        agreement: Share of evaluation examples that both graphs put into the same class, or ``None``.
+        seconds: Wall-clock seconds of the whole.
+        versions: Versions of the packages that decide the result.
+    """
+
+    output: Path
+    file: str
+    task: str
+    backend: str | None
+    opset: int | None
+    quantize: str | None
+    preset: str | None
+    optimize: str | None
+    num_heads: int
+    mib: float
+    fp32_mib: float
+    parity: tuple[Parity, ...]
+    difference: float | None
+    tolerance: float
+    fused: dict[str, int]
+    fp32: Evaluation | None
+    quantized: Evaluation | None
+    agreement: float | None
+    seconds: float
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain JSON values."""
+        entries = dataclasses.asdict(self)
+        for name in ("fp32", "quantized"):
+            evaluation = getattr(self, name)
+            entries[name] = None if evaluation is None else evaluation.to_dict()
+        return entries | {"output": str(self.output)}
+
+    def __str__(self) -> str:
+        by = f"by the {self.backend} exporter, opset {self.opset}" if self.opset else "from the graph that was there"
+        lines = [f"{self.output / self.file}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."]
+        if self.fused:
+            lines.append("Fused: " + ", ".join(f"{count} {name}" for name, count in self.fused.items()) + ".")
+        if self.parity:
+            worst = max(entry.max_abs for entry in self.parity)
+            lines.append(
+                f"fp32 graph against torch: {worst:.1e} at most over {len(self.parity)} shapes with and without "
+                f"padding (tolerance {self.tolerance:.0e})."
+            )
+        if self.quantize is not None:
+            preset = f", preset {self.preset}" if self.preset else ""
+            lines.append(
+                f"Quantized ({self.quantize}{preset}): {self.fp32_mib:.1f} -> {self.mib:.1f} MiB; an output differs "
+                f"from fp32 by {self.difference:.2g} at most."
+            )
+        rows = [
+            {"graph": name, "accuracy": f"{100 * evaluation.accuracy:.2f} %", "loss (nat)": f"{evaluation.loss:.3f}"}
+            for name, evaluation in (("fp32", self.fp32), (str(self.quantize), self.quantized))
+            if evaluation is not None
+        ]
+        if rows:
+            lines += ["", format_table(rows)]
+        if self.agreement is not None:
+            lines.append(f"Same class as fp32 for {100 * self.agreement:.2f} % of the examples.")
+        elif self.quantize is not None:
+            lines.append("Accuracy not measured: no evaluation data was given.")
+        return "\n".join(lines)
+
+
+def export_pruned(
+    source: Any,
+    output: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    quantize: Quantization | None = None,
+    optimize: Optimization | None = None,
+    calibration: Batches | None = None,
+    evaluation: Batches | None = None,
+    tokenizer: Any = None,
+    backend: str = "auto",
+    opset: int = OPSET,
+    tolerance: float = 1e-4,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Exports a model to ONNX, compares the graph with the model, and optimizes and quantizes it where asked to.
+
+    The folder appears only when all of that went well, and holds one graph, the config (with ``cahp_config``), the
+    tokenizer and ``cahp_export.json``: ``ORTModelFor...from_pretrained`` and ``pipeline`` load it.
+
+    Args:
+        source: A model, a folder or Hub id of one, or a folder with an exported graph to optimize or quantize.
+        output: Folder to write.
+        task: Optimum's name of the task; the one that the model's class does without it.
+        quantize: ``"dynamic"`` or ``"static"`` int8, or ``"fp16"`` (for GPUs).
+        optimize: ``"O1"`` or ``"O2"``; on CPUs neither makes these models faster.
+        calibration: Batches that give the ranges of the activations, for ``"static"``.
+        evaluation: Labelled batches that accuracy and agreement are measured on, for classifiers.
+        tokenizer: Saved beside the graph; taken from the source folder without it.
+        backend: ``"auto"`` (Optimum's exporter where it runs), ``"optimum"`` or ``"torch"``.
+        opset: Version of ONNX's operators, 14 to 20.
+        tolerance: Largest difference allowed between an output of the fp32 graph and of the model, for outputs up to
+            1, and relative to the largest output above.
+        overwrite: Whether a non-empty folder is replaced.
+
+    Returns:
+        What was written and measured.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+        ExportError: The model can't be exported, or the graph differs from it by more than the tolerance.
+        CheckpointError: The source is no model, or the output folder is not empty.
+        DataError: ``"static"`` without calibration data, or an evaluation of a model that is no classifier.
+        MissingDependencyError: onnx or onnxruntime is not installed.
+    """
+    start = time.perf_counter()
+    _check(quantize, optimize, calibration, opset, tolerance)
+    onnx_module()
+    onnxruntime()
+    check_output_directory(output, overwrite=overwrite)
+    original = open_source(source, task)
+    exporter = choose_backend(backend) if original.graph is None else None
+    if evaluation is not None and original.task.name != "text-classification":
+        raise DataError(f"Accuracy is measured for text-classification; this model does {original.task.name}.")
+
+    with replaced_folder(output, overwrite=overwrite) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
+        graph = Path(scratch) / "model.onnx"
+        if exporter is not None:
+            check_graph(graph, write_graph(original, graph, backend=exporter, opset=opset))
+        elif original.graph is not None:
+            graph = original.graph
+        fused = {}
+        if optimize is not None:
+            plain, graph = graph, Path(scratch) / "optimized.onnx"
+            fused = optimize_graph(plain, graph, optimize, head_dim=original.head_dim)
+        parity = compare(original, open_session(graph))
+        require_parity(parity, tolerance, f"The graph optimized by {optimize}" if optimize else "The graph")
+        final = graph
+        quantized = _Quantized()
+        if quantize is not None:
+            final = Path(scratch) / "quantized.onnx"
+            quantized = _quantize(original, graph, final, quantize, calibration)
+        fp32, measured, agreement = _measure(graph, None if quantize is None else final, evaluation)
+        report = ExportReport(
+            output=Path(output),
+            file=_FILES[quantize],
+            task=original.task.name,
+            backend=exporter,
+            opset=opset if exporter is not None else None,
+            quantize=quantize,
+            preset=quantized.preset,
+            optimize=optimize,
+            num_heads=original.num_heads,
+            mib=final.stat().st_size / 2**20,
+            fp32_mib=graph.stat().st_size / 2**20,
+            parity=parity,
+            difference=quantized.difference,
+            tolerance=tolerance,
+            fused=fused,
+            fp32=fp32,
+            quantized=measured,
+            agreement=agreement,
+            seconds=time.perf_counter() - start,
+            versions=package_versions() | _versions("onnx", "onnxruntime", "optimum-onnx"),
+        )
+        shutil.copyfile(final, partial / report.file)
+        _save_companions(original, partial, tokenizer)
+        (partial / EXPORT_REPORT_NAME).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _check(quantize: str | None, optimize: str | None, calibration: Any, opset: int, tolerance: float) -> None:
+    for name, value, allowed in (
+        ("quantize", quantize, get_args(Quantization)),
+        ("optimize", optimize, get_args(Optimization)),
+    ):
+        if value is not None and value not in allowed:
+            raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+    if opset not in OPSETS:
+        raise ConfigError(f"`opset` must be {OPSETS[0]} to {OPSETS[-1]}; got {opset}.")
+    if not 0 < tolerance < 1:
+        raise ConfigError(f"`tolerance` must be in (0, 1); got {tolerance}.")
+    if quantize == "static" and calibration is None:
+        raise DataError(
+            "Static quantization needs calibration data (`calibration=`, `--calibration`): a few hundred examples "
+            "like those the model will see. `quantize='dynamic'` needs none, and is as fast."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quantized:
+    preset: str | None = None
+    difference: float | None = None
+
+
+def _quantize(
+    original: Source, graph: Path, target: Path, kind: Quantization, calibration: Batches | None
+) -> _Quantized:
+    preset = int8_preset()
+    quantize_graph(graph, target, kind, preset=preset, calibration=calibration)
+    drift = compare(original, open_session(target))
+    if kind == "fp16":
+        require_parity(drift, _FP16_TOLERANCE, "The fp16 graph")
+    return _Quantized(None if kind == "fp16" else preset, max(entry.max_abs for entry in drift))
+
+
+def _measure(
+    graph: Path, quantized: Path | None, evaluation: Batches | None
+) -> tuple[Evaluation | None, Evaluation | None, float | None]:
+    """Accuracy of the fp32 and of the quantized graph, and the share of examples that both classify alike."""
+    if evaluation is None:
+        return None, None, None
+    batches = list(evaluation)
+    fp32 = evaluate_graph(graph, batches)
+    if quantized is None:
+        return fp32, None, None
+    other = evaluate_graph(quantized, batches)
+    same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, other.predictions, strict=True))
+    return fp32, other, same / fp32.num_examples
+
+
+def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
+    """Accuracy and loss of an exported classifier.
+
+    Args:
+        path: The graph.
+        batches: Dict batches with ``labels`` of shape ``(batch,)``.
+
+    Raises:
+        DataError: There is no batch, or one without labels.
+    """
+    session = open_session(path)
+    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)
+
+
+def _save_companions(original: Source, folder: Path, tokenizer: Any) -> None:
+    original.config.save_pretrained(folder)
+    tokenizer = tokenizer if tokenizer is not None else original.tokenizer
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _versions(*names: str) -> dict[str, str]:
+    found = {}
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -1,0 +1,139 @@
+"""Smaller numbers: int8 with measured or with precomputed ranges of the activations, and fp16."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cahp_plugin.errors import DataError, ExportError
+from cahp_plugin.export.graph import onnx_module
+from cahp_plugin.export.session import open_session
+
+Quantization = Literal["dynamic", "static", "fp16"]
+
+
+def quantize_graph(
+    source: Path,
+    target: Path,
+    kind: Quantization,
+    *,
+    preset: str,
+    calibration: Iterable[Mapping[str, torch.Tensor]] | None = None,
+) -> None:
+    """Writes a quantized copy of an fp32 graph.
+
+    ``"dynamic"`` quantizes the weights of all matrix products and embeddings to int8, a scale a channel, and the
+    activations to uint8 at run time. ``"static"`` quantizes the matrix products with weights only (their
+    activations by the smallest and largest value seen on the calibration set). ``"fp16"`` halves everything; inputs
+    and outputs stay fp32.
+
+    Args:
+        source: The fp32 graph.
+        target: File to write.
+        kind: What to do.
+        preset: ``"avx512_vnni"``, ``"avx2"`` or ``"arm64"``; see :func:`cahp_plugin.machine.int8_preset`.
+        calibration: Batches, for ``"static"``.
+
+    Raises:
+        DataError: ``"static"`` without a batch.
+        ExportError: onnxruntime fails, or quantized nothing.
+    """
+    try:
+        with _quiet():
+            if kind == "dynamic":
+                _dynamic(source, target, reduce_range=preset == "avx2")
+            elif kind == "static":
+                _static(source, target, calibration or (), reduce_range=preset == "avx2")
+            else:
+                _fp16(source, target)
+    except (DataError, ExportError, OSError):
+        raise
+    except Exception as error:  # onnxruntime's tools raise whatever went wrong below them
+        raise ExportError(f"Quantizing ({kind}) failed: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def _dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        str(source),
+        str(target),
+        per_channel=True,
+        reduce_range=reduce_range,
+        weight_type=QuantType.QInt8,
+        # An optimized graph holds operators that onnx can't infer the types of.
+        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx_module().TensorProto.FLOAT},
+    )
+
+
+def _static(
+    source: Path, target: Path, calibration: Iterable[Mapping[str, torch.Tensor]], *, reduce_range: bool
+) -> None:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as scratch:  # the calibrator leaves its graph where it runs
+        augmented = Path(scratch) / source.name
+        augmented.write_bytes(source.read_bytes())
+        quantize_static(
+            str(augmented),
+            str(target),
+            _Calibration(source, calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx_module().TensorProto.FLOAT},
+        )
+
+
+class _Calibration:
+    """Batches as onnxruntime's calibrator reads them."""
+
+    def __init__(self, graph: Path, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+        self.names = [entry.name for entry in open_session(graph).get_inputs()]
+        self.batches = iter(batches)
+        self.count = 0
+
+    def get_next(self) -> dict[str, Any] | None:
+        """Returns the next batch's arrays by input name; ``None`` behind the last.
+
+        Raises:
+            DataError: There was none, or one lacks an input.
+        """
+        batch = next(self.batches, None)
+        if batch is None:
+            if not self.count:
+                raise DataError("Static quantization needs calibration data: the calibration set is empty.")
+            return None
+        self.count += 1
+        missing = sorted(set(self.names) - set(batch))
+        if missing:
+            raise DataError(f"A calibration batch lacks {', '.join(missing)}; it has {', '.join(sorted(batch))}.")
+        return {name: batch[name].cpu().numpy() for name in self.names}
+
+
+def _fp16(source: Path, target: Path) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx = onnx_module()
+    onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(target))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps onnxruntime's advice about shape inference beforehand, which these graphs do not need, off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,44 @@
+"""The processor, as far as quantized arithmetic and reports of latency need to know it."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+
+
+def cpu_name() -> str:
+    """Name of the processor as the system gives it."""
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The vector instructions that int8 and fp32 speed depend on, as far as the system lists them (Linux)."""
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            present = set(value.split())
+            return tuple(flag for flag in _FLAGS if flag in present)
+    return ()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def int8_preset() -> str:
+    """The preset of int8 arithmetic that fits this machine, under Optimum's names.
+
+    Returns:
+        ``"arm64"``, ``"avx512_vnni"`` (also for the same instructions in 256 bits) or ``"avx2"``. Without such
+        instructions the product of two int8 pairs can overflow 16 bits, so ``"avx2"`` quantizes weights to 7 bits.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "arm64"
+    return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(cpu_flags()) else "avx2"
