@@ -50,7 +50,7 @@ def check_graph(path: Path, example: Mapping[str, int]) -> None:
     if empty:
         raise ExportError(f"The graph holds tensors of size 0: {', '.join(empty[:4])}.")
     for entry in graph.input:
-        sides = entry.type.tensor_type.shape.dim
+        sides = entry.type.tensor_type.shape.dim[:2]
         fixed = [side.dim_value for side in sides if not side.dim_param]
         if fixed:
             raise ExportError(f"The input `{entry.name}` has fixed sides {fixed}; batch size and length must be free.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.errors import ExportError
+from cahp_plugin.errors import DataError, ExportError
 from cahp_plugin.export.session import run_session
 from cahp_plugin.export.source import Source
 
@@ -61,8 +61,8 @@ def _compare_at(
     expected = source.run(inputs)
     try:
         computed = run_session(session, inputs)
-    except ExportError:
-        raise
+    except DataError as error:
+        raise ExportError(f"The graph has another input than the model: {error}") from error
     except Exception as error:  # onnxruntime raises classes of its own, without a common root but Exception
         raise ExportError(f"The graph fails at {where}: {str(error).splitlines()[0]}") from error
     difference, largest = 0.0, 0.0

@@ -13,7 +13,7 @@ import torch
 
 from cahp_plugin.errors import DataError, ExportError
 from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.session import open_session
+from cahp_plugin.export.session import graph_inputs, open_session
 
 Quantization = Literal["dynamic", "static", "fp16"]
 
@@ -115,10 +115,7 @@ class _Calibration:
                 raise DataError("Static quantization needs calibration data: the calibration set is empty.")
             return None
         self.count += 1
-        missing = sorted(set(self.names) - set(batch))
-        if missing:
-            raise DataError(f"A calibration batch lacks {', '.join(missing)}; it has {', '.join(sorted(batch))}.")
-        return {name: batch[name].cpu().numpy() for name in self.names}
+        return graph_inputs(self.names, batch)
 
 
 def _fp16(source: Path, target: Path) -> None:

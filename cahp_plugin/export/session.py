@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cahp_plugin.errors import ExportError, MissingDependencyError
+from cahp_plugin.errors import DataError, ExportError, MissingDependencyError
 
 
 def onnxruntime() -> Any:
@@ -61,18 +61,33 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         raise ExportError(f"onnxruntime can't load {path.name}: {str(error).splitlines()[0]}") from error
 
 
-def run_session(session: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Runs a graph on the inputs that it has.
+def graph_inputs(names: Iterable[str], inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Picks the inputs that a graph has, as arrays.
 
-    A graph may lack an input: without any head in the model nothing looks at the attention mask.
+    A graph may lack an input: without any head in the model nothing looks at the attention mask. Token types that
+    are not given are 0, as in the model.
 
     Raises:
-        ExportError: It asks for an input that is not there.
+        DataError: It asks for an input that is not there.
     """
-    wanted = [entry.name for entry in session.get_inputs()]
-    missing = sorted(set(wanted) - set(inputs))
+    names = list(names)
+    if "token_type_ids" in names and "token_type_ids" not in inputs and "input_ids" in inputs:
+        inputs = {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
+    missing = sorted(set(names) - set(inputs))
     if missing:
-        raise ExportError(f"The graph asks for {', '.join(missing)}; there are {', '.join(sorted(inputs))}.")
-    outputs = session.run(None, {name: inputs[name].cpu().numpy() for name in wanted})
+        raise DataError(f"A batch lacks {', '.join(missing)}; it has {', '.join(sorted(inputs))}.")
+    return {name: inputs[name].cpu().numpy() for name in names}
+
+
+def run_session(session: Any, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Runs a graph on the inputs that it has; see :func:`graph_inputs`.
+
+    Returns:
+        Output name -> tensor.
+
+    Raises:
+        DataError: It asks for an input that is not there.
+    """
+    outputs = session.run(None, graph_inputs((entry.name for entry in session.get_inputs()), inputs))
     names = [entry.name for entry in session.get_outputs()]
     return {name: torch.from_numpy(output) for name, output in zip(names, outputs, strict=True)}
