@@ -1,9 +1,12 @@
-"""The processor, as far as quantized arithmetic and reports of latency need to know it."""
+"""The machine, as far as quantized arithmetic and reports of latency and memory need to know it."""
 
 from __future__ import annotations
 
 import platform
+import sys
 from pathlib import Path
+
+import psutil
 
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm", "sve")
 
@@ -25,6 +28,24 @@ def cpu_flags() -> tuple[str, ...]:
             present = set(value.split())
             return tuple(flag for flag in _FLAGS if flag in present)
     return ()
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process, bytes.
+
+    On Linux from ``/proc``: the peak that ``getrusage`` gives is at least that of the process that started this one.
+    """
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _cpuinfo() -> list[str]:

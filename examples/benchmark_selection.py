@@ -8,8 +8,6 @@ each in a process of its own.
 """
 
 import argparse
-import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ import torch
 from cahp_plugin import CAHPConfig, load_pruned, select_heads
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
+from cahp_plugin.machine import peak_memory
 from cahp_plugin.method.signatures import ClassMoments
 from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.observation import add_signatures, frozen_eval
@@ -36,7 +35,7 @@ def main() -> None:
     if arguments.memory_of:
         model, batches = prepared(arguments, arguments.memory_of)
         select_heads(model, batches, CAHPConfig(signature_size=32))
-        print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        print(peak_memory() / 2**20)
         return
     model, batches = prepared(arguments, arguments.examples)
     ratios = signature_ratios(model, batches)

@@ -24,6 +24,7 @@ FLOW = [
     {"recover"},
     {"report", "machine"},
     {"export"},
+    {"latency"},
     {"workflow"},
     {"cli"},
 ]

@@ -13,10 +13,11 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import attention_layers, head_map, kept_state
 from cahp_plugin.architectures.positions import max_positions
-from cahp_plugin.errors import CheckpointError, DataError
+from cahp_plugin.errors import DataError
 from cahp_plugin.export.session import onnx_file, open_session, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, input_names, task_named, task_of
 from cahp_plugin.prune import load_pruned
+from cahp_plugin.prune.checkpoint import load_config
 
 logger = logging.get_logger(__name__)
 
@@ -135,13 +136,8 @@ def _of_model(model: Any, task_name: str | None, *, tokenizer: Any) -> Source:
 
 
 def _of_graph(graph: Path, task_name: str | None) -> Source:
-    from transformers import AutoConfig
-
     folder = graph.parent
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: no config.json beside {graph.name} that can be read: {error}") from error
+    config = load_config(folder)
     session = open_session(graph)
     task = task_named(task_name) if task_name else _task_of_outputs(config, session)
     kept = head_map(config)

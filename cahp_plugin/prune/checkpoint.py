@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -121,19 +122,10 @@ def load_pruned(path: str | os.PathLike[str], **kwargs: Any) -> Any:
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, or its map and tensors disagree.
     """
-    import transformers
-
     name = os.fspath(path)
     hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, **hub)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
-    kept = head_map(config)
-    class_name = (config.architectures or [None])[0]
-    cls = getattr(transformers, class_name, None) if class_name else None
-    if cls is None:
-        raise CheckpointError(f"{name}: config.json names the class {class_name!r}, which transformers does not have.")
+    config = load_config(name, **hub)
+    kept, cls = head_map(config), model_class(config, name)
     if not kept:
         logger.info(f"{name} was not pruned by cahp-plugin; it is loaded as it is.")
     try:
@@ -151,6 +143,49 @@ def load_pruned(path: str | os.PathLike[str], **kwargs: Any) -> Any:
         found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in unfit.items() if names)
         raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).")
     return model
+
+
+def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """Loads the config of a checkpoint.
+
+    Raises:
+        CheckpointError: There is none, or it can't be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
+
+
+def untrained_model(config: Any) -> Any:
+    """Builds a model with random weights and eager attention, of the class and the heads that a config names.
+
+    Raises:
+        CheckpointError: Transformers has no such class, or the map of heads does not fit it.
+    """
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    cls = model_class(config, "The config")
+    model = _shrinking(cls)(config)
+    model.__class__ = cls
+    return model.eval()
+
+
+def model_class(config: Any, name: str) -> type[Any]:
+    """The transformers class that a config names.
+
+    Raises:
+        CheckpointError: Transformers has no such class.
+    """
+    import transformers
+
+    class_name = (config.architectures or [None])[0]
+    cls = getattr(transformers, class_name, None) if class_name else None
+    if cls is None:
+        raise CheckpointError(f"{name}: config.json names the class {class_name!r}, which transformers does not have.")
+    return cls
 
 
 def _shrinking(cls: type[Any]) -> type[Any]:

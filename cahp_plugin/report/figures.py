@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cahp_plugin.errors import ConfigError, MissingDependencyError
+from cahp_plugin.errors import ConfigError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.report import style
+from cahp_plugin.report.canvas import new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,25 +62,10 @@ def save_figures(
     return paths
 
 
-def _styled(draw: Callable[[HeadSelection], Figure]) -> Callable[[HeadSelection], Figure]:
-    """Draws in the library's style, without a change to the user's."""
-
-    @functools.wraps(draw)
-    def styled(selection: HeadSelection) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise MissingDependencyError('Figures need matplotlib: pip install "cahp-plugin[plots]".') from error
-        with matplotlib.rc_context(style.RC):
-            return draw(selection)
-
-    return styled
-
-
-@_styled
+@styled
 def plot_curve(selection: HeadSelection) -> Figure:
     """Mean Simplified Silhouette against the number of clusters, with the fitted polynomial and the chosen number."""
-    figure, axes = _new_figure(7.2, 4.2)
+    figure, axes = new_figure(7.2, 4.2)
     curve = selection.curve
     if not len(curve.k):
         axes.text(0.5, 0.5, "No curve: " + selection.note, ha="center", va="center", transform=axes.transAxes)
@@ -116,12 +101,12 @@ def plot_curve(selection: HeadSelection) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_graph_space(selection: HeadSelection) -> Figure:
     """Graph space: heads coloured by layer; kept heads ringed; a line from each head to its cluster's kept head."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _new_figure(7.2, 5.6)
+    figure, axes = new_figure(7.2, 5.6)
     xy = selection.coordinates
     layers = np.array([layer for layer, _ in selection.heads])
     kept = np.array([head in selection.kept[layer] for layer, head in selection.heads])
@@ -155,14 +140,14 @@ def plot_graph_space(selection: HeadSelection) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_kept_heads(selection: HeadSelection) -> Figure:
     """Map of layers and heads: kept, removed now or before; the shade of a kept or removed head is its salience."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Patch, Rectangle
 
     layers, heads = selection.salience.shape
-    figure, axes = _new_figure(2.2 + 0.36 * heads, 1.9 + 0.36 * layers)
+    figure, axes = new_figure(2.2 + 0.36 * heads, 1.9 + 0.36 * layers)
     shades = {
         True: LinearSegmentedColormap.from_list("kept", ["#9ecae8", style.KEPT, "#00395a"]),
         False: LinearSegmentedColormap.from_list("dropped", ["#f1f2f4", style.DROPPED, "#8a9099"]),
@@ -196,12 +181,12 @@ def plot_kept_heads(selection: HeadSelection) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_heads_per_layer(selection: HeadSelection) -> Figure:
     """Heads kept in each layer, before the heads that the layer had."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _new_figure(max(5.6, 2.4 + 0.42 * len(selection.kept)), 3.8)
+    figure, axes = new_figure(max(5.6, 2.4 + 0.42 * len(selection.kept)), 3.8)
     layers = sorted(selection.kept)
     before = [sum(layer == other for other, _ in selection.heads) for layer in layers]
     after = [len(selection.kept[layer]) for layer in layers]
@@ -216,13 +201,3 @@ def plot_heads_per_layer(selection: HeadSelection) -> Figure:
     axes.set_title(f"Heads kept per layer: {min(after)} to {max(after)}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
-
-
-def _new_figure(width: float, height: float) -> tuple[Figure, Any]:
-    """A figure on the Agg canvas, outside of pyplot: no display is needed and nothing is kept alive."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()

@@ -93,7 +93,11 @@ def test_a_classifier_exports_its_features_too(tmp_path):
 @pytest.mark.parametrize(("kind", "file"), [("dynamic", "model_quantized.onnx"), ("fp16", "model_fp16.onnx")])
 def test_quantized_graphs_are_smaller_and_close(kind, file, tmp_path):
     report = export_pruned(
-        pruned(model=tiny_model(vocab_size=8000)), tmp_path / "onnx", quantize=kind, evaluation=tiny_batches(40), tokenizer=tiny_tokenizer()
+        pruned(model=tiny_model(vocab_size=8000)),
+        tmp_path / "onnx",
+        quantize=kind,
+        evaluation=tiny_batches(40),
+        tokenizer=tiny_tokenizer(),
     )
     assert [path.name for path in (tmp_path / "onnx").glob("*.onnx")] == [file]
     assert report.mib < 0.8 * report.fp32_mib and 0 < report.difference < 0.5
@@ -218,7 +222,7 @@ def test_bad_folders(tmp_path):
         export_pruned(tmp_path / "onnx", tmp_path / "int8")
     (tmp_path / "onnx" / "second.onnx").unlink()
     (tmp_path / "onnx" / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no config\.json beside model\.onnx"):
+    with pytest.raises(CheckpointError, match=r"onnx: .*config\.json"):
         export_pruned(tmp_path / "onnx", tmp_path / "int8")
     assert not (tmp_path / "int8").exists()
 

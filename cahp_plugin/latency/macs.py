@@ -1,0 +1,63 @@
+"""The work that a model does, as multiply-accumulates: the limit of what pruning can save in time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cahp_plugin.architectures import attention_layers
+from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.errors import ConfigError
+from cahp_plugin.prune.checkpoint import untrained_model
+
+CONVENTION = (
+    "Theory: the ratio of multiply-accumulates, counted by torch.utils.flop_counter over all matrix products of a "
+    "forward pass without padding (projections, attention products, feed-forward, heads). Embeddings, norms, softmax "
+    "and activations are not counted; a quantized graph counts like its fp32 original."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a model does in a forward pass.
+
+    Attributes:
+        num_heads: Attention heads in it.
+        macs: Sequence length in tokens -> multiply-accumulates for one example.
+    """
+
+    num_heads: int
+    macs: dict[int, int]
+
+
+def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
+    """Counts the work of the model that a config describes, on a copy with random weights.
+
+    Args:
+        config: The config, with the map of heads of a pruned model.
+        sequence_lengths: Tokens.
+        name: Name of the model, for messages.
+
+    Raises:
+        ConfigError: The model has no positions for the longest sequence.
+        UnsupportedModelError: Its architecture is not supported.
+    """
+    model = untrained_model(config).requires_grad_(False)
+    limit = max_positions(model)
+    if limit is not None and max(sequence_lengths) > limit:
+        raise ConfigError(f"{name} takes {limit} tokens at most; `sequence_lengths` holds {max(sequence_lengths)}.")
+    return Work(
+        sum(len(layer.heads) for layer in attention_layers(model)),
+        {length: _count(model, length) for length in sequence_lengths},
+    )
+
+
+def _count(model: Any, sequence_length: int) -> int:
+    tokens = torch.ones(1, sequence_length, dtype=torch.long)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, attention_mask=tokens)
+    return counter.get_total_flops() // 2

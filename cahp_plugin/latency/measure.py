@@ -1,0 +1,235 @@
+"""Times several models in one interleaved run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from cahp_plugin._compat import package_versions
+from cahp_plugin.errors import ConfigError
+from cahp_plugin.latency.macs import CONVENTION, Work, work_of
+from cahp_plugin.latency.memory import peak_memory
+from cahp_plugin.latency.report import LatencyReport, Measurement
+from cahp_plugin.latency.statistics import CONFIDENCE, paired_ratio, percentiles
+from cahp_plugin.latency.targets import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    Call,
+    Target,
+    check_device,
+    find_targets,
+    load_target,
+)
+from cahp_plugin.machine import cpu_flags, cpu_name
+
+logger = logging.get_logger(__name__)
+
+
+def measure_latency(
+    targets: Sequence[str | os.PathLike[str]],
+    *,
+    batch_sizes: Sequence[int] = (1,),
+    sequence_lengths: Sequence[int] = (128,),
+    device: str = "cpu",
+    threads: int = 1,
+    rounds: int = 50,
+    warmup: int = 10,
+    seed: int = 0,
+    attn_implementation: str = "sdpa",
+    memory: bool = True,
+) -> LatencyReport:
+    """Measures models side by side: in every round each runs once, in an order that is drawn anew.
+
+    Args:
+        targets: Folders or Hub ids: checkpoints, pruned or not, run by torch; folders with a graph, by onnxruntime.
+            Ratios are to the first.
+        batch_sizes: Examples a call.
+        sequence_lengths: Tokens an example, without padding.
+        device: ``"cpu"`` or ``"cuda"``.
+        threads: Threads inside an operator, in torch and in onnxruntime.
+        rounds: Timed calls of each target at each shape; below 50 the intervals are wide.
+        warmup: Calls before them that are not timed.
+        seed: Seed of the token ids, of the order and of the bootstrap.
+        attn_implementation: Attention of the checkpoints that torch runs.
+        memory: Whether each target's peak memory is measured, in a process of its own at the largest shape.
+
+    Returns:
+        The times and what they were measured on.
+
+    Raises:
+        ConfigError: A number is out of range, the device is absent, or a sequence is too long for a model.
+        CheckpointError: A target is no model.
+        ExportError: A folder holds several graphs.
+        MissingDependencyError: onnxruntime is needed and not installed.
+    """
+    _check(targets, batch_sizes, sequence_lengths, threads, rounds, warmup)
+    found = find_targets(targets)
+    check_device(found, device)
+    work = [work_of(target.config, sequence_lengths, target.name) for target in found]
+    load_before = _load_average()
+    with _torch_threads(threads):
+        prepare = [
+            load_target(target, device=device, threads=threads, attn_implementation=attn_implementation)
+            for target in found
+        ]
+        shapes = [(batch, length) for length in sequence_lengths for batch in batch_sizes]
+        generator = np.random.default_rng(seed)
+        times = {}
+        with logging.tqdm(total=len(shapes) * rounds, desc="Measuring latency", unit="round") as bar:
+            for shape in shapes:
+                inputs = example_inputs(found, *shape, seed)
+                times[shape] = _interleaved([make(inputs) for make in prepare], rounds, warmup, generator, bar)
+        del prepare
+    load_after = _load_average()
+    largest = (max(batch_sizes), max(sequence_lengths))
+    peaks = [
+        peak_memory(
+            target.path,
+            batch_size=largest[0],
+            sequence_length=largest[1],
+            device=device,
+            threads=threads,
+            attn_implementation=attn_implementation,
+        )
+        if memory
+        else None
+        for target in found
+    ]
+    measurements = tuple(
+        _summary(target, facts, work[0], shape, seconds, series[0], peak, seed)
+        for shape, series in times.items()
+        for target, facts, seconds, peak in zip(found, work, series, peaks, strict=True)
+    )
+    return LatencyReport(
+        measurements,
+        settings={
+            "device": device,
+            "threads": threads,
+            "rounds": rounds,
+            "warmup": warmup,
+            "seed": seed,
+            "attn_implementation": attn_implementation,
+            "confidence": CONFIDENCE,
+            "memory_shape": list(largest) if memory else None,
+        },
+        environment=_environment(device) | {"load_before": load_before, "load_after": load_after},
+        convention=CONVENTION,
+    )
+
+
+def example_inputs(targets: Sequence[Target], batch_size: int, sequence_length: int, seed: int) -> dict[str, Any]:
+    """Random token ids that every target knows, without padding: name -> int64 ``(batch_size, sequence_length)``."""
+    vocabulary = min(int(target.config.vocab_size) for target in targets)
+    padding = {getattr(target.config, "pad_token_id", None) for target in targets}
+    tokens = torch.randint(0, vocabulary, (batch_size, sequence_length), generator=torch.Generator().manual_seed(seed))
+    other = next(token for token in range(vocabulary) if token not in padding)
+    for token in padding - {None}:
+        tokens[tokens == token] = other
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def _check(
+    targets: Sequence[Any],
+    batch_sizes: Sequence[int],
+    sequence_lengths: Sequence[int],
+    threads: int,
+    rounds: int,
+    warmup: int,
+) -> None:
+    if isinstance(targets, (str, os.PathLike)) or not targets:
+        raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
+    for name, values, least in (
+        ("batch_sizes", batch_sizes, 1),
+        ("sequence_lengths", sequence_lengths, 1),
+        ("threads", [threads], 1),
+        ("rounds", [rounds], 2),
+        ("warmup", [warmup], 0),
+    ):
+        if not values or any(int(value) != value or value < least for value in values):
+            raise ConfigError(f"`{name}` must be whole numbers of at least {least}; got {values}.")
+
+
+def _interleaved(calls: list[Call], rounds: int, warmup: int, generator: np.random.Generator, bar: Any) -> np.ndarray:
+    """Seconds of every call in every round, of shape ``(calls, rounds)``."""
+    for call in calls:
+        for _ in range(warmup):
+            call()
+    seconds = np.empty((len(calls), rounds))
+    for turn in range(rounds):
+        for index in generator.permutation(len(calls)):
+            start = time.perf_counter()
+            calls[index]()
+            seconds[index, turn] = time.perf_counter() - start
+        bar.update()
+    return seconds
+
+
+def _summary(
+    target: Target,
+    work: Work,
+    reference: Work,
+    shape: tuple[int, int],
+    seconds: np.ndarray,
+    reference_seconds: np.ndarray,
+    peak: float | None,
+    seed: int,
+) -> Measurement:
+    batch_size, length = shape
+    ratio = paired_ratio(seconds, reference_seconds, seed=seed)
+    spread = percentiles(seconds)
+    return Measurement(
+        target=target.name,
+        backend=target.backend,
+        precision=target.precision,
+        num_heads=work.num_heads,
+        batch_size=batch_size,
+        sequence_length=length,
+        **spread,
+        ratio=ratio.median,
+        ratio_low=ratio.low,
+        ratio_high=ratio.high,
+        theory=work.macs[length] / reference.macs[length],
+        macs=batch_size * work.macs[length],
+        throughput=1000 * batch_size / spread["p50_ms"],
+        mib=target.mib,
+        peak_mib=peak,
+    )
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _load_average() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _environment(device: str) -> dict[str, Any]:
+    versions = package_versions()
+    for name in ("onnxruntime", "onnxruntime-gpu", "onnx"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu_name(),
+        "cpu_flags": list(cpu_flags()),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "provider": CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER,
+        "versions": versions,
+    }

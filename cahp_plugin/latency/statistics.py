@@ -1,0 +1,53 @@
+"""What is said about a series of times."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """Median of paired ratios.
+
+    Attributes:
+        median: Over the rounds, of this model's time over the reference's in the same round.
+        low: Lower end of its bootstrap interval.
+        high: Upper end.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def paired_ratio(seconds: np.ndarray, reference: np.ndarray, *, seed: int = 0) -> Ratio:
+    """Median of the rounds' ratios, with a 95 % percentile bootstrap interval over rounds.
+
+    A machine that slows down for a while slows both models of a round, so the ratio within a round is steadier than
+    the ratio of two medians.
+
+    Args:
+        seconds: Times of the model, of shape ``(rounds,)``.
+        reference: Times of the reference in the same rounds, of shape ``(rounds,)``.
+        seed: Seed of the resampling.
+    """
+    from scipy.stats import bootstrap
+
+    ratios = np.asarray(seconds) / np.asarray(reference)
+    median = float(np.median(ratios))
+    if np.ptp(ratios) == 0:  # the interval is that point; scipy would warn
+        return Ratio(median, median, median)
+    interval = bootstrap(
+        (ratios,), np.median, n_resamples=2000, confidence_level=CONFIDENCE, method="percentile", rng=seed
+    ).confidence_interval
+    return Ratio(median, float(interval.low), float(interval.high))
+
+
+def percentiles(seconds: np.ndarray) -> dict[str, float]:
+    """Percentiles 50, 90 and 99 and the interquartile range of times ``(rounds,)``, in milliseconds."""
+    p25, p50, p75, p90, p99 = 1000 * np.percentile(seconds, [25, 50, 75, 90, 99])
+    return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "iqr_ms": p75 - p25}
