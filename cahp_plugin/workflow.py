@@ -219,7 +219,9 @@ def prune_classifier(
                 pictures = save_figures(selection, output / "figures")
     report = PruneReport(selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions())
     if output is not None:
-        write_text(output / REPORT_NAME, json.dumps(report.to_dict(), indent=2) + "\n")
+        # The folder may be moved: what it holds does not say where it lies.
+        entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
+        write_text(output / REPORT_NAME, json.dumps(entries, indent=2) + "\n")
     return report
 
 
@@ -229,14 +231,21 @@ def load_classifier(name: str) -> tuple[Any, Any]:
     Raises:
         CheckpointError: There is no such checkpoint, or it has no tokenizer.
     """
+    return load_pruned(name), load_tokenizer(name)
+
+
+def load_tokenizer(name: str) -> Any:
+    """Loads the tokenizer of a checkpoint or of an exported folder.
+
+    Raises:
+        CheckpointError: There is none that loads.
+    """
     from transformers import AutoTokenizer
 
-    model = load_pruned(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
-    return model, tokenizer
 
 
 def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ FLOW = [
     {"export"},
     {"latency"},
     {"workflow"},
+    {"deploy"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}

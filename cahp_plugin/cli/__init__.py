@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cahp_plugin._version import __version__
-from cahp_plugin.cli import demo, inspect, prune
+from cahp_plugin.cli import benchmark, demo, deploy, export, inspect, prune
 from cahp_plugin.errors import CAHPError
 
-__all__ = ["build_parser", "main"]
+__all__ = ["build_parser", "main", "run_command"]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cahp-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (prune, inspect, demo):
+    for module in (prune, inspect, export, benchmark, deploy, demo):
         module.add_parser(commands)
     return parser
 
@@ -32,13 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 after an error of the library, whose message goes to standard error; 130 after Ctrl-C.
     """
     arguments = build_parser().parse_args(argv)
+    return run_command(arguments.run, arguments, f"cahp {arguments.command}")
+
+
+def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.Namespace, name: str) -> int:
+    """Runs a subcommand and turns the library's errors into messages on standard error.
+
+    Returns:
+        As :func:`main`.
+    """
     try:
-        arguments.run(arguments)
+        run(arguments)
     except CAHPError as error:
-        print(f"cahp {arguments.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"cahp {arguments.command}: interrupted; nothing half-written is left.", file=sys.stderr)
+        print(f"{name}: interrupted; nothing half-written is left.", file=sys.stderr)
         return 130
     return 0
 

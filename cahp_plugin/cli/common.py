@@ -63,6 +63,13 @@ def method_config(arguments: argparse.Namespace) -> CAHPConfig:
     return CAHPConfig(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(CAHPConfig)})
 
 
+def add_column_options(group: Any) -> None:
+    """Adds the options that say how examples become tokens."""
+    group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
+    group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
+    group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
+
+
 def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
     """Adds the options of the fine-tuning after pruning."""
     group = parser.add_argument_group("recovery", "fine-tuning after pruning")

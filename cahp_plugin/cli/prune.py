@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from cahp_plugin.cli.common import (
+    add_column_options,
     add_pruning_options,
     check_recovery_options,
     console,
@@ -15,6 +16,8 @@ from cahp_plugin.cli.common import (
 )
 from cahp_plugin.config import CAHPConfig
 
+MODEL_HELP = "folder or Hub id of a fine-tuned sequence classifier"
+
 
 def add_parser(commands: Any) -> None:
     """Adds the subcommand."""
@@ -23,11 +26,16 @@ def add_parser(commands: Any) -> None:
         help="prune a fine-tuned classifier and save it",
         description="Removes the attention heads that add nothing, fine-tunes, saves, reloads and compares.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a fine-tuned sequence classifier")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options, all but the model."""
     add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
     add_pruning_options(parser, epochs=3, learning_rate=2e-5)
-    parser.set_defaults(run=run)
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -39,9 +47,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
     group.add_argument("--eval", required=required, help="evaluation set")
     group.add_argument("--train-split", help="split of the training set, where it has several")
     group.add_argument("--eval-split", help="split of the evaluation set, where it has several")
-    group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
-    group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
-    group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
+    add_column_options(group)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,22 +59,26 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
-    from cahp_plugin.data import load_examples
     from cahp_plugin.prune import check_output_directory
-    from cahp_plugin.workflow import load_classifier, prune_classifier
+    from cahp_plugin.workflow import prune_classifier
 
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    model, tokenizer, train, evaluation = load_inputs(arguments)
+    return prune_classifier(
+        model, tokenizer, train, evaluation, config, **data_options(arguments), **pruning_options(arguments)
+    )
+
+
+def load_inputs(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
+    """Loads the model, its tokenizer, the training and the evaluation set."""
+    from cahp_plugin.data import load_examples
+    from cahp_plugin.workflow import load_classifier
+
     train = load_examples(arguments.train, arguments.train_split)
     evaluation = load_examples(arguments.eval, arguments.eval_split)
-    model, tokenizer = load_classifier(arguments.model)
-    return prune_classifier(
-        model,
-        tokenizer,
-        train,
-        evaluation,
-        config,
-        text_columns=arguments.text_columns,
-        label_column=arguments.label_column,
-        max_length=arguments.max_length,
-        **pruning_options(arguments),
-    )
+    return *load_classifier(arguments.model), train, evaluation
+
+
+def data_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of ``prune_classifier`` that :func:`add_data_options` gives."""
+    return {name: getattr(arguments, name) for name in ("text_columns", "label_column", "max_length")}

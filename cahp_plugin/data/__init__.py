@@ -1,8 +1,17 @@
 """Data for a classifier: files or data sets in, batches out; and a synthetic corpus for the demo."""
 
-from cahp_plugin.data.columns import Columns, find_columns
+from cahp_plugin.data.columns import Columns, find_columns, find_text_columns
 from cahp_plugin.data.corpus import graded_sentiment
-from cahp_plugin.data.encode import encode, make_dataloader
+from cahp_plugin.data.encode import encode, make_dataloader, tokenize
 from cahp_plugin.data.sources import load_examples
 
-__all__ = ["Columns", "encode", "find_columns", "graded_sentiment", "load_examples", "make_dataloader"]
+__all__ = [
+    "Columns",
+    "encode",
+    "find_columns",
+    "find_text_columns",
+    "graded_sentiment",
+    "load_examples",
+    "make_dataloader",
+    "tokenize",
+]

@@ -46,23 +46,40 @@ def find_columns(dataset: Any, text_columns: Sequence[str] | None = None, label_
     Raises:
         DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
     """
-    names = list(dataset.column_names)
-    there = f"the columns are {', '.join(names) or 'none'}"
-    if text_columns is not None:
-        if not 1 <= len(text_columns) <= 2:
-            raise DataError(f"One or two text columns are expected, got {len(text_columns)}: {list(text_columns)}.")
-        text = tuple(text_columns)
-    else:
-        text = next((usual for usual in TEXT_COLUMNS if set(usual) <= set(names)), ())
-        if not text:
-            raise DataError(f"No text column with a usual name was found; {there}. Name it with `text_columns`.")
-    if label_column is not None:
-        label = label_column
-    else:
-        label = next((usual for usual in LABEL_COLUMNS if usual in names), "")
-        if not label:
-            raise DataError(f"No label column with a usual name was found; {there}. Name it with `label_column`.")
-    missing = [name for name in (*text, label) if name not in names]
-    if missing:
-        raise DataError(f"Missing column {', '.join(missing)}; {there}.")
+    text = find_text_columns(dataset, text_columns)
+    label = label_column or next((usual for usual in LABEL_COLUMNS if usual in dataset.column_names), "")
+    if not label:
+        raise DataError(
+            f"No label column with a usual name was found; {_there(dataset)}. Name it with `label_column`."
+        )
+    _check_present(dataset, [label])
     return Columns(text, label)
+
+
+def find_text_columns(dataset: Any, text_columns: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Finds the text columns of a data set, labelled or not, as :func:`find_columns` does.
+
+    Raises:
+        DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
+    """
+    if text_columns is None:
+        text = next((usual for usual in TEXT_COLUMNS if set(usual) <= set(dataset.column_names)), ())
+        if not text:
+            raise DataError(
+                f"No text column with a usual name was found; {_there(dataset)}. Name it with `text_columns`."
+            )
+        return text
+    if not 1 <= len(text_columns) <= 2:
+        raise DataError(f"One or two text columns are expected, got {len(text_columns)}: {list(text_columns)}.")
+    _check_present(dataset, text_columns)
+    return tuple(text_columns)
+
+
+def _check_present(dataset: Any, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in dataset.column_names]
+    if missing:
+        raise DataError(f"Missing column {', '.join(missing)}; {_there(dataset)}.")
+
+
+def _there(dataset: Any) -> str:
+    return f"the columns are {', '.join(dataset.column_names) or 'none'}"

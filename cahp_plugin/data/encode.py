@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,26 +32,48 @@ def encode(dataset: Any, columns: Columns, tokenizer: Any, model: Any, *, max_le
     Raises:
         DataError: A text is no string, or a label is missing, unknown or out of range.
     """
-    limit = _length_limit(tokenizer, model, max_length)
     labels = encode_labels(dataset, columns.label, model.config)
-    for name in columns.text:
+    return tokenize(dataset, columns.text, tokenizer, model, max_length=max_length).add_column("labels", labels)
+
+
+def tokenize(
+    dataset: Any, text_columns: Sequence[str], tokenizer: Any, model: Any, *, max_length: int | None = None
+) -> Any:
+    """Tokenizes the texts of a data set, labelled or not.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        text_columns: One text column, or two for pairs.
+        tokenizer: The model's tokenizer.
+        model: The model, whose positions bound the length.
+        max_length: Tokens that examples are truncated to; the model's limit without it.
+
+    Returns:
+        A ``datasets.Dataset`` with what the tokenizer gives.
+
+    Raises:
+        DataError: A text is no string, or ``max_length`` is out of range.
+    """
+    limit = _length_limit(tokenizer, model, max_length)
+    for name in text_columns:
         bad = next((row for row, text in enumerate(dataset[name]) if not isinstance(text, str)), None)
         if bad is not None:
             raise DataError(f"Column {name!r}, row {bad}: expected text, got {dataset[name][bad]!r}.")
 
     cut = 0
 
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, Any]:
+    def encoded(batch: dict[str, list[Any]]) -> dict[str, Any]:
         nonlocal cut
-        encoded = tokenizer(*(batch[name] for name in columns.text), truncation=False, verbose=False)
-        long = sum(len(ids) > limit for ids in encoded["input_ids"])
+        texts = [batch[name] for name in text_columns]
+        found = tokenizer(*texts, truncation=False, verbose=False)
+        long = sum(len(ids) > limit for ids in found["input_ids"])
         if long:
             cut += long
-            encoded = tokenizer(*(batch[name] for name in columns.text), truncation=True, max_length=limit)
-        return dict(encoded)
+            found = tokenizer(*texts, truncation=True, max_length=limit)
+        return dict(found)
 
-    encoded = dataset.map(
-        tokenize,
+    tokenized = dataset.map(
+        encoded,
         batched=True,
         remove_columns=dataset.column_names,
         keep_in_memory=True,
@@ -59,7 +82,7 @@ def encode(dataset: Any, columns: Columns, tokenizer: Any, model: Any, *, max_le
     )
     if cut:
         logger.warning(f"{cut} of {len(dataset)} examples are longer than {limit} tokens and were truncated.")
-    return encoded.add_column("labels", labels)
+    return tokenized
 
 
 def _length_limit(tokenizer: Any, model: Any, max_length: int | None) -> int:

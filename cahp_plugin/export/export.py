@@ -25,6 +25,7 @@ from cahp_plugin.export.quantize import Quantization, quantize_graph
 from cahp_plugin.export.session import onnxruntime, open_session, run_session
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, write_graph
+from cahp_plugin.files import write_text
 from cahp_plugin.machine import int8_preset
 from cahp_plugin.prune import check_output_directory
 from cahp_plugin.prune.checkpoint import replaced_folder
@@ -97,6 +98,11 @@ class ExportReport:
             evaluation = getattr(self, name)
             entries[name] = None if evaluation is None else evaluation.to_dict()
         return entries | {"output": str(self.output)}
+
+    def save(self, folder: Path) -> None:
+        """Writes the report into the exported folder; where that lies is left out, for it may be moved."""
+        entries = {name: value for name, value in self.to_dict().items() if name != "output"}
+        write_text(folder / EXPORT_REPORT_NAME, json.dumps(entries, indent=2) + "\n")
 
     def __str__(self) -> str:
         by = f"by the {self.backend} exporter, opset {self.opset}" if self.opset else "from the graph that was there"
@@ -226,7 +232,7 @@ def export_pruned(
         )
         shutil.copyfile(final, partial / report.file)
         _save_companions(original, partial, tokenizer)
-        (partial / EXPORT_REPORT_NAME).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        report.save(partial)
     return report
 
 

@@ -1,0 +1,73 @@
+"""``cahp benchmark``: how long models take, side by side."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cahp_plugin.cli.common import add_output_options, console, print_result
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure latency, side by side, in torch and onnxruntime",
+        description="Times checkpoints (in torch) and exported folders (in onnxruntime) in one interleaved run; "
+        "ratios are to the first.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("targets", nargs="+", metavar="TARGET", help="checkpoint, Hub id or exported folder")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="examples a call (default: 1)")
+    parser.add_argument("--sequence-length", type=int, nargs="+", default=[128], help="tokens (default: 128)")
+    parser.add_argument("--output", "-o", help="folder for latency.json, .csv, .md and .png")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
+    add_measurement_options(parser)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
+    parser.add_argument(
+        "--attn-implementation", default="sdpa", help="attention of the checkpoints in torch (default: sdpa)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of inputs and order (default: 0)")
+    add_output_options(parser)
+
+
+def add_measurement_options(parser: Any) -> None:
+    """Adds the options that every command that measures latency has."""
+    parser.add_argument("--threads", type=int, default=1, help="threads inside an operator (default: 1)")
+    parser.add_argument("--rounds", type=int, default=50, help="timed calls of each target (default: 50)")
+    parser.add_argument("--warmup", type=int, default=10, help="calls before them (default: 10)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    with console(arguments):
+        print_result(arguments, _measure(arguments))
+
+
+def _measure(arguments: argparse.Namespace) -> Any:
+    from cahp_plugin.latency import measure_latency
+    from cahp_plugin.prune import check_output_directory
+
+    if arguments.output:
+        check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    report = measure_latency(
+        arguments.targets,
+        batch_sizes=arguments.batch_size,
+        sequence_lengths=arguments.sequence_length,
+        device=arguments.device,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        seed=arguments.seed,
+        attn_implementation=arguments.attn_implementation,
+        memory=arguments.memory,
+    )
+    if arguments.output:
+        report.save(arguments.output, overwrite=arguments.overwrite)
+    return report

@@ -1,0 +1,65 @@
+"""``cahp deploy``: from a fine-tuned checkpoint to a pruned int8 graph, measured at every step."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cahp_plugin.cli import benchmark, prune
+from cahp_plugin.cli.common import (
+    add_pruning_options,
+    check_recovery_options,
+    console,
+    method_config,
+    print_result,
+    pruning_options,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "deploy",
+        help="prune, recover, export, quantize and measure, in one go",
+        description="Prunes and recovers a classifier, exports it and the dense model to ONNX, quantizes both to "
+        "int8, and compares size, accuracy and latency.",
+    )
+    parser.add_argument("model", metavar="MODEL", help=prune.MODEL_HELP)
+    prune.add_data_options(parser, required=True)
+    parser.add_argument("--output", "-o", required=True, help="folder for everything")
+    add_pruning_options(parser, epochs=3, learning_rate=2e-5)
+    group = parser.add_argument_group("latency")
+    group.add_argument(
+        "--sequence-length", type=int, nargs="+", default=[32, 128, 512], help="tokens (default: 32 128 512)"
+    )
+    benchmark.add_measurement_options(group)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    config = method_config(arguments)
+    check_recovery_options(arguments)
+    with console(arguments):
+        print_result(arguments, _deploy(arguments, config))
+
+
+def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
+    from cahp_plugin.deploy import deploy_classifier
+    from cahp_plugin.prune import check_output_directory
+
+    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    model, tokenizer, train, evaluation = prune.load_inputs(arguments)
+    return deploy_classifier(
+        model,
+        tokenizer,
+        train,
+        evaluation,
+        config,
+        sequence_lengths=arguments.sequence_length,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        warmup=arguments.warmup,
+        **prune.data_options(arguments),
+        **pruning_options(arguments),
+    )

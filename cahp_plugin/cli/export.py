@@ -1,0 +1,103 @@
+"""``cahp export``: a checkpoint in, a folder for onnxruntime and Optimum out."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cahp_plugin.cli.common import add_column_options, add_output_options, console, print_result
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "export",
+        help="export to ONNX, compare with torch, optimize, quantize",
+        description="Exports a checkpoint to ONNX and compares the graph with torch at several shapes; an exported "
+        "folder can be optimized and quantized in a second step.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    parser.add_argument("-m", "--model", required=True, help="checkpoint, pruned or not, or a folder with a graph")
+    parser.add_argument("-o", "--output", required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
+    parser.add_argument("--task", help="Optimum's name of the task (default: what the model's class does)")
+    parser.add_argument(
+        "--quantize", choices=("dynamic", "static", "fp16"), help="int8 (dynamic needs no data), or fp16 for GPUs"
+    )
+    parser.add_argument("--optimize", choices=("O1", "O2"), help="graph optimization; seldom faster on CPUs")
+    parser.add_argument("--opset", type=int, default=18, help="version of ONNX's operators (default: 18)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "optimum", "torch"),
+        default="auto",
+        help="exporter (default: Optimum's where it is installed and runs)",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-4, help="largest difference from torch allowed (default: 1e-4)"
+    )
+    group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
+    group.add_argument("--eval", help="labelled data that accuracy and agreement are measured on (classifiers)")
+    group.add_argument("--eval-split", help="its split, where it has several")
+    group.add_argument("--calibration", help="data for static quantization; labels are not needed")
+    group.add_argument("--calibration-split", help="its split, where it has several")
+    group.add_argument("--calibration-examples", type=int, default=256, help="how many are used (default: 256)")
+    add_column_options(group)
+    add_output_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the subcommand."""
+    with console(arguments):
+        print_result(arguments, _export(arguments))
+
+
+def _export(arguments: argparse.Namespace) -> Any:
+    from cahp_plugin.errors import ConfigError
+    from cahp_plugin.export import export_pruned
+    from cahp_plugin.prune import check_output_directory
+
+    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    if arguments.calibration_examples < 1:
+        raise ConfigError("`--calibration-examples` must be at least 1.")
+    evaluation, calibration = _batches(arguments) if arguments.eval or arguments.calibration else (None, None)
+    return export_pruned(
+        arguments.model,
+        arguments.output,
+        task=arguments.task,
+        quantize=arguments.quantize,
+        optimize=arguments.optimize,
+        calibration=calibration,
+        evaluation=evaluation,
+        backend=arguments.backend,
+        opset=arguments.opset,
+        tolerance=arguments.tolerance,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _batches(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Batches of the evaluation and of the calibration set, each ``None`` where it is not given."""
+    from cahp_plugin.data import encode, find_columns, find_text_columns, load_examples, make_dataloader, tokenize
+    from cahp_plugin.prune.checkpoint import load_config, untrained_model
+    from cahp_plugin.workflow import load_tokenizer
+
+    tokenizer = load_tokenizer(arguments.model)
+    shape = untrained_model(load_config(arguments.model))  # its classes and positions are all that is needed
+    evaluation, calibration = None, None
+    if arguments.eval:
+        examples = load_examples(arguments.eval, arguments.eval_split)
+        columns = find_columns(examples, arguments.text_columns, arguments.label_column)
+        encoded = encode(examples, columns, tokenizer, shape, max_length=arguments.max_length)
+        evaluation = make_dataloader(encoded, tokenizer)
+    if arguments.calibration:
+        examples = load_examples(arguments.calibration, arguments.calibration_split)
+        examples = examples.shuffle(seed=0).select(range(min(arguments.calibration_examples, len(examples))))
+        text = find_text_columns(examples, arguments.text_columns)
+        encoded = tokenize(examples, text, tokenizer, shape, max_length=arguments.max_length)
+        calibration = make_dataloader(encoded, tokenizer)
+    return evaluation, calibration

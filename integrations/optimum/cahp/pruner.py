@@ -1,0 +1,119 @@
+"""Pruning in the manner of Optimum's quantizers: load, prune into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers.utils import logging
+
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.data import load_examples
+from cahp_plugin.errors import DataError
+from cahp_plugin.workflow import PruneReport, RecoverySettings, load_classifier, prune_classifier
+
+logger = logging.get_logger(__name__)
+
+_EVALUATION_SPLITS = ("validation", "validation_matched", "test")
+_HELD_OUT = 0.1
+
+
+class HeadPruner:
+    """Prunes the attention heads of a fine-tuned sequence classifier.
+
+    Args:
+        model: The classifier; pruned in place.
+        tokenizer: Its tokenizer.
+
+    Attributes:
+        report: What the last :meth:`prune` did; ``None`` before.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.report: PruneReport | None = None
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path: str | os.PathLike[str]) -> HeadPruner:
+        """Loads a classifier, pruned before or not, and its tokenizer.
+
+        Raises:
+            CheckpointError: There is no such checkpoint, or it has no tokenizer.
+        """
+        return cls(*load_classifier(os.fspath(model_name_or_path)))
+
+    def prune(
+        self,
+        config: CAHPConfig | None = None,
+        *,
+        save_dir: str | os.PathLike[str],
+        dataset: Any,
+        eval_dataset: Any = None,
+        recovery: RecoverySettings | None = None,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        max_length: int | None = None,
+        overwrite: bool = False,
+        figures: bool = True,
+    ) -> Any:
+        """Selects heads, removes them, fine-tunes, saves, reloads and compares.
+
+        Args:
+            config: Settings of the method; the paper's by default.
+            save_dir: Folder for the pruned checkpoint, its report and figures.
+            dataset: Training examples: a ``Dataset``, a ``DatasetDict`` (its ``train``), a file, or a Hub data set id.
+            eval_dataset: Evaluation examples likewise; without it the ``DatasetDict``'s ``validation`` or ``test``,
+                or else a tenth of the training examples, held out.
+            recovery: Fine-tuning after pruning; the paper's by default.
+            text_columns: One or two text columns; found by their usual names without it.
+            label_column: Column of the labels; found without it.
+            max_length: Tokens that examples are truncated to.
+            overwrite: Whether a non-empty ``save_dir`` is replaced.
+            figures: Whether pictures of the selection are drawn (needs matplotlib).
+
+        Returns:
+            The pruned model, in eval mode; ``report`` says what was done.
+
+        Raises:
+            DataError: The data can't be used.
+            UnsupportedModelError: The model can't.
+            CheckpointError: The folder is not empty, or the saved copy does not agree with the model.
+        """
+        train, evaluation = _train_and_evaluation(dataset, eval_dataset)
+        self.report = prune_classifier(
+            self.model,
+            self.tokenizer,
+            train,
+            evaluation,
+            config,
+            output_dir=save_dir,
+            recovery=recovery,
+            text_columns=text_columns,
+            label_column=label_column,
+            max_length=max_length,
+            overwrite=overwrite,
+            figures=figures,
+        )
+        return self.model
+
+
+def _train_and_evaluation(dataset: Any, eval_dataset: Any) -> tuple[Any, Any]:
+    splits = dataset if isinstance(dataset, Mapping) else None
+    if splits is not None and "train" not in splits:
+        raise DataError(f"The data set has no split `train`; it has {', '.join(splits)}.")
+    train = splits["train"] if splits is not None else _loaded(dataset)
+    if eval_dataset is not None:
+        return train, _loaded(eval_dataset)
+    if splits is not None:
+        for name in _EVALUATION_SPLITS:
+            if name in splits:
+                return train, splits[name]
+    logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
+    parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
+    return parts["train"], parts["test"]
+
+
+def _loaded(dataset: Any) -> Any:
+    return load_examples(os.fspath(dataset)) if isinstance(dataset, (str, os.PathLike)) else dataset
