@@ -1,5 +1,6 @@
 """Settings for all tests: no network, no progress bars, few threads."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -7,10 +8,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from tiny import tiny_model
 from transformers.utils import logging
+from words import tiny_tokenizer, word_examples
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _quiet():
     logging.disable_progress_bar()
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture
+def given(tmp_path):
+    """A saved classifier with tokenizer, and two data files."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    for name, count in (("train", 60), ("eval", 30)):
+        lines = "".join(json.dumps(row) + "\n" for row in word_examples(count))
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    return tmp_path

@@ -6,29 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import prune_arguments
 from datasets import Dataset
-from tiny import tiny_model
-from words import tiny_tokenizer, word_examples
+from words import word_examples
 
 from cahp_plugin import load_pruned
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.cli import main
-
-
-@pytest.fixture
-def given(tmp_path):
-    """A saved classifier with tokenizer, and two data files."""
-    tiny_model().save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    for name, count in (("train", 60), ("eval", 30)):
-        lines = "".join(json.dumps(row) + "\n" for row in word_examples(count))
-        (tmp_path / f"{name}.jsonl").write_text(lines)
-    return tmp_path
-
-
-def prune_arguments(folder, *more, output="pruned"):
-    return ["prune", str(folder / "model"), "--train", str(folder / "train.jsonl"),
-            "--eval", str(folder / "eval.jsonl"), "--output", str(folder / output), "--quiet", *more]  # fmt: skip
 
 
 def test_prune_inspect_and_prune_again(given, capsys):
@@ -135,7 +119,7 @@ def test_other_columns_and_pairs(given, capsys):
 
 
 def test_help_is_quick_and_complete():
-    for command in ([], ["prune"], ["demo"], ["inspect"]):
+    for command in ([], ["prune"], ["demo"], ["inspect"], ["export"], ["benchmark"], ["deploy"]):
         start = time.perf_counter()
         run = subprocess.run(
             [sys.executable, "-c", "from cahp_plugin.cli import main; main()", *command, "--help"],

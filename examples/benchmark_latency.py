@@ -1,0 +1,62 @@
+"""Latency against the share of heads removed, in one interleaved run, beside what the multiply-accumulates allow.
+
+    python examples/benchmark_latency.py --model MODEL -o examples/results/latency
+
+Removes the last 25, 50 and 75 % of each layer's heads (which heads does not matter for time), exports all to ONNX,
+fp32 and int8, and measures them in onnxruntime at batch size 1.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+
+from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
+from cahp_plugin.architectures import attention_layers
+from cahp_plugin.export import export_pruned
+from cahp_plugin.latency import measure_latency
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--output", "-o", required=True)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sequence-length", type=int, nargs="+", default=[32, 128, 512])
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        targets = []
+        for removed in (0, 25, 50, 75):
+            model = load_pruned(arguments.model)
+            if removed:
+                remove(model, removed / 100)
+            name = f"{removed} % removed" if removed else "dense"
+            checkpoint = save_pruned(model, Path(work) / "checkpoints" / name)
+            for quantize, suffix in ((None, ""), ("dynamic", " int8")):
+                export_pruned(checkpoint, Path(work) / (name + suffix), quantize=quantize)
+                targets.append(Path(work) / (name + suffix))
+        report = measure_latency(
+            targets,
+            sequence_lengths=arguments.sequence_length,
+            rounds=arguments.rounds,
+            threads=arguments.threads,
+        )
+    report.save(arguments.output, overwrite=True)
+    print(report)
+
+
+def remove(model, share: float) -> None:
+    """Removes the last `share` of each layer's heads."""
+    kept = {}
+    for layer in attention_layers(model):
+        count = len(layer.heads)
+        kept[layer.index] = layer.heads[: count - round(share * count)]
+    tokens = torch.ones(1, 8, dtype=torch.long)
+    example = {"input_ids": tokens, "attention_mask": tokens}
+    CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
+
+
+if __name__ == "__main__":
+    main()
