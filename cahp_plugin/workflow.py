@@ -22,6 +22,7 @@ from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, check_output_directory, load_pruned, save_pruned
+from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.recover import Evaluation, evaluate_classifier, finetune
 from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.select import select_heads
@@ -232,20 +233,6 @@ def load_classifier(name: str) -> tuple[Any, Any]:
         CheckpointError: There is no such checkpoint, or it has no tokenizer.
     """
     return load_pruned(name), load_tokenizer(name)
-
-
-def load_tokenizer(name: str) -> Any:
-    """Loads the tokenizer of a checkpoint or of an exported folder.
-
-    Raises:
-        CheckpointError: There is none that loads.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
 
 
 def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:

@@ -83,8 +83,7 @@ def _export(arguments: argparse.Namespace) -> Any:
 def _batches(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Batches of the evaluation and of the calibration set, each ``None`` where it is not given."""
     from cahp_plugin.data import encode, find_columns, find_text_columns, load_examples, make_dataloader, tokenize
-    from cahp_plugin.prune.checkpoint import load_config, untrained_model
-    from cahp_plugin.workflow import load_tokenizer
+    from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
 
     tokenizer = load_tokenizer(arguments.model)
     shape = untrained_model(load_config(arguments.model))  # its classes and positions are all that is needed

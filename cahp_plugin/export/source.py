@@ -13,11 +13,11 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import attention_layers, head_map, kept_state
 from cahp_plugin.architectures.positions import max_positions
-from cahp_plugin.errors import DataError
+from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.export.session import onnx_file, open_session, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, input_names, task_named, task_of
 from cahp_plugin.prune import load_pruned
-from cahp_plugin.prune.checkpoint import load_config
+from cahp_plugin.prune.checkpoint import load_config, load_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -163,10 +163,8 @@ def _task_of_outputs(config: Any, session: Any) -> Task:
 
 
 def _tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError):
-        logger.warning(f"{name} has no tokenizer that loads; the exported folder has none either.")
+        return load_tokenizer(name)
+    except CheckpointError as error:
+        logger.warning(f"{error} The exported folder has none either.")
         return None

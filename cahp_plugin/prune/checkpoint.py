@@ -23,6 +23,7 @@ from cahp_plugin.prune.surgery import shrink_layer
 
 logger = logging.get_logger(__name__)
 
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 SELECTION_NAME = "selection.json"
 
 
@@ -157,6 +158,24 @@ def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
         return AutoConfig.from_pretrained(name, **kwargs)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
+
+
+def load_tokenizer(name: str) -> Any:
+    """Loads the tokenizer of a checkpoint or of an exported folder.
+
+    Raises:
+        CheckpointError: There is none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        # Transformers 5 would make one with an empty vocabulary.
+        raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
 
 
 def untrained_model(config: Any) -> Any:

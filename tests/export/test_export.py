@@ -156,6 +156,14 @@ def test_a_plain_model_exports_with_a_word(tmp_path, caplog):
     assert "was not pruned" in caplog.text
 
 
+def test_a_checkpoint_without_a_tokenizer_exports_with_a_word(tmp_path, caplog):
+    logging.getLogger("cahp_plugin").propagate = True
+    save_pruned(pruned(), tmp_path / "pruned")
+    export_pruned(tmp_path / "pruned", tmp_path / "onnx")
+    assert "has no tokenizer: no file tokenizer*" in caplog.text
+    assert not list((tmp_path / "onnx").glob("tokenizer*"))
+
+
 def test_the_model_stays_as_it_was(tmp_path):
     model = pruned().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
