@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cahp_plugin.errors import CAHPError
     from cahp_plugin.method.selection import HeadSelection
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-    from cahp_plugin.recover import finetune
+    from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.select import select_heads
     from cahp_plugin.workflow import prune_classifier
 
@@ -28,6 +28,7 @@ __all__ = [
     "finetune",
     "load_pruned",
     "prune_classifier",
+    "recover_least_squares",
     "save_pruned",
     "select_heads",
 ]
@@ -41,6 +42,7 @@ _MODULES = {
     "finetune": "recover",
     "load_pruned": "prune",
     "prune_classifier": "workflow",
+    "recover_least_squares": "recover",
     "save_pruned": "prune",
     "select_heads": "select",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from transformers.utils import logging
@@ -18,12 +19,12 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import encode, find_columns, make_dataloader
-from cahp_plugin.errors import CheckpointError, DataError
+from cahp_plugin.errors import CheckpointError, ConfigError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, check_output_directory, load_pruned, save_pruned
 from cahp_plugin.prune.checkpoint import load_tokenizer
-from cahp_plugin.recover import Evaluation, evaluate_classifier, finetune
+from cahp_plugin.recover import Evaluation, evaluate_classifier, finetune, recover_bias, recover_least_squares
 from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.select import select_heads
 
@@ -33,21 +34,44 @@ REPORT_NAME = "cahp_report.json"
 _RELOAD_TOLERANCE = 1e-6
 
 
+RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
+
+
 @dataclasses.dataclass(frozen=True)
 class RecoverySettings:
-    """How the pruned model is fine-tuned; the paper's settings are the default (step 10).
+    """How the pruned model is recovered; the paper's way and settings are the default (step 10).
 
     Args:
-        epochs: Passes over the training set; 0 leaves the model one-shot.
+        method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
+            gradient), ``"least-squares+finetune"``, or ``"none"``.
+        num_examples: Training examples that a closed form is fitted on.
+        epochs: Passes over the training set for fine-tuning; 0 leaves it out.
         learning_rate: Peak learning rate of AdamW, after the warm-up.
         batch_size: Examples a step.
         training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
     """
 
+    method: RecoveryMethod = "finetune"
+    num_examples: int = 384
     epochs: float = 3
     learning_rate: float = 2e-5
     batch_size: int = 32
     training_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(RecoveryMethod):
+            raise ConfigError(f"`method` must be one of {', '.join(get_args(RecoveryMethod))}; got {self.method!r}.")
+
+    @property
+    def closed_form(self) -> str | None:
+        """``"bias"``, ``"least-squares"`` or ``None``."""
+        first = self.method.split("+")[0]
+        return first if first in ("bias", "least-squares") else None
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether the weights are trained."""
+        return self.method.endswith("finetune") and self.epochs > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +79,7 @@ class Stage:
     """One state of the model.
 
     Attributes:
-        name: ``"dense"``, ``"one-shot"`` or ``"recovered"``.
+        name: ``"dense"``, ``"one-shot"``, ``"bias"`` or ``"least-squares"``, ``"recovered"`` after fine-tuning.
         heads: Attention heads present.
         parameters: Number of parameters.
         accuracy: Share of evaluation examples classified right, in [0, 1].
@@ -190,11 +214,20 @@ def prune_classifier(
         stages.append(_stage("dense", model, evaluate_classifier(model, evaluated)))
     with clock("select heads"):
         selection = select_heads(model, observed, config)
+    original = copy.deepcopy(model) if recovery.closed_form else None
     with clock("prune"):
         prune_to(model, selection, next(iter(evaluated)))
     with clock("evaluate one-shot"):
         stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
-    if recovery.epochs > 0:
+    if original is not None:
+        repair = recover_bias if recovery.closed_form == "bias" else recover_least_squares
+        shuffled = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size, shuffle=True, seed=config.seed)
+        with clock("repair"):
+            repair(model, original, shuffled, num_examples=recovery.num_examples)
+        original = None
+        with clock("evaluate repaired"):
+            stages.append(_stage(str(recovery.closed_form), model, evaluate_classifier(model, evaluated)))
+    if recovery.finetunes:
         with clock("recover"):
             finetune(
                 model,

@@ -45,6 +45,24 @@ def test_prune_inspect_and_prune_again(given, capsys):
     assert all(set(heads) <= set(kept[layer]) for layer, heads in report["kept"].items())
 
 
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [
+        ("none", []),
+        ("bias", ["bias"]),
+        ("least-squares", ["least-squares"]),
+        ("least-squares+finetune", ["least-squares", "recovered"]),
+    ],
+)
+def test_ways_of_recovery(given, capsys, method, stages):
+    arguments = ["--num-heads", "6", "--recover", method, "--epochs", "1", "--no-figures", "--json"]
+    assert main(prune_arguments(given, *arguments)) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in report["stages"]] == ["dense", "one-shot", *stages]
+    losses = [stage["loss"] for stage in report["stages"]]
+    assert len(set(losses)) == len(losses)  # each step changed the model
+
+
 def test_the_text_report_says_what_was_done(given, capsys):
     assert main(prune_arguments(given, "--epochs", "0")) == 0
     text = capsys.readouterr().out
@@ -58,6 +76,7 @@ def test_the_text_report_says_what_was_done(given, capsys):
     [
         (["--polynomial-degree", "11"], "`polynomial_degree` must be a whole number from 1 to 10"),
         (["--epochs", "-1"], "`--epochs` must be at least 0"),
+        (["--recover-examples", "1"], "`--recover-examples` must be at least 2"),
         (["--learning-rate", "0"], "`--learning-rate` must be above 0"),
         (["--text-columns", "body"], "Missing column body; the columns are text, label"),
         (["--label-column", "stars"], "Missing column stars; the columns are text, label"),

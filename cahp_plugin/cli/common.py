@@ -72,7 +72,17 @@ def add_column_options(group: Any) -> None:
 
 def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
     """Adds the options of the fine-tuning after pruning."""
-    group = parser.add_argument_group("recovery", "fine-tuning after pruning")
+    group = parser.add_argument_group("recovery", "what happens to the weights after pruning")
+    group.add_argument(
+        "--recover",
+        choices=("none", "bias", "least-squares", "finetune", "least-squares+finetune"),
+        default="finetune",
+        help="finetune (the paper, the default); least-squares and bias repair the output projections in closed form, "
+        "in seconds and without labels",
+    )
+    group.add_argument(
+        "--recover-examples", type=int, default=384, help="examples that a closed form is fitted on (default: 384)"
+    )
     group.add_argument(
         "--epochs", type=float, default=epochs, help=f"epochs; 0 leaves it one-shot (default: {epochs:g})"
     )
@@ -105,6 +115,8 @@ def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "output_dir": arguments.output,
         "recovery": RecoverySettings(
+            method=arguments.recover,
+            num_examples=arguments.recover_examples,
             epochs=arguments.epochs,
             learning_rate=arguments.learning_rate,
             batch_size=arguments.batch_size,
@@ -127,7 +139,12 @@ def check_recovery_options(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: One is out of its range.
     """
-    for name, low, open_low in (("epochs", 0, False), ("learning_rate", 0, True), ("batch_size", 1, False)):
+    for name, low, open_low in (
+        ("epochs", 0, False),
+        ("learning_rate", 0, True),
+        ("batch_size", 1, False),
+        ("recover_examples", 2, False),
+    ):
         value = getattr(arguments, name)
         if not value >= low or (open_low and value == low):
             raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if open_low else 'at least'} {low}.")

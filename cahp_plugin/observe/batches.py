@@ -143,6 +143,31 @@ def _width(raw: Mapping[str, Any]) -> int:
     return int(ids.shape[1]) if isinstance(ids, Tensor) and ids.dim() == 2 else 0
 
 
+def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> Iterator[Batch]:
+    """Reads batches for what needs no labels; all labels are -1.
+
+    Args:
+        dataloader: Any iterable of dict batches, labelled or not.
+        model: The model that will see them.
+
+    Raises:
+        DataError: There is no batch, one is malformed, or an example has no real token.
+    """
+    limit, position = max_positions(model), -1
+    for position, raw in enumerate(dataloader):
+        ids = raw.get("input_ids") if isinstance(raw, Mapping) else None
+        unlabelled = raw
+        if isinstance(ids, Tensor):
+            unlabelled = {name: value for name, value in raw.items() if name not in _LABEL_KEYS}
+            unlabelled["labels"] = torch.full((len(ids),), -1)
+        batch = _read(unlabelled, position, limit)
+        if not bool(batch.mask.any(dim=1).all()):
+            raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
+        yield batch
+    if position < 0:
+        raise DataError("The data set is empty: the dataloader gave no batch.")
+
+
 def _read(raw: Mapping[str, Any], position: int, limit: int | None) -> Batch:
     if not isinstance(raw, Mapping):
         raise DataError(

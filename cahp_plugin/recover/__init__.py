@@ -1,6 +1,14 @@
-"""Brings back what pruning cost."""
+"""After the pruning: accuracy, and the ways to get it back: closed-form repair and fine-tuning."""
 
+from cahp_plugin.recover.closed_form import RecoveryReport, recover_bias, recover_least_squares
 from cahp_plugin.recover.evaluate import Evaluation, evaluate_classifier
-from cahp_plugin.recover.finetune import FinetuneResult, finetune
+from cahp_plugin.recover.finetune import finetune
 
-__all__ = ["Evaluation", "FinetuneResult", "evaluate_classifier", "finetune"]
+__all__ = [
+    "Evaluation",
+    "RecoveryReport",
+    "evaluate_classifier",
+    "finetune",
+    "recover_bias",
+    "recover_least_squares",
+]

@@ -1,0 +1,290 @@
+"""Recovery without training: the output projections are refitted in closed form to what the dense model computes.
+
+No labels, no gradient, seconds. The fit is linear least squares, layer by layer, as in pruning by reconstruction (e.g.
+OBC, Frantar and Alistarh 2022; ZipLM, Kurtic et al. 2023), here for whole heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.errors import ConfigError, DataError, PruningError
+from cahp_plugin.prune.surgery import channels
+from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
+
+logger = logging.get_logger(__name__)
+
+_HELD_OUT = 0.2
+_CACHE_BYTES = 2**29
+
+Batches = Iterable[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecoveryReport:
+    """What a closed-form recovery did.
+
+    Attributes:
+        method: ``"bias"`` or ``"least-squares"``.
+        num_examples: Examples that it was fitted on; the held-out ones come on top.
+        num_tokens: Real tokens in them.
+        errors: Layer -> (before, after) for the layers that changed: mean squared error of the residual stream behind
+            the layer against the dense model's, over its variance, on the fitted examples. Empty for ``"bias"``.
+        divergence: (before, after): mean squared error of the model's outputs against the dense model's, over their
+            variance, on held-out examples.
+        accepted: Whether the new weights were kept; they are not where the divergence grew.
+        seconds: Wall-clock seconds.
+    """
+
+    method: str
+    num_examples: int
+    num_tokens: int
+    errors: dict[int, tuple[float, float]]
+    divergence: tuple[float, float]
+    accepted: bool
+    seconds: float
+
+    def __str__(self) -> str:
+        before, after = self.divergence
+        verdict = "" if self.accepted else " It grew, so the weights stay as they were."
+        return (
+            f"{self.method}: fitted on {self.num_examples} examples ({self.num_tokens:,} tokens) in "
+            f"{self.seconds:.1f} s; divergence from the dense model on held-out examples {before:.3f} -> "
+            f"{after:.3f}.{verdict}"
+        )
+
+
+def recover_least_squares(
+    model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384, ridge: float = 0.1
+) -> RecoveryReport:
+    """Refits every changed output projection so that the pruned layer reproduces the dense residual stream.
+
+    Layer by layer from the input, with the layers before it already refitted: let ``c`` be the concatenated outputs of
+    the kept heads and ``h`` the residual stream in front of the layer in the pruned model, ``r`` the stream behind it
+    in the dense one. The new weights minimise ``|r - h - W c - b|^2 + ridge * s * |W - W_now|^2`` over the real
+    tokens, where ``s`` is the sum over tokens of a channel's centred squares, averaged over the channels of ``c``.
+    Normal equations are summed in float64; they take ``channels x channels`` numbers. A layer without heads gets a
+    new bias.
+
+    Args:
+        model: The pruned model; changed in place.
+        dense: The model before pruning, on the same device.
+        dataloader: Dict batches as for training; labels are not looked at.
+        num_examples: Examples used, a fifth of them held out.
+        ridge: Strength of the pull towards the present weights, relative to the activations.
+
+    Returns:
+        What was done. On held-out examples the outputs are never farther from the dense model's than before: where
+        they would be, the weights stay.
+
+    Raises:
+        ConfigError: A number is out of range.
+        DataError: There are fewer than two batches.
+        PruningError: ``dense`` is not the model that ``model`` was pruned from, or its activations are not finite.
+    """
+    if not ridge >= 0:
+        raise ConfigError(f"`ridge` must be at least 0; got {ridge}.")
+    start = time.perf_counter()
+    pairs = _pairs(model, dense)
+    changed = [(ours, theirs) for ours, theirs in pairs if ours.heads != theirs.heads]
+    fitted, held_out = _split(dataloader, model, num_examples)
+    tokens = sum(int(batch.mask.sum()) for batch in fitted)
+    width = max((len(ours.heads) * ours.head_dim for ours, _ in changed), default=0)
+    if tokens < 2 * width:
+        logger.warning(
+            f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near what "
+            "they are. Give more examples (`num_examples`)."
+        )
+    errors: dict[int, tuple[float, float]] = {}
+
+    def refit() -> None:
+        streams = _DenseStreams(dense, [theirs for _, theirs in changed], fitted, tokens)
+        for ours, theirs in logging.tqdm(changed, desc="Refitting", unit="layer"):
+            errors[ours.index] = _refit_layer(model, ours, streams.behind(theirs), fitted, ridge)
+
+    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, refit)
+    count = sum(len(batch.mask) for batch in fitted)
+    report = RecoveryReport("least-squares", count, tokens, errors, divergence, accepted, time.perf_counter() - start)
+    logger.info(str(report))
+    return report
+
+
+def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384) -> RecoveryReport:
+    """Adds the mean output of the removed heads, in the dense model, to the bias of each output projection.
+
+    Args:
+        model: The pruned model; changed in place.
+        dense: The model before pruning, on the same device.
+        dataloader: Dict batches as for training; labels are not looked at.
+        num_examples: Examples used, a fifth of them held out.
+
+    Returns:
+        What was done; see :func:`recover_least_squares`.
+
+    Raises:
+        ConfigError: A number is out of range.
+        DataError: There are fewer than two batches.
+        PruningError: ``dense`` is not the model that ``model`` was pruned from, its activations are not finite, or an
+            output projection has no bias.
+    """
+    start = time.perf_counter()
+    changed = [(ours, theirs) for ours, theirs in _pairs(model, dense) if ours.heads != theirs.heads]
+    fitted, held_out = _split(dataloader, model, num_examples)
+    tokens = sum(int(batch.mask.sum()) for batch in fitted)
+
+    def fold() -> None:
+        sums: dict[int, Any] = {theirs.index: 0.0 for _, theirs in changed}
+        for batch in fitted:
+            for index, found in attention_tokens(dense, [theirs for _, theirs in changed], batch).items():
+                _check_finite(index, found.context)
+                sums[index] = sums[index] + found.context.double().sum(0)
+        for ours, theirs in changed:
+            gone = channels(theirs, [head for head in theirs.heads if head not in ours.heads])
+            weight: Any = theirs.module("output").weight
+            mean = sums[theirs.index][gone] / tokens
+            _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
+
+    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
+    count = sum(len(batch.mask) for batch in fitted)
+    report = RecoveryReport("bias", count, tokens, {}, divergence, accepted, time.perf_counter() - start)
+    logger.info(str(report))
+    return report
+
+
+def _pairs(model: Any, dense: Any) -> list[tuple[AttentionLayer, AttentionLayer]]:
+    """The layers of both models, checked to belong together."""
+    ours, theirs = attention_layers(model), attention_layers(dense)
+    fits = [layer.name for layer in ours] == [layer.name for layer in theirs] and all(
+        set(own.heads) <= set(other.heads) and own.head_dim == other.head_dim
+        for own, other in zip(ours, theirs, strict=True)
+    )
+    if not fits or model is dense:
+        raise PruningError(
+            "`dense` is not the model that `model` was pruned from: pass a copy that was made before pruning "
+            "(`copy.deepcopy(model)`), or load its checkpoint again."
+        )
+    return list(zip(ours, theirs, strict=True))
+
+
+def _split(dataloader: Batches, model: Any, num_examples: int) -> tuple[list[Any], list[Any]]:
+    """Calibration batches, and held-out ones: every fifth."""
+    if num_examples < 2:
+        raise ConfigError(f"`num_examples` must be at least 2; got {num_examples}.")
+    batches = calibration_batches(dataloader, model, num_examples)
+    every = round(1 / _HELD_OUT)
+    held_out = batches[every - 1 :: every] or batches[-1:]
+    fitted = [batch for batch in batches if not any(batch is other for other in held_out)]
+    if not fitted:
+        raise DataError("Recovery needs at least two batches of examples: one to fit, one to check; got one.")
+    return fitted, held_out
+
+
+class _DenseStreams:
+    """The dense model's residual stream behind its attention layers, kept in memory where that is little."""
+
+    def __init__(self, dense: Any, layers: Sequence[AttentionLayer], batches: Sequence[Any], tokens: int) -> None:
+        self.dense, self.batches = dense, batches
+        width = int(dense.config.hidden_size)
+        self.cache: dict[int, list[torch.Tensor]] = {}
+        if len(layers) * tokens * width * 4 <= _CACHE_BYTES:
+            for batch in batches:
+                for index, found in attention_tokens(dense, layers, batch).items():
+                    self.cache.setdefault(index, []).append(found.behind)
+
+    def behind(self, layer: AttentionLayer) -> Iterable[torch.Tensor]:
+        """The stream behind a layer, batch by batch: ``(tokens, hidden size)``."""
+        if layer.index in self.cache:
+            return self.cache.pop(layer.index)
+        return (attention_tokens(self.dense, [layer], batch)[layer.index].behind for batch in self.batches)
+
+
+def _refit_layer(
+    model: Any, layer: AttentionLayer, targets: Iterable[torch.Tensor], batches: Sequence[Any], ridge: float
+) -> tuple[float, float]:
+    """Refits one output projection; returns the relative error before and after."""
+    equations = NormalEquations(len(layer.heads) * layer.head_dim, int(model.config.hidden_size))
+    energy = torch.zeros((), dtype=torch.float64)
+    total: Any = 0.0
+    for batch, target in zip(batches, targets, strict=True):
+        found: Tokens = attention_tokens(model, [layer], batch)[layer.index]
+        _check_finite(layer.index, found.behind, target)
+        equations.add(found.context, target - found.behind)
+        energy = energy + target.double().square().sum().cpu()
+        total = total + target.double().sum(0).cpu()
+    variance = float(energy - total.square().sum() / equations.count) or 1.0
+    before = equations.error()
+    change, shift = equations.solve(ridge)
+    after = equations.error(change, shift)
+    bias = _bias_of(layer)
+    bias.add_(shift.to(bias))
+    if layer.heads:
+        weight: Any = layer.module("output").weight
+        weight.data.add_(change.to(weight))
+    return before / variance, after / variance
+
+
+def _check_finite(layer: int, *tensors: torch.Tensor) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise PruningError(f"Attention layer {layer} has activations that are not finite.")
+
+
+def _bias_of(layer: AttentionLayer) -> torch.Tensor:
+    bias: Any = layer.module("output").bias
+    if bias is None:
+        raise PruningError(f"{layer.path('output')} has no bias to put the removed heads' mean into.")
+    return bias.data
+
+
+def _guarded(
+    model: Any, dense: Any, layers: Sequence[AttentionLayer], held_out: Sequence[Any], change: Any
+) -> tuple[tuple[float, float], bool]:
+    """Changes the layers' output projections, and changes them back where the outputs drift from the dense model's."""
+    before = {name: value.clone() for layer in layers for name, value in _weights(layer).items()}
+    with kept_state(model), kept_state(dense), torch.no_grad():
+        model.eval()
+        dense.eval()
+        first = _divergence(model, dense, held_out)
+        try:
+            change()
+            second = _divergence(model, dense, held_out)
+        except BaseException:
+            _restore(layers, before)
+            raise
+        accepted = second <= first
+        if not accepted:
+            _restore(layers, before)
+            logger.warning(f"The divergence from the dense model would grow from {first:.3f} to {second:.3f}.")
+    return (first, second), accepted
+
+
+def _weights(layer: AttentionLayer) -> dict[str, torch.Tensor]:
+    return {f"{layer.index}.{name}": value for name, value in layer.module("output").state_dict().items()}
+
+
+def _restore(layers: Sequence[AttentionLayer], before: Mapping[str, torch.Tensor]) -> None:
+    for layer in layers:
+        for name, value in _weights(layer).items():
+            value.copy_(before[name])
+
+
+def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:
+    """Mean squared difference of the models' outputs over the variance of the dense model's."""
+    ours: list[torch.Tensor] = []
+    theirs: list[torch.Tensor] = []
+    for batch in batches:
+        for one, found in ((model, ours), (dense, theirs)):
+            outputs = one(**batch.inputs_on(one.device))
+            first = outputs["logits"] if "logits" in outputs else outputs[0]
+            first = first[batch.mask.to(first.device)] if first.dim() == 3 else first
+            found.append(first.double().cpu())
+    mine, other = torch.cat(ours), torch.cat(theirs)
+    variance = float((other - other.mean(0)).square().mean())
+    return float((mine - other).square().mean()) / (variance or 1.0)
