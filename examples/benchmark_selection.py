@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        model, batches = prepared(arguments, arguments.memory_of)
+        # The same sentences over and over: the longest one decides the peak, not how many there are.
+        model, batches = prepared(arguments, arguments.memory_of, distinct=1000)
         select_heads(model, batches, CAHPConfig(signature_size=32))
         print(peak_memory() / 2**20)
         return
@@ -56,14 +57,15 @@ def main() -> None:
     print(f"peak memory: {small:.0f} MiB at 1,000 examples, {large:.0f} MiB at 8,000 ({large - small:+.0f} MiB)")
 
 
-def prepared(arguments: argparse.Namespace, count: int) -> tuple:
-    """The model, with eager attention, and `count` examples in batches (repeated where the file has fewer)."""
+def prepared(arguments: argparse.Namespace, count: int, distinct: int | None = None) -> tuple:
+    """The model, with eager attention, and `count` examples in batches, repeating the first `distinct` ones."""
     from datasets import concatenate_datasets
     from transformers import AutoTokenizer
 
     model = load_pruned(arguments.model, attn_implementation="eager")
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     examples = load_examples(arguments.train)
+    examples = examples.select(range(min(distinct or count, len(examples))))
     examples = concatenate_datasets([examples] * -(-count // len(examples))).select(range(count))
     encoded = encode(examples, find_columns(examples), tokenizer, model)
     return model, make_dataloader(encoded, tokenizer, batch_size=arguments.batch_size)

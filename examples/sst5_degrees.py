@@ -2,9 +2,10 @@
 
     python examples/sst5_degrees.py --model MODEL --data FOLDER_WITH_JSONL -o examples/results/sst5_degrees.jsonl
 
-Beside each degree stands the plain ranking that CAHP has to beat: the same number of heads, taken by salience,
-l2-normalised in each layer (Michel et al. 2019), with the same recovery. Every run is a line of the output; runs that
-are there already are not repeated. ``--table`` prints the table of the README from the output alone.
+Beside each degree stand the same number of heads taken by salience, l2-normalised in each layer (Michel et al. 2019:
+the plain ranking that CAHP has to beat), and at random. Each is evaluated one-shot, after the least-squares repair,
+and (a seed, without random) after fine-tuning. Every run is a line of the output; runs that are there already are not
+repeated. ``--table`` prints the table of the README from the output alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, HeadSelection, finetune, load_pruned, select_heads
+from cahp_plugin import (
+    CAHPConfig,
+    CAHPImportance,
+    CAHPPruner,
+    HeadSelection,
+    finetune,
+    load_pruned,
+    recover_least_squares,
+    select_heads,
+)
 from cahp_plugin._compat import package_versions
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.method.representatives import select_from_separation
@@ -30,6 +40,7 @@ from cahp_plugin.recover import evaluate_classifier
 from cahp_plugin.report import format_table
 
 DEGREES = (2, 3, 4, 5, 6)
+RECOVERIES = ("none", "least-squares", "finetune")
 
 
 def ranked_by_salience(selection: HeadSelection) -> dict[int, tuple[int, ...]]:
@@ -45,13 +56,24 @@ def ranked_by_salience(selection: HeadSelection) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(sorted(h for at, h in kept if at == layer)) for layer in best}
 
 
+def drawn_at_random(selection: HeadSelection, seed: int) -> dict[int, tuple[int, ...]]:
+    """As many heads as the selection keeps, drawn at random; one head a layer at least."""
+    generator = np.random.default_rng(seed)
+    num_layers, num_heads = selection.salience.shape
+    kept = {(layer, int(generator.integers(num_heads))) for layer in range(num_layers)}
+    rest = [place for place in np.ndindex(num_layers, num_heads) if place not in kept]
+    for index in generator.permutation(len(rest))[: selection.num_heads - len(kept)]:
+        kept.add(rest[index])
+    return {layer: tuple(sorted(head for at, head in kept if at == layer)) for layer in range(num_layers)}
+
+
 def main() -> None:
     """Runs what is missing, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="fine-tuned five-class checkpoint")
     parser.add_argument("--data", help="folder with train.jsonl and test.jsonl")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the selection, one-shot")
-    parser.add_argument("--recover-seeds", type=int, nargs="+", default=[0], help="seeds that are fine-tuned too")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the selection")
+    parser.add_argument("--finetune-seeds", type=int, nargs="*", default=[0], help="seeds that are fine-tuned too")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("-o", "--output", default="examples/results/sst5_degrees.jsonl")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
@@ -89,16 +111,21 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
     start = time.perf_counter()
     observed = select_heads(dense, make_dataloader(train, tokenizer, batch_size=32), CAHPConfig())
     seconds = time.perf_counter() - start
-    jobs = [(seed, degree, "none") for seed in arguments.seeds for degree in DEGREES]
-    jobs += [(seed, degree, "finetune") for seed in arguments.recover_seeds for degree in DEGREES]
+    jobs = [(seed, degree, how) for how in ("none", "least-squares") for seed in arguments.seeds for degree in DEGREES]
+    jobs += [(seed, degree, "finetune") for seed in arguments.finetune_seeds for degree in DEGREES]
     for seed, degree, recover in jobs:
         config = dataclasses.replace(observed.config, polynomial_degree=degree, seed=seed)
         selection = select_from_separation(
             observed.separation, observed.heads, observed.salience, config, num_examples=observed.num_examples
         )
-        for method, kept in (("cahp", selection.kept), ("salience-layernorm", ranked_by_salience(selection))):
+        methods = {
+            "cahp": selection.kept,
+            "salience-layernorm": ranked_by_salience(selection),
+            "random": drawn_at_random(selection, seed),
+        }
+        for method, kept in methods.items():
             line: dict[str, Any] = {"method": method, "degree": degree, "seed": seed, "recover": recover}
-            if key(line) in done:
+            if key(line) in done or (method == "random" and recover == "finetune"):
                 continue
             model = copy.deepcopy(dense)
             example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
@@ -106,6 +133,9 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             recovery = 0.0
             if recover == "finetune":
                 recovery = finetune(model, train, tokenizer, epochs=arguments.epochs, seed=seed).seconds
+            elif recover == "least-squares":
+                calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
+                recovery = recover_least_squares(model, dense, calibration).seconds
             found = evaluate_classifier(model, test_batches)
             write(
                 line
@@ -146,43 +176,32 @@ def table(output: Path) -> str:
     for line in lines:
         if line["method"] == "dense":
             rows.append(
-                {
-                    "degree": "dense",
-                    "heads kept": "72 (100 %)",
-                    "parameters": f"{line['parameters']:,}",
-                    "cahp one-shot": cell([line]),
-                    "ranking one-shot": "",
-                    "cahp recovered": "",
-                    "ranking recovered": "",
-                    "seconds to recover": "",
-                }
+                {"degree": "-", "heads kept": "72 (100 %)", "parameters": f"{line['parameters']:,}", "heads": "dense"}
+                | {"one-shot": cell([line]), "least squares": "", "fine-tuned": ""}
             )
     for degree in DEGREES:
         at = [line for line in lines if line.get("degree") == degree]
-        if not at:
-            continue
-        pick = {
-            (m, r): [x for x in at if (x["method"], x["recover"]) == (m, r)]
-            for m in ("cahp", "salience-layernorm")
-            for r in ("none", "finetune")
-        }
-        heads = [x["num_heads"] for x in pick["cahp", "none"]]
-        parameters = statistics.mean(x["parameters"] for x in pick["cahp", "none"])
-        recovery = [x["seconds_recover"] for x in pick["cahp", "finetune"]]
-        span = f"{min(heads)}" if min(heads) == max(heads) else f"{min(heads)} to {max(heads)}"
-        rows.append(
-            {
-                "degree": str(degree),
-                "heads kept": f"{span} ({100 * statistics.mean(heads) / 72:.0f} %)",
-                "parameters": f"{parameters:,.0f}",
-                "cahp one-shot": cell(pick["cahp", "none"]),
-                "ranking one-shot": cell(pick["salience-layernorm", "none"]),
-                "cahp recovered": cell(pick["cahp", "finetune"]),
-                "ranking recovered": cell(pick["salience-layernorm", "finetune"]),
-                "seconds to recover": f"{statistics.mean(recovery):.0f}" if recovery else "-",
-            }
-        )
-    return format_table(rows, markdown=True)
+        for method, name in (("cahp", "CAHP"), ("salience-layernorm", "ranking"), ("random", "random")):
+            by = {how: [x for x in at if (x["method"], x["recover"]) == (method, how)] for how in RECOVERIES}
+            if not by["none"]:
+                continue
+            heads = [x["num_heads"] for x in by["none"]]
+            span = f"{min(heads)}" if min(heads) == max(heads) else f"{min(heads)} to {max(heads)}"
+            first = method == "cahp"
+            rows.append(
+                {
+                    "degree": str(degree) if first else "",
+                    "heads kept": f"{span} ({100 * statistics.mean(heads) / 72:.0f} %)" if first else "",
+                    "parameters": f"{statistics.mean(x['parameters'] for x in by['none']):,.0f}" if first else "",
+                    "heads": name,
+                    "one-shot": cell(by["none"]),
+                    "least squares": cell(by["least-squares"]),
+                    "fine-tuned": cell(by["finetune"]),
+                }
+            )
+    seconds = {how: [x["seconds_recover"] for x in lines if x["recover"] == how] for how in RECOVERIES[1:]}
+    spent = "; ".join(f"{how} {statistics.median(values):.0f} s" for how, values in seconds.items() if values)
+    return f"{format_table(rows, markdown=True)}\n\nMedian seconds of a recovery: {spent}."
 
 
 if __name__ == "__main__":

@@ -8,18 +8,22 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    CamembertConfig,
+    CamembertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
 )
 
 _COMMON: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _BERT: dict[str, Any] = _COMMON | {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 0}
 
-ARCHITECTURES = ("bert", "roberta", "electra", "distilbert")
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 
 
 def tiny_model(
@@ -35,6 +39,8 @@ def tiny_model(
         config_cls, cls = {
             "bert": (BertConfig, BertForSequenceClassification),
             "roberta": (RobertaConfig, RobertaForSequenceClassification),
+            "xlm-roberta": (XLMRobertaConfig, XLMRobertaForSequenceClassification),
+            "camembert": (CamembertConfig, CamembertForSequenceClassification),
             "electra": (ElectraConfig, ElectraForSequenceClassification),
         }[name]
         config = config_cls(**(_BERT | {"embedding_size": 16} if name == "electra" else _BERT) | changes)

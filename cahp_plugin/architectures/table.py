@@ -22,6 +22,8 @@ def _bert_like(name: str, block: str) -> AttentionSpec:
 TABLE = (
     _bert_like("bert", "BertAttention"),
     _bert_like("roberta", "RobertaAttention"),
+    _bert_like("xlm-roberta", "XLMRobertaAttention"),
+    _bert_like("camembert", "CamembertAttention"),
     _bert_like("electra", "ElectraAttention"),
     AttentionSpec(
         name="distilbert",
