@@ -7,6 +7,7 @@ fp32 and int8, and measures them in onnxruntime at batch size 1.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -15,17 +16,22 @@ import torch
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.export import export_pruned
-from cahp_plugin.latency import measure_latency
+from cahp_plugin.latency import LatencyReport, measure_latency
+from cahp_plugin.report import format_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--output", "-o", required=True)
+    parser.add_argument("--model")
+    parser.add_argument("--output", "-o", default="examples/results/latency")
+    parser.add_argument("--table", action="store_true", help="only print the README's table of what is there")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sequence-length", type=int, nargs="+", default=[32, 128, 512])
     arguments = parser.parse_args()
+    if arguments.table:
+        print(summary(LatencyReport.from_dict(json.loads((Path(arguments.output) / "latency.json").read_text()))))
+        return
     with tempfile.TemporaryDirectory() as work:
         targets = []
         for removed in (0, 25, 50, 75):
@@ -45,6 +51,18 @@ def main() -> None:
         )
     report.save(arguments.output, overwrite=True)
     print(report)
+
+
+def summary(report: LatencyReport) -> str:
+    """Ratio to the dense fp32 graph by target and length, and what the multiply-accumulates allow."""
+    rows: dict[str, dict[str, str]] = {}
+    for entry in report.measurements:
+        row = rows.setdefault(entry.target, {"graph": entry.target, "MiB": f"{entry.mib:.1f}"})
+        text = f"{entry.p50_ms:.1f} ms, {entry.ratio:.2f}x"
+        if entry.precision == "fp32" and entry.theory < 1:
+            text += f" (theory {entry.theory:.2f}x)"
+        row[f"length {entry.sequence_length}"] = text
+    return format_table(list(rows.values()), markdown=True)
 
 
 def remove(model, share: float) -> None:
