@@ -111,7 +111,7 @@ def test_unsupported_architectures_name_the_supported_ones():
     config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4, pad_token_id=0, num_labels=3)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"bert, camembert, distilbert, electra, roberta, xlm-roberta.*register_architecture",
+        match=r"bert, camembert, deberta-v2, distilbert, electra, roberta, xlm-roberta.*register_architecture",
     ):
         select_heads(GPT2ForSequenceClassification(config), tiny_batches())
 

@@ -10,6 +10,8 @@ from transformers import (
     BertForSequenceClassification,
     CamembertConfig,
     CamembertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     ElectraConfig,
@@ -23,7 +25,25 @@ from transformers import (
 _COMMON: dict[str, Any] = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 _BERT: dict[str, Any] = _COMMON | {"intermediate_size": 48, "max_position_embeddings": 40, "pad_token_id": 0}
 
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+_PARTICULAR: dict[str, dict[str, Any]] = {
+    "electra": {"embedding_size": 16},
+    "deberta-v2": {  # as DeBERTa-v3 is published
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+}
+
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "deberta-v2", "electra", "distilbert")
+
+
+def has_sdpa(name: str) -> bool:
+    """Whether transformers has fused attention for an architecture (ELECTRA: from 5 on; DeBERTa-v2: not yet)."""
+    return bool(getattr(type(tiny_model(name)), "_supports_sdpa", False))
 
 
 def tiny_model(
@@ -41,9 +61,10 @@ def tiny_model(
             "roberta": (RobertaConfig, RobertaForSequenceClassification),
             "xlm-roberta": (XLMRobertaConfig, XLMRobertaForSequenceClassification),
             "camembert": (CamembertConfig, CamembertForSequenceClassification),
+            "deberta-v2": (DebertaV2Config, DebertaV2ForSequenceClassification),
             "electra": (ElectraConfig, ElectraForSequenceClassification),
         }[name]
-        config = config_cls(**(_BERT | {"embedding_size": 16} if name == "electra" else _BERT) | changes)
+        config = config_cls(**_BERT | _PARTICULAR.get(name, {}) | changes)
     config.num_labels = num_labels
     config._attn_implementation = attn_implementation
     with torch.random.fork_rng():

@@ -41,6 +41,12 @@ class AttentionLayer:
         """Full path in the model of ``"query"``, ``"key"``, ``"value"``, ``"output"`` or ``"core"``."""
         return ".".join(part for part in (self.name, getattr(self.spec, role)) if part)
 
+    def projections(self) -> dict[str, nn.Module]:
+        """Path in the block -> projection, for all whose output channels are heads': query, key, value and more."""
+        paths = [self.spec.query, self.spec.key, self.spec.value, *self.spec.positions]
+        there = {name for name, _ in self.block.named_modules()}
+        return {path: self.block.get_submodule(path) for path in paths if path in there}
+
     def module(self, role: str) -> nn.Module:
         """The module of ``"query"``, ``"key"``, ``"value"``, ``"output"`` or ``"core"``."""
         return self.block.get_submodule(getattr(self.spec, role))
@@ -117,22 +123,24 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
         )
     layers = find_layers(model)
     for layer in layers:
-        for role in ("query", "key", "value", "output") if layer.heads else ():
-            _check_width(layer, role)
+        if layer.heads:
+            for path, module in layer.projections().items():
+                _check_width(layer, path, module, "out_features")
+            _check_width(layer, layer.spec.output, layer.module("output"), "in_features")
     return layers
 
 
-def _check_width(layer: AttentionLayer, role: str) -> None:
-    module = layer.module(role)
+def _check_width(layer: AttentionLayer, path: str, module: nn.Module, side: str) -> None:
+    name = f"{layer.name}.{path}"
     if not isinstance(module, nn.Linear):
         raise UnsupportedModelError(
-            f"{layer.path(role)} is a {type(module).__name__}; expected torch.nn.Linear. Prune before the model is "
+            f"{name} is a {type(module).__name__}; expected torch.nn.Linear. Prune before the model is "
             "quantized or wrapped by adapters."
         )
-    width = module.in_features if role == "output" else module.out_features
+    width = getattr(module, side)
     if width != len(layer.heads) * layer.head_dim:
         raise UnsupportedModelError(
-            f"{layer.path(role)} is {width} channels wide; {len(layer.heads)} heads of {layer.head_dim} channels make "
+            f"{name} is {width} channels wide; {len(layer.heads)} heads of {layer.head_dim} channels make "
             f"{len(layer.heads) * layer.head_dim}. Heads were removed by another tool (transformers' `prune_heads`?), "
             "which leaves no map of the heads that stayed. Start from the unpruned model."
         )

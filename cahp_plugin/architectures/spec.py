@@ -23,6 +23,10 @@ class AttentionSpec:
         core: Path of the module whose ``forward`` returns ``(output, attention map)``; empty for the block itself.
         head_count: Attributes of the core that hold its number of heads.
         width: Attributes of the core that hold ``num_heads * head_dim``.
+        positions: Paths of further projections of ``num_heads * head_dim`` output channels that are cut like the query
+            projection (DeBERTa's for positions), where the block has them.
+        maps_on_request: Whether the core returns its attention map only where the model is called with
+            ``output_attentions=True``, also on transformers 5.
         output_in_core: Whether the core applies the output projection itself (DistilBERT), so that it returns the
             hidden size and not ``num_heads * head_dim``.
     """
@@ -36,6 +40,8 @@ class AttentionSpec:
     core: str = ""
     head_count: tuple[str, ...] = ()
     width: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    maps_on_request: bool = False
     output_in_core: bool = False
 
 

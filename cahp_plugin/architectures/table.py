@@ -26,6 +26,19 @@ TABLE = (
     _bert_like("camembert", "CamembertAttention"),
     _bert_like("electra", "ElectraAttention"),
     AttentionSpec(
+        name="deberta-v2",
+        block=("DebertaV2Attention",),
+        query="self.query_proj",
+        key="self.key_proj",
+        value="self.value_proj",
+        output="output.dense",
+        core="self",
+        head_count=("num_attention_heads",),
+        width=("all_head_size",),
+        positions=("self.pos_key_proj", "self.pos_query_proj"),  # without `share_att_key`
+        maps_on_request=True,
+    ),
+    AttentionSpec(
         name="distilbert",
         block=("MultiHeadSelfAttention", "DistilBertSelfAttention"),  # transformers 4.57, 5.x
         query="q_lin",

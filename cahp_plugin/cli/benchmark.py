@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
     parser.add_argument(
-        "--attn-implementation", default="sdpa", help="attention of the checkpoints in torch (default: sdpa)"
+        "--attn-implementation", help="attention of the checkpoints in torch (default: transformers' own choice)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of inputs and order (default: 0)")
     add_output_options(parser)

@@ -44,7 +44,7 @@ def measure_latency(
     rounds: int = 50,
     warmup: int = 10,
     seed: int = 0,
-    attn_implementation: str = "sdpa",
+    attn_implementation: str | None = None,
     memory: bool = True,
 ) -> LatencyReport:
     """Measures models side by side: in every round each runs once, in an order that is drawn anew.
@@ -59,7 +59,8 @@ def measure_latency(
         rounds: Timed calls of each target at each shape; below 50 the intervals are wide.
         warmup: Calls before them that are not timed.
         seed: Seed of the token ids, of the order and of the bootstrap.
-        attn_implementation: Attention of the checkpoints that torch runs.
+        attn_implementation: Attention of the checkpoints that torch runs; transformers' own choice without it (sdpa
+            where the model has it).
         memory: Whether each target's peak memory is measured, in a process of its own at the largest shape.
 
     Returns:

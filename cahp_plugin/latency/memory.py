@@ -15,7 +15,7 @@ from cahp_plugin.errors import ExportError
 
 
 def peak_memory(
-    path: str, *, batch_size: int, sequence_length: int, device: str, threads: int, attn_implementation: str
+    path: str, *, batch_size: int, sequence_length: int, device: str, threads: int, attn_implementation: str | None
 ) -> float:
     """Peak resident memory of a fresh process that loads a target and runs it, above the process before loading.
 
@@ -25,7 +25,7 @@ def peak_memory(
         sequence_length: Tokens.
         device: ``"cpu"`` or ``"cuda"``; host memory either way.
         threads: Threads.
-        attn_implementation: For torch.
+        attn_implementation: For torch; transformers' own choice where it is ``None``.
 
     Returns:
         MiB.

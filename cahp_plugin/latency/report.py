@@ -124,8 +124,8 @@ class LatencyReport:
             "in the same round, with a bootstrap interval. In each round every target runs once, in random order.",
             self.convention,
             f"Measured on {where}, {machine['cores']} cores, {settings['threads']} thread(s), {machine['provider']} "
-            f"for graphs, {settings['attn_implementation']} attention in torch, load {machine['load_before']} before "
-            f"and {machine['load_after']} after; {packages}; {machine['date']}.",
+            f"for graphs, {settings['attn_implementation'] or 'default'} attention in torch, load "
+            f"{machine['load_before']} before and {machine['load_after']} after; {packages}; {machine['date']}.",
         ]
         if settings["memory_shape"] is not None:
             batch, length = settings["memory_shape"]

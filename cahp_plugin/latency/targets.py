@@ -115,14 +115,14 @@ def check_device(targets: Sequence[Target], device: str) -> None:
 Call = Callable[[], Any]
 
 
-def load_target(target: Target, *, device: str, threads: int, attn_implementation: str) -> Callable[..., Call]:
+def load_target(target: Target, *, device: str, threads: int, attn_implementation: str | None) -> Callable[..., Call]:
     """Loads a target.
 
     Args:
         target: What to load.
         device: ``"cpu"`` or ``"cuda"``.
         threads: Threads inside an operator, for onnxruntime; torch's are set for the whole process.
-        attn_implementation: For torch.
+        attn_implementation: For torch; transformers' own choice where it is ``None``.
 
     Returns:
         A function from inputs (name -> tensor on the CPU) to the call that is timed. The call ends when the outputs
@@ -133,7 +133,7 @@ def load_target(target: Target, *, device: str, threads: int, attn_implementatio
     return _load_onnx(target.graph, device, threads)
 
 
-def _load_torch(target: Target, device: str, attn_implementation: str) -> Callable[..., Call]:
+def _load_torch(target: Target, device: str, attn_implementation: str | None) -> Callable[..., Call]:
     model = load_pruned(target.path, attn_implementation=attn_implementation).to(device).eval()
 
     def prepare(inputs: dict[str, torch.Tensor]) -> Call:

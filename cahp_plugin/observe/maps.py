@@ -14,9 +14,14 @@ from cahp_plugin.errors import UnsupportedModelError
 
 MapConsumer = Callable[[int, Tensor], None]
 
-#: What the forward call needs so that the layers compute their maps. Transformers 5's eager path always returns them;
-#: asking there would only make the model collect them all.
-MAP_ARGUMENTS: dict[str, Any] = {"output_attentions": True} if TRANSFORMERS_MAJOR < 5 else {}
+
+def map_arguments(layers: Sequence[AttentionLayer]) -> dict[str, Any]:
+    """What the forward call needs so that the layers compute their maps.
+
+    Transformers 5's eager path returns them always; asking there would only make the model collect them all.
+    """
+    asks = TRANSFORMERS_MAJOR < 5 or any(layer.spec.maps_on_request for layer in layers)
+    return {"output_attentions": True} if asks else {}
 
 
 @contextlib.contextmanager
@@ -24,7 +29,8 @@ def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: 
     """Calls ``consume(position, maps)`` for each layer that has heads, in order, whenever the model runs.
 
     ``maps`` has the shape ``(batch, heads, queries, keys)`` and is not kept: memory holds one layer's maps at a time.
-    ``position`` counts the layers that have heads, from 0. Call the model with ``**MAP_ARGUMENTS``.
+    ``position`` counts the layers that have heads, from 0. Call the model with
+    ``**map_arguments(layers)``.
 
     Raises:
         UnsupportedModelError: (from the model's forward call) a layer returned no map.

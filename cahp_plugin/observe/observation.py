@@ -17,7 +17,7 @@ from cahp_plugin.architectures import AttentionLayer, kept_state
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps
 from cahp_plugin.observe.batches import Batch, PreparedBatches
-from cahp_plugin.observe.maps import MAP_ARGUMENTS, attention_maps
+from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.observe.masks import head_masks
 
 Array = np.ndarray[Any, Any]
@@ -133,7 +133,7 @@ def add_signatures(
             )
 
     with torch.inference_mode(), attention_maps(model, layers, consume):
-        model(**batch.inputs_on(device), **MAP_ARGUMENTS)
+        model(**batch.inputs_on(device), **map_arguments(layers))
 
 
 def _salience(model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, device: torch.device) -> list[Tensor]:

@@ -82,12 +82,13 @@ def _rebuild(original: type[nn.Module], output_path: str) -> nn.Module:
 def make_headless(layer: AttentionLayer) -> None:
     """Turns a layer into one without heads, in place.
 
-    The query, key and value projections go; of the output projection the bias stays, under its old name.
+    The query, key and value projections (and more of their kind) go; of the output projection the bias stays, under
+    its old name.
     """
     core = layer.module("core")
     output: Any = layer.module("output")
-    for role in ("query", "key", "value"):
-        parent, _, name = getattr(layer.spec, role).rpartition(".")
+    for path in layer.projections():
+        parent, _, name = path.rpartition(".")
         delattr(layer.block.get_submodule(parent), name)
     parent, _, name = layer.spec.output.rpartition(".")
     setattr(
@@ -95,5 +96,5 @@ def make_headless(layer: AttentionLayer) -> None:
         name,
         BiasOnly(output.out_features, output.bias),
     )
-    path = layer.spec.output if layer.spec.output_in_core else ""
-    core.__class__ = _headless_class(type(core), path)
+    output_path = layer.spec.output if layer.spec.output_in_core else ""
+    core.__class__ = _headless_class(type(core), output_path)

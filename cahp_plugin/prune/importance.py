@@ -91,10 +91,10 @@ class CAHPImportance(tp.importance.Importance):
     def stock_num_heads(self, model: nn.Module) -> dict[nn.Module, int]:
         """The ``num_heads`` argument of the stock pruner: query, key and value projection -> heads."""
         return {
-            layer.module(role): len(layer.heads)
+            module: len(layer.heads)
             for layer in find_layers(model)
             if layer.heads
-            for role in ("query", "key", "value")
+            for module in layer.projections().values()
         }
 
     @torch.no_grad()

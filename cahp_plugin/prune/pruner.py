@@ -17,8 +17,6 @@ from cahp_plugin.prune.empty import BiasOnly
 from cahp_plugin.prune.importance import CAHPImportance
 from cahp_plugin.prune.surgery import channels, record_heads
 
-_OUT_ROLES = ("query", "key", "value")
-
 
 class CAHPPruner(tp.pruner.BasePruner):
     """Removes the heads that a selection does not keep, physically and consistently.
@@ -114,7 +112,7 @@ class CAHPPruner(tp.pruner.BasePruner):
             )
         prune_inputs = self.DG.get_pruner_of_module(output).prune_in_channels
         found = self.DG.get_pruning_group(output, prune_inputs, dropped)
-        expected = {layer.module(role): role for role in _OUT_ROLES}
+        expected = {module: path for path, module in layer.projections().items()}
         group = HeadGroup(self.model, layer, kept)
         group._DG = self.DG
         for dependency, indices in found:
@@ -133,7 +131,7 @@ class CAHPPruner(tp.pruner.BasePruner):
             else:
                 group.add_dep(dependency, indices)
         if expected:
-            missing = ", ".join(layer.path(role) for role in expected.values())
+            missing = ", ".join(f"{layer.name}.{path}" for path in expected.values())
             raise PruningError(
                 f"The dependency graph does not connect {missing} with {layer.path('output')}, so it can't shrink "
                 "with it. Check that the example inputs run through the whole model."

@@ -52,8 +52,8 @@ def shrink_layer(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None
         kept: Original indices of the heads that stay.
     """
     places = channels(layer, kept)
-    for role, dim in (("query", 0), ("key", 0), ("value", 0), ("output", 1)):
-        module: Any = layer.module(role)
+    sides: list[tuple[Any, int]] = [(module, 0) for module in layer.projections().values()]
+    for module, dim in [*sides, (layer.module("output"), 1)]:
         index = torch.tensor(places, dtype=torch.long, device=module.weight.device)
         module.weight = _cut(module.weight, index, dim)
         if dim == 0:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import oracle_salience, oracle_separation, oracle_signatures
-from tiny import ARCHITECTURES, tiny_batches, tiny_model
+from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.errors import DataError, UnsupportedModelError
@@ -18,8 +18,8 @@ def run(model, batches, size=6, share=1.0):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_separation_equals_the_oracle(name, implementation, padding):
-    if name == "electra" and implementation == "sdpa" and not supports_sdpa(name):
-        pytest.skip("ELECTRA has no sdpa attention on this version of transformers")
+    if implementation == "sdpa" and not has_sdpa(name):
+        pytest.skip(f"{name} has no sdpa attention on this version of transformers")
     model = tiny_model(name, attn_implementation=implementation)
     batches = tiny_batches(padding=padding)
     seen = run(model, batches)
@@ -27,10 +27,6 @@ def test_separation_equals_the_oracle(name, implementation, padding):
     expected = oracle_separation(oracle_signatures(model, batches, 6))
     assert found.shape == expected.shape == (12, 108)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-
-
-def supports_sdpa(name):
-    return bool(getattr(type(tiny_model(name)), "_supports_sdpa", False))
 
 
 def test_separation_equals_the_oracle_element_by_element_in_float64():

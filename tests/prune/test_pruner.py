@@ -6,10 +6,9 @@ import torch
 import torch_pruning as tp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
+from tiny import ARCHITECTURES, has_sdpa, model_inputs, tiny_batches, tiny_model
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, select_heads
-from cahp_plugin._compat import TRANSFORMERS_MAJOR
+from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.errors import PruningError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import only_heads
@@ -18,7 +17,7 @@ CASES = [
     (name, implementation)
     for name in ARCHITECTURES
     for implementation in ("eager", "sdpa")
-    if (name, implementation, TRANSFORMERS_MAJOR) != ("electra", "sdpa", 4)  # it has no sdpa there
+    if implementation == "eager" or has_sdpa(name)
 ]
 
 
@@ -52,6 +51,21 @@ def test_pruned_equals_masked(name, implementation, padding, kept, seed):
     expected = masked_logits(model, kept, inputs)
     prune(model, kept, inputs)
     assert (logits(model, inputs) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kinds", [["c2p"], ["p2c"], ["p2c", "c2p"]], ids="+".join)
+@pytest.mark.parametrize("kept", [{0: (1, 3), 2: (0,)}, {0: (), 1: (2,)}], ids=["uneven", "empty-layer"])
+def test_deberta_with_projections_of_positions(kinds, kept, tmp_path):
+    changes = {"share_att_key": False, "pos_att_type": kinds}
+    inputs = model_inputs()
+    model = tiny_model("deberta-v2", **changes)
+    expected = masked_logits(model, kept, inputs)
+    prune(model, kept, inputs)
+    assert (logits(model, inputs) - expected).abs().max() <= 1e-5
+    widths = {module.out_features for layer in attention_layers(model) for module in layer.projections().values()}
+    assert widths == {8 * len(kept.get(layer, range(4))) for layer in range(3)} - {0}
+    save_pruned(model, tmp_path / "pruned")
+    assert torch.equal(logits(load_pruned(tmp_path / "pruned"), inputs), logits(model, inputs))
 
 
 @pytest.mark.parametrize(("name", "implementation"), CASES)
