@@ -9,12 +9,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError, DataError
@@ -190,23 +191,28 @@ def export_pruned(
     if evaluation is not None and original.task.name != "text-classification":
         raise DataError(f"Accuracy is measured for text-classification; this model does {original.task.name}.")
 
-    with replaced_folder(output, overwrite=overwrite) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
-        graph = Path(scratch) / "model.onnx"
+    bar = logging.tqdm(total=3 + (optimize is not None) + (quantize is not None), desc="Exporting", unit="step")
+    with bar, replaced_folder(output, overwrite=overwrite) as partial, _scratch(partial) as scratch:
+        graph = scratch / "model.onnx"
         if exporter is not None:
             check_graph(graph, write_graph(original, graph, backend=exporter, opset=opset))
         elif original.graph is not None:
             graph = original.graph
+        bar.update()
         fused = {}
         if optimize is not None:
-            plain, graph = graph, Path(scratch) / "optimized.onnx"
+            plain, graph = graph, scratch / "optimized.onnx"
             fused = optimize_graph(plain, graph, optimize, head_dim=original.head_dim)
+            bar.update()
         parity = compare(original, open_session(graph))
         require_parity(parity, tolerance, f"The graph optimized by {optimize}" if optimize else "The graph")
+        bar.update()
         final = graph
         quantized = _Quantized()
         if quantize is not None:
-            final = Path(scratch) / "quantized.onnx"
+            final = scratch / "quantized.onnx"
             quantized = _quantize(original, graph, final, quantize, calibration)
+            bar.update()
         fp32, measured, agreement = _measure(graph, None if quantize is None else final, evaluation)
         report = ExportReport(
             output=Path(output),
@@ -233,7 +239,15 @@ def export_pruned(
         shutil.copyfile(final, partial / report.file)
         _save_companions(original, partial, tokenizer)
         report.save(partial)
+        bar.update()
     return report
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for graphs on the way, gone when the block ends."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        yield Path(name)
 
 
 def _check(quantize: str | None, optimize: str | None, calibration: Any, opset: int, tolerance: float) -> None:
