@@ -3,9 +3,9 @@
     python examples/sst5_degrees.py --model MODEL --data FOLDER_WITH_JSONL -o examples/results/sst5_degrees.jsonl
 
 Beside each degree stand the same number of heads taken by salience, l2-normalised in each layer (Michel et al. 2019:
-the plain ranking that CAHP has to beat), and at random. Each is evaluated one-shot, after the least-squares repair,
-and (a seed, without random) after fine-tuning. Every run is a line of the output; runs that are there already are not
-repeated. ``--table`` prints the table of the README from the output alone.
+the plain ranking that CAHP has to beat), by what a refit can't make up for, and at random. Each is evaluated one-shot,
+after the least-squares repair, and (CAHP and the ranking, one seed) after fine-tuning. Every run is a line of the
+output; runs that are there already are not repeated. ``--table`` prints the README's table from the output alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cahp_plugin import (
@@ -34,37 +33,16 @@ from cahp_plugin import (
     select_heads,
 )
 from cahp_plugin._compat import package_versions
+from cahp_plugin.baselines import MichelImportance, RandomImportance, ReconstructionImportance
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.recover import evaluate_classifier
 from cahp_plugin.report import format_table
 
 DEGREES = (2, 3, 4, 5, 6)
+NAMES = {"cahp": "CAHP", "salience-layernorm": "ranking", "reconstruction": "reconstruction", "random": "random"}
+FINETUNED = ("cahp", "salience-layernorm")
 RECOVERIES = ("none", "least-squares", "finetune")
-
-
-def ranked_by_salience(selection: HeadSelection) -> dict[int, tuple[int, ...]]:
-    """As many heads as the selection keeps, by salience over its layer's l2 norm; one head a layer at least."""
-    score = selection.salience / np.linalg.norm(selection.salience, axis=1, keepdims=True)
-    best = {layer: int(np.argmax(row)) for layer, row in enumerate(score)}
-    kept = {(layer, head) for layer, head in best.items()}
-    order = sorted(np.ndindex(*score.shape), key=lambda place: -score[place])
-    for place in order:
-        if len(kept) == selection.num_heads:
-            break
-        kept.add(place)
-    return {layer: tuple(sorted(h for at, h in kept if at == layer)) for layer in best}
-
-
-def drawn_at_random(selection: HeadSelection, seed: int) -> dict[int, tuple[int, ...]]:
-    """As many heads as the selection keeps, drawn at random; one head a layer at least."""
-    generator = np.random.default_rng(seed)
-    num_layers, num_heads = selection.salience.shape
-    kept = {(layer, int(generator.integers(num_heads))) for layer in range(num_layers)}
-    rest = [place for place in np.ndindex(num_layers, num_heads) if place not in kept]
-    for index in generator.permutation(len(rest))[: selection.num_heads - len(kept)]:
-        kept.add(rest[index])
-    return {layer: tuple(sorted(head for at, head in kept if at == layer)) for layer in range(num_layers)}
 
 
 def main() -> None:
@@ -118,30 +96,26 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
         selection = select_from_separation(
             observed.separation, observed.heads, observed.salience, config, num_examples=observed.num_examples
         )
-        methods = {
-            "cahp": selection.kept,
-            "salience-layernorm": ranked_by_salience(selection),
-            "random": drawn_at_random(selection, seed),
-        }
-        for method, kept in methods.items():
+        calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
+        for method in NAMES:
             line: dict[str, Any] = {"method": method, "degree": degree, "seed": seed, "recover": recover}
-            if key(line) in done or (method == "random" and recover == "finetune"):
+            if key(line) in done or (recover == "finetune" and method not in FINETUNED):
                 continue
+            importance = choose(method, selection, dense, calibration, seed)
             model = copy.deepcopy(dense)
             example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
-            CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
+            CAHPPruner(model, example, importance=importance).step()
             recovery = 0.0
             if recover == "finetune":
                 recovery = finetune(model, train, tokenizer, epochs=arguments.epochs, seed=seed).seconds
             elif recover == "least-squares":
-                calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
                 recovery = recover_least_squares(model, dense, calibration).seconds
             found = evaluate_classifier(model, test_batches)
             write(
                 line
                 | {
-                    "num_heads": sum(map(len, kept.values())),
-                    "kept": {str(k): list(v) for k, v in kept.items()},
+                    "num_heads": sum(map(len, importance.kept.values())),
+                    "kept": {str(k): list(v) for k, v in importance.kept.items()},
                     "parameters": model.num_parameters(),
                     "accuracy": found.accuracy,
                     "loss": found.loss,
@@ -149,6 +123,18 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
                     "seconds_recover": round(recovery, 1),
                 }
             )
+
+
+def choose(method: str, selection: HeadSelection, dense: Any, calibration: Any, seed: int) -> CAHPImportance:
+    """The selection, or as many heads chosen in another way."""
+    count = selection.num_heads
+    if method == "cahp":
+        return CAHPImportance(selection)
+    if method == "salience-layernorm":
+        return MichelImportance(selection.salience, count)
+    if method == "reconstruction":
+        return ReconstructionImportance(dense, calibration, count)
+    return RandomImportance(dense, count, seed=seed)
 
 
 def key(line: dict[str, Any]) -> tuple[Any, ...]:
@@ -181,7 +167,7 @@ def table(output: Path) -> str:
             )
     for degree in DEGREES:
         at = [line for line in lines if line.get("degree") == degree]
-        for method, name in (("cahp", "CAHP"), ("salience-layernorm", "ranking"), ("random", "random")):
+        for method, name in NAMES.items():
             by = {how: [x for x in at if (x["method"], x["recover"]) == (method, how)] for how in RECOVERIES}
             if not by["none"]:
                 continue

@@ -22,6 +22,7 @@ FLOW = [
     {"select"},
     {"prune"},
     {"recover"},
+    {"baselines"},
     {"report", "machine"},
     {"export"},
     {"latency"},

@@ -35,6 +35,11 @@ class NormalEquations:
         self._yx += (y.T @ x).cpu()
         self._yy += float(y.square().sum())
 
+    def centred(self) -> tuple[Tensor, float]:
+        """Sums around the means: of ``x x^T``, of shape ``(num_inputs, num_inputs)``, and of ``|y|^2``."""
+        x, y = self._x / self.count, self._y / self.count
+        return self._xx - self.count * torch.outer(x, x), self._yy - self.count * float(y.square().sum())
+
     def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
         """Minimises ``|y - W x - b|^2 + ridge * s * |W|^2``; ``s`` is the mean over channels of x's centred squares.
 
@@ -46,7 +51,7 @@ class NormalEquations:
         x, y = self._x / self.count, self._y / self.count
         if not len(x):
             return self._yx, y
-        gram = self._xx - self.count * torch.outer(x, x)
+        gram, _ = self.centred()
         cross = self._yx - self.count * torch.outer(y, x)
         values, vectors = torch.linalg.eigh(gram)
         strength = ridge * float(gram.diagonal().mean())

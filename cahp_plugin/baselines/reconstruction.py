@@ -1,0 +1,134 @@
+"""Heads chosen by what the others can't make up for: greedy removal by the exact error of the refitted layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.baselines.ranking import head_count
+from cahp_plugin.errors import PruningError
+from cahp_plugin.prune import CAHPImportance
+from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+
+
+class ReconstructionImportance(CAHPImportance):
+    """Optimal Brain Surgeon for heads: removes, one after the other, the head whose loss a refit repairs best.
+
+    In each layer the output projection is refitted by least squares to its own dense output after every removal (in
+    closed form: only the inverse of the Gram matrix changes). The next head to go, of all layers, is the one whose
+    removal adds least to the squared error over the variance of the residual stream behind its layer. No labels, no
+    gradient. Follow it by :func:`cahp_plugin.recover_least_squares`, which does the refit that it counts on.
+
+    After Hassibi and Stork 1993 (OBS), for blocks of weights as in Kurtic et al. 2023 (ZipLM, eq. 3).
+
+    Args:
+        model: The model; unchanged.
+        dataloader: Dict batches; labels are not looked at.
+        num_heads: Heads to keep, a count or a share in (0, 1).
+        min_heads_per_layer: Heads that each layer keeps at least.
+        num_examples: Examples used.
+        ridge: Strength of a ridge, relative to the mean square of a channel.
+
+    Attributes:
+        kept: Layer -> original indices of the heads to keep.
+        errors: Layer -> relative error of the layer's refitted output at the end.
+
+    Raises:
+        SelectionError: The number does not fit the heads there are.
+        DataError: There is no batch.
+        PruningError: A layer has activations that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dataloader: Iterable[Mapping[str, Any]],
+        num_heads: int | float,
+        *,
+        min_heads_per_layer: int = 1,
+        num_examples: int = 384,
+        ridge: float = 1e-3,
+    ) -> None:
+        layers = [layer for layer in attention_layers(model) if layer.heads]
+        present = sum(len(layer.heads) for layer in layers)
+        least = sum(min(min_heads_per_layer, len(layer.heads)) for layer in layers)
+        wanted = head_count(num_heads, present, least)
+        with kept_state(model), torch.no_grad():
+            model.eval()
+            eliminations = _measure(model, layers, dataloader, num_examples, ridge)
+        for _ in range(present - wanted):
+            open_layers = [found for found in eliminations if len(found.heads) > min_heads_per_layer]
+            min(open_layers, key=lambda found: found.cheapest[0]).remove()
+        self.errors = {found.layer.index: found.error for found in eliminations}
+        super().__init__({found.layer.index: found.heads for found in eliminations})
+
+
+class _Elimination:
+    """One layer's heads, and what each would cost.
+
+    Args:
+        layer: The layer.
+        gram: Centred Gram matrix of the heads' outputs, ridge included: ``(channels, channels)``, float64.
+        scale: Variance of the residual stream, summed over tokens.
+    """
+
+    def __init__(self, layer: AttentionLayer, gram: Tensor, scale: float) -> None:
+        self.layer, self.scale = layer, scale
+        self.heads = list(layer.heads)
+        weight: Any = layer.module("output").weight
+        self._weight = weight.detach().double().cpu()
+        self._inverse = torch.linalg.inv(gram)
+        self.error = 0.0
+        self.cheapest = self._find_cheapest()
+
+    def remove(self) -> None:
+        """Removes the cheapest head; the others make up for it as well as they can."""
+        cost, place = self.cheapest
+        size = self.layer.head_dim
+        gone = torch.arange(place * size, (place + 1) * size)
+        stay = torch.tensor([i for i in range(len(self._inverse)) if i // size != place], dtype=torch.long)
+        block = torch.linalg.solve(self._inverse[gone][:, gone], self._inverse[gone][:, stay])
+        self._weight = self._weight[:, stay] - self._weight[:, gone] @ block
+        self._inverse = self._inverse[stay][:, stay] - self._inverse[stay][:, gone] @ block
+        self.heads.pop(place)
+        self.error += cost
+        self.cheapest = self._find_cheapest()
+
+    def _find_cheapest(self) -> tuple[float, int]:
+        size, costs = self.layer.head_dim, []
+        for place in range(len(self.heads)):
+            block = slice(place * size, (place + 1) * size)
+            weight = self._weight[:, block]
+            # Least error of the output without the head, the others refitted: tr(W_h (P_hh)^-1 W_h^T).
+            added = float((weight * torch.linalg.solve(self._inverse[block, block], weight.T).T).sum())
+            costs.append((added / self.scale, place))
+        return min(costs, default=(float("inf"), -1))
+
+
+def _measure(
+    model: Any,
+    layers: list[AttentionLayer],
+    dataloader: Iterable[Mapping[str, Any]],
+    num_examples: int,
+    ridge: float,
+) -> list[_Elimination]:
+    width = int(model.config.hidden_size)
+    sums = {layer.index: NormalEquations(len(layer.heads) * layer.head_dim, width) for layer in layers}
+    batches = calibration_batches(dataloader, model, num_examples)
+    for batch in logging.tqdm(batches, desc="Measuring heads", unit="batch"):
+        for index, found in attention_tokens(model, layers, batch).items():
+            if not bool(torch.isfinite(found.behind).all()):
+                raise PruningError(f"Attention layer {index} has activations that are not finite.")
+            sums[index].add(found.context, found.behind)
+    eliminations = []
+    for layer in layers:
+        gram, variance = sums[layer.index].centred()
+        strength = ridge * float(gram.diagonal().mean()) or 1e-12
+        eliminations.append(_Elimination(layer, gram + strength * torch.eye(len(gram)), variance or 1.0))
+    return eliminations
