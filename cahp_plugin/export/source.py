@@ -101,7 +101,7 @@ def open_source(source: Any, task: str | None = None) -> Source:
     graph = onnx_file(name)
     if graph is not None:
         return _of_graph(graph, task)
-    return _of_model(load_pruned(name), task, tokenizer=_tokenizer(name))
+    return _of_model(load_pruned(name, dtype=torch.float32), task, tokenizer=_tokenizer(name))
 
 
 def _of_model(model: Any, task_name: str | None, *, tokenizer: Any) -> Source:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cahp_plugin.latency.report import LatencyReport
+from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.report import style
 from cahp_plugin.report.canvas import new_figure, styled
 
@@ -17,10 +18,18 @@ _COLUMNS = 3
 
 
 @styled
-def plot_latency(report: LatencyReport) -> Figure:
-    """Median time of each target, a panel a shape, with the middle half of the times and the theoretical limit."""
-    shapes = list(dict.fromkeys((entry.batch_size, entry.sequence_length) for entry in report.measurements))
-    targets = list(dict.fromkeys(entry.target for entry in report.measurements))
+def plot_latency(measurements: Sequence[Measurement], title: str) -> Figure:
+    """Median time of each target, a panel a shape, with the middle half of the times and the theoretical limit.
+
+    Args:
+        measurements: The targets of a shape stand together, the reference first.
+        title: Stands above the panels.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    shapes = list(dict.fromkeys((entry.batch_size, entry.sequence_length) for entry in measurements))
+    targets = list(dict.fromkeys(entry.target for entry in measurements))
     columns = min(_COLUMNS, len(shapes))
     rows = -(-len(shapes) // columns)
     figure, grid = new_figure(
@@ -28,7 +37,7 @@ def plot_latency(report: LatencyReport) -> Figure:
     )
     panels = np.atleast_1d(grid).ravel()
     for index, (axes, shape) in enumerate(zip(panels, shapes, strict=False)):
-        entries = [entry for entry in report.measurements if (entry.batch_size, entry.sequence_length) == shape]
+        entries = [entry for entry in measurements if (entry.batch_size, entry.sequence_length) == shape]
         places = np.arange(len(entries))
         medians = [entry.p50_ms for entry in entries]
         colours = [style.DROPPED if place == 0 else style.KEPT for place in places]
@@ -57,10 +66,12 @@ def plot_latency(report: LatencyReport) -> Figure:
             axes.set_xlabel("milliseconds a call (median)")
     for axes in panels[len(shapes) :]:
         axes.set_axis_off()
-    settings = report.settings
     figure.suptitle(
-        f"Latency on {settings['device']}, {settings['threads']} thread(s), {settings['rounds']} rounds; orange: what "
-        f"the multiply-accumulates allow in {report.measurements[0].backend} {report.measurements[0].precision}",
-        x=0.01, ha="left", fontsize=9.5, color=style.MUTED,
-    )  # fmt: skip
+        f"{title}; orange: what the multiply-accumulates allow in {measurements[0].backend} "
+        f"{measurements[0].precision}",
+        x=0.01,
+        ha="left",
+        fontsize=9.5,
+        color=style.MUTED,
+    )
     return figure

@@ -17,8 +17,9 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.latency.macs import CONVENTION, Work, work_of
+from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.latency.memory import peak_memory
-from cahp_plugin.latency.report import LatencyReport, Measurement
+from cahp_plugin.latency.report import LatencyReport
 from cahp_plugin.latency.statistics import CONFIDENCE, paired_ratio, percentiles
 from cahp_plugin.latency.targets import (
     CPU_PROVIDER,
@@ -26,6 +27,7 @@ from cahp_plugin.latency.targets import (
     Call,
     Target,
     check_device,
+    example_inputs,
     find_targets,
     load_target,
 )
@@ -125,17 +127,6 @@ def measure_latency(
         environment=_environment(device) | {"load_before": load_before, "load_after": load_after},
         convention=CONVENTION,
     )
-
-
-def example_inputs(targets: Sequence[Target], batch_size: int, sequence_length: int, seed: int) -> dict[str, Any]:
-    """Random token ids that every target knows, without padding: name -> int64 ``(batch_size, sequence_length)``."""
-    vocabulary = min(int(target.config.vocab_size) for target in targets)
-    padding = {getattr(target.config, "pad_token_id", None) for target in targets}
-    tokens = torch.randint(0, vocabulary, (batch_size, sequence_length), generator=torch.Generator().manual_seed(seed))
-    other = next(token for token in range(vocabulary) if token not in padding)
-    for token in padding - {None}:
-        tokens[tokens == token] = other
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 
 def _check(

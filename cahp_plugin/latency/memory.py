@@ -56,8 +56,7 @@ def _main(settings: dict[str, Any]) -> None:
     import torch
 
     from cahp_plugin.export.session import onnxruntime
-    from cahp_plugin.latency.measure import example_inputs
-    from cahp_plugin.latency.targets import find_targets, load_target
+    from cahp_plugin.latency.targets import example_inputs, find_targets, load_target
     from cahp_plugin.prune.checkpoint import model_class
 
     torch.set_num_threads(settings["threads"])

@@ -11,75 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.errors import MissingDependencyError
+from cahp_plugin.latency.figure import plot_latency
+from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.prune.checkpoint import replaced_folder
-from cahp_plugin.report import format_table
+from cahp_plugin.report import format_table, style
 
 _ENOUGH_ROUNDS = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One target at one shape.
-
-    Attributes:
-        target: Name of the target.
-        backend: ``"torch"`` or ``"onnxruntime"``.
-        precision: ``"fp32"``, ``"fp16"``, ``"int8 dynamic"``, ``"int8 static"``, or a checkpoint's dtype.
-        num_heads: Attention heads in it.
-        batch_size: Examples a call.
-        sequence_length: Tokens an example.
-        p50_ms: Median, milliseconds.
-        p90_ms: 90th percentile, milliseconds.
-        p99_ms: 99th percentile, milliseconds.
-        iqr_ms: Interquartile range, milliseconds.
-        ratio: Median over rounds of the time over the first target's in the same round.
-        ratio_low: Lower end of its 95 % bootstrap interval.
-        ratio_high: Upper end.
-        theory: Ratio of the multiply-accumulates.
-        macs: Multiply-accumulates of a call.
-        throughput: Examples a second at the median.
-        mib: Size of the weights on disk, MiB, or ``None``.
-        peak_mib: Peak memory for loading and running, MiB, or ``None``.
-    """
-
-    target: str
-    backend: str
-    precision: str
-    num_heads: int
-    batch_size: int
-    sequence_length: int
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    iqr_ms: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    theory: float
-    macs: int
-    throughput: float
-    mib: float | None
-    peak_mib: float | None
-
-    def row(self) -> dict[str, str]:
-        """The measurement as a row of a table."""
-        return {
-            "batch": f"{self.batch_size}",
-            "length": f"{self.sequence_length}",
-            "target": self.target,
-            "runs in": self.backend,
-            "precision": self.precision,
-            "heads": f"{self.num_heads}",
-            "p50 ms": f"{self.p50_ms:.2f}",
-            "p90 ms": f"{self.p90_ms:.2f}",
-            "p99 ms": f"{self.p99_ms:.2f}",
-            "IQR ms": f"{self.iqr_ms:.2f}",
-            "ratio [95 % interval]": f"{self.ratio:.3f} [{self.ratio_low:.3f}, {self.ratio_high:.3f}]",
-            "theory": f"{self.theory:.3f}",
-            "examples/s": f"{self.throughput:.1f}",
-            "disk MiB": "-" if self.mib is None else f"{self.mib:.1f}",
-            "peak MiB": "-" if self.peak_mib is None else f"{self.peak_mib:.0f}",
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +48,11 @@ class LatencyReport:
     def table(self, *, markdown: bool = False) -> str:
         """All measurements as one table."""
         return format_table([entry.row() for entry in self.measurements], markdown=markdown)
+
+    def title(self) -> str:
+        """How it was measured, in a line."""
+        settings = self.settings
+        return f"Latency on {settings['device']}, {settings['threads']} thread(s), {settings['rounds']} rounds"
 
     def notes(self) -> list[str]:
         """What has to be known to read the table, a sentence each."""
@@ -157,9 +99,6 @@ class LatencyReport:
         Raises:
             CheckpointError: The folder is not empty, or the disk refuses.
         """
-        from cahp_plugin.latency.figure import plot_latency
-        from cahp_plugin.report import style
-
         with replaced_folder(folder, overwrite=overwrite) as partial:
             (partial / "latency.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
             (partial / "latency.md").write_text(self.to_markdown(), encoding="utf-8")
@@ -169,7 +108,7 @@ class LatencyReport:
                 writer.writerows(dataclasses.asdict(entry) for entry in self.measurements)
             endings = ["json", "csv", "md"]
             try:
-                plot_latency(self).savefig(partial / "latency.png", dpi=style.DPI)
+                plot_latency(self.measurements, self.title()).savefig(partial / "latency.png", dpi=style.DPI)
                 endings.append("png")
             except MissingDependencyError:
                 pass

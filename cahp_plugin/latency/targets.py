@@ -112,6 +112,17 @@ def check_device(targets: Sequence[Target], device: str) -> None:
         )
 
 
+def example_inputs(targets: Sequence[Target], batch_size: int, sequence_length: int, seed: int) -> dict[str, Any]:
+    """Random token ids that every target knows, without padding: name -> int64 ``(batch_size, sequence_length)``."""
+    vocabulary = min(int(target.config.vocab_size) for target in targets)
+    padding = {getattr(target.config, "pad_token_id", None) for target in targets}
+    tokens = torch.randint(0, vocabulary, (batch_size, sequence_length), generator=torch.Generator().manual_seed(seed))
+    other = next(token for token in range(vocabulary) if token not in padding)
+    for token in padding - {None}:
+        tokens[tokens == token] = other
+    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
 Call = Callable[[], Any]
 
 

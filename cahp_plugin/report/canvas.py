@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from cahp_plugin.errors import MissingDependencyError
 from cahp_plugin.report import style
@@ -12,23 +12,23 @@ from cahp_plugin.report import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Drawn = TypeVar("Drawn")
+Arguments = ParamSpec("Arguments")
 
 
-def styled(draw: Callable[[Drawn], Figure]) -> Callable[[Drawn], Figure]:
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     """Makes a function draw in the library's style, without a change to the user's.
 
     The function raises ``MissingDependencyError`` where matplotlib is not installed.
     """
 
     @functools.wraps(draw)
-    def wrapped(subject: Drawn) -> Figure:
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         try:
             import matplotlib
         except ImportError as error:
             raise MissingDependencyError('Figures need matplotlib: pip install "cahp-plugin[plots]".') from error
         with matplotlib.rc_context(style.RC):
-            return draw(subject)
+            return draw(*args, **kwargs)
 
     return wrapped
 

@@ -243,7 +243,9 @@ def test_a_damaged_graph(tmp_path):
         export_pruned(tmp_path / "onnx", tmp_path / "int8", quantize="dynamic")
 
 
-def test_half_precision_models_are_refused(tmp_path):
+def test_half_precision_models_are_refused_and_checkpoints_read_in_fp32(tmp_path):
+    save_pruned(pruned().half(), tmp_path / "pruned", tokenizer=tiny_tokenizer())
+    assert export_pruned(tmp_path / "pruned", tmp_path / "fp32").num_heads == 6
     with pytest.raises(DataError, match="not in fp32 on the CPU"):
         export_pruned(pruned().half(), tmp_path / "onnx")
 

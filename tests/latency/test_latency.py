@@ -110,7 +110,7 @@ def test_saved_files_agree(report, tmp_path):
 
 
 def test_the_picture_has_a_panel_a_shape_and_limits_for_like_with_like(report):
-    figure = plot_latency(report)
+    figure = plot_latency(report.measurements, report.title())
     panels = [axes for axes in figure.axes if axes.axison]
     assert [axes.get_title() or axes.get_title(loc="left") for axes in panels] == [
         f"batch {batch}, length {length}" for length in (8, 16) for batch in (1, 2)
