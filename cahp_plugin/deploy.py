@@ -15,8 +15,9 @@ from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.prune import check_output_directory
 from cahp_plugin.prune.checkpoint import replaced_folder
+from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import format_table
-from cahp_plugin.workflow import PruneReport, RecoverySettings, prune_classifier
+from cahp_plugin.workflow import PruneReport, prune_classifier
 
 DEPLOY_REPORT_NAME = "cahp_deploy"
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -19,12 +19,13 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import encode, find_columns, make_dataloader
-from cahp_plugin.errors import CheckpointError, ConfigError, DataError
+from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, check_output_directory, load_pruned, save_pruned
 from cahp_plugin.prune.checkpoint import load_tokenizer
-from cahp_plugin.recover import Evaluation, evaluate_classifier, finetune, recover_bias, recover_least_squares
+from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
+from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.select import select_heads
 
@@ -32,46 +33,6 @@ logger = logging.get_logger(__name__)
 
 REPORT_NAME = "cahp_report.json"
 _RELOAD_TOLERANCE = 1e-6
-
-
-RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecoverySettings:
-    """How the pruned model is recovered; the paper's way and settings are the default (step 10).
-
-    Args:
-        method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
-            gradient), ``"least-squares+finetune"``, or ``"none"``.
-        num_examples: Training examples that a closed form is fitted on.
-        epochs: Passes over the training set for fine-tuning; 0 leaves it out.
-        learning_rate: Peak learning rate of AdamW, after the warm-up.
-        batch_size: Examples a step.
-        training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
-    """
-
-    method: RecoveryMethod = "finetune"
-    num_examples: int = 384
-    epochs: float = 3
-    learning_rate: float = 2e-5
-    batch_size: int = 32
-    training_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(RecoveryMethod):
-            raise ConfigError(f"`method` must be one of {', '.join(get_args(RecoveryMethod))}; got {self.method!r}.")
-
-    @property
-    def closed_form(self) -> str | None:
-        """``"bias"``, ``"least-squares"`` or ``None``."""
-        first = self.method.split("+")[0]
-        return first if first in ("bias", "least-squares") else None
-
-    @property
-    def finetunes(self) -> bool:
-        """Whether the weights are trained."""
-        return self.method.endswith("finetune") and self.epochs > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,25 +181,14 @@ def prune_classifier(
     with clock("evaluate one-shot"):
         stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
     if original is not None:
-        repair = recover_bias if recovery.closed_form == "bias" else recover_least_squares
-        shuffled = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size, shuffle=True, seed=config.seed)
         with clock("repair"):
-            repair(model, original, shuffled, num_examples=recovery.num_examples)
+            repair(model, original, encoded, tokenizer, recovery, seed=config.seed)
         original = None
         with clock("evaluate repaired"):
             stages.append(_stage(str(recovery.closed_form), model, evaluate_classifier(model, evaluated)))
     if recovery.finetunes:
         with clock("recover"):
-            finetune(
-                model,
-                encoded,
-                tokenizer,
-                epochs=recovery.epochs,
-                learning_rate=recovery.learning_rate,
-                batch_size=recovery.batch_size,
-                seed=config.seed,
-                training_arguments=dict(recovery.training_arguments),
-            )
+            train_again(model, encoded, tokenizer, recovery, seed=config.seed)
         with clock("evaluate recovered"):
             stages.append(_stage("recovered", model, evaluate_classifier(model, evaluated)))
 

@@ -27,7 +27,7 @@ FLOW = [
     {"export"},
     {"latency"},
     {"workflow"},
-    {"deploy"},
+    {"deploy", "compare"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}

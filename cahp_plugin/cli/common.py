@@ -9,14 +9,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative, TSNEInit
 from cahp_plugin.errors import ConfigError
 
 
-def _count_or_share(text: str) -> int | float:
+def count_or_share(text: str) -> int | float:
+    """Reads a number of heads: a whole number is a count, any other a share."""
     return int(text) if text.lstrip("+-").isdigit() else float(text)
 
 
@@ -27,7 +28,7 @@ def _optional_int(text: str) -> int | None:
 #: Setting -> (type of the option, its choices, help). The defaults and the checks are CAHPConfig's own.
 _SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
     "polynomial_degree": (int, None, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)"),
-    "num_heads": (_count_or_share, None, "heads to keep, a count or a share in (0, 1), in place of the knee's choice"),
+    "num_heads": (count_or_share, None, "heads to keep, a count or a share in (0, 1), in place of the knee's choice"),
     "min_heads_per_layer": (int, None, "heads that each layer keeps at least; 0 lets whole layers go"),
     "seed": (int, None, "seed of the t-SNE embedding and of the fine-tuning"),
     "clustering": (str, get_args(Clustering), "how the heads are clustered (paper: kmedoids)"),
@@ -45,11 +46,13 @@ _SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
 }
 
 
-def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Adds one option for each setting of :class:`CAHPConfig`."""
+def add_method_options(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
+    """Adds one option for each setting of :class:`CAHPConfig`, but for those in ``without``."""
     group = parser.add_argument_group("method", "settings of the method; the paper's are the default")
     defaults = CAHPConfig()
     for field in dataclasses.fields(CAHPConfig):
+        if field.name in without:
+            continue
         kind, choices, text = _SETTINGS[field.name]
         default = getattr(defaults, field.name)
         shown = "" if default is None else f" (default: {default})"
@@ -60,7 +63,8 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def method_config(arguments: argparse.Namespace) -> CAHPConfig:
     """Builds the settings from the options of :func:`add_method_options`."""
-    return CAHPConfig(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(CAHPConfig)})
+    names = [field.name for field in dataclasses.fields(CAHPConfig)]
+    return CAHPConfig(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)})
 
 
 def add_column_options(group: Any) -> None:
@@ -80,6 +84,11 @@ def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, lear
         help="finetune (the paper, the default); least-squares and bias repair the output projections in closed form, "
         "in seconds and without labels",
     )
+    add_finetuning_options(group, epochs=epochs, learning_rate=learning_rate)
+
+
+def add_finetuning_options(group: Any, *, epochs: float, learning_rate: float) -> None:
+    """Adds the settings of the recoveries."""
     group.add_argument(
         "--recover-examples", type=int, default=384, help="examples that a closed form is fitted on (default: 384)"
     )
@@ -110,21 +119,26 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learn
 
 def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
-    from cahp_plugin.workflow import RecoverySettings
-
     return {
         "output_dir": arguments.output,
-        "recovery": RecoverySettings(
-            method=arguments.recover,
-            num_examples=arguments.recover_examples,
-            epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
-            batch_size=arguments.batch_size,
-            training_arguments=arguments.training_arguments,
-        ),
+        "recovery": recovery_settings(arguments, arguments.recover),
         "overwrite": arguments.overwrite,
         "figures": arguments.figures,
     }
+
+
+def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -> Any:
+    """The settings that :func:`add_finetuning_options` gives."""
+    from cahp_plugin.recover import RecoverySettings
+
+    return RecoverySettings(
+        method=method,  # type: ignore[arg-type]  # argparse has checked it
+        num_examples=arguments.recover_examples,
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        batch_size=arguments.batch_size,
+        training_arguments=arguments.training_arguments,
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from optimum.cahp import CAHPConfig, HeadPruner, export_pruned, measure_latency
 
 from cahp_plugin import load_pruned
 from cahp_plugin.errors import DataError
-from cahp_plugin.workflow import RecoverySettings
+from cahp_plugin.recover import RecoverySettings
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = RecoverySettings(epochs=0)

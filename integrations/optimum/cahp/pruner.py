@@ -11,7 +11,8 @@ from transformers.utils import logging
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import DataError
-from cahp_plugin.workflow import PruneReport, RecoverySettings, load_classifier, prune_classifier
+from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.workflow import PruneReport, load_classifier, prune_classifier
 
 logger = logging.get_logger(__name__)
 

@@ -1,0 +1,131 @@
+"""Runs as lines of a file that only grows: a comparison goes on where it was stopped, and never mixes two set-ups."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.files import write_text
+
+RUNS_NAME = "runs.jsonl"
+SETUP_NAME = "setup.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One way of choosing heads, recovered and evaluated.
+
+    Attributes:
+        method: Name of the way; ``"dense"`` for the model before pruning.
+        num_heads: Heads kept.
+        seed: Seed of the choice, of the calibration examples and of the fine-tuning.
+        recover: What happened to the weights after pruning.
+        accuracy: Share of test examples classified right, in [0, 1].
+        loss: Mean cross-entropy on the test set, nat.
+        correct: One bit a test example, packed, as hexadecimal digits: which were classified right.
+        num_examples: Test examples.
+        kept: Layer -> original indices of the heads kept.
+        parameters: Number of parameters.
+        seconds: Wall-clock seconds by phase.
+    """
+
+    method: str
+    num_heads: int
+    seed: int
+    recover: str
+    accuracy: float
+    loss: float
+    correct: str
+    num_examples: int
+    kept: dict[str, list[int]]
+    parameters: int
+    seconds: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, int, int, str]:
+        """What tells a run from the others of a comparison."""
+        return self.method, self.num_heads, self.seed, self.recover
+
+    def hits(self) -> np.ndarray[Any, Any]:
+        """Which test examples were classified right, bool of shape ``(num_examples,)``."""
+        packed = np.frombuffer(bytes.fromhex(self.correct), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.num_examples).astype(bool)
+
+
+def pack(hits: Any) -> str:
+    """Bits as hexadecimal digits; the inverse of :meth:`Run.hits`."""
+    return np.packbits(np.asarray(hits, dtype=bool)).tobytes().hex()
+
+
+class RunLog:
+    """The runs of a comparison in a folder.
+
+    Args:
+        folder: Made where it is missing.
+        setup: What all runs share: model, data, versions, settings; plain JSON values.
+
+    Attributes:
+        runs: The runs that are there, by key.
+
+    Raises:
+        CheckpointError: The folder holds runs of another set-up, or something else.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], setup: dict[str, Any]) -> None:
+        self.path = Path(folder) / RUNS_NAME
+        path = Path(folder) / SETUP_NAME
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            other = sorted(name for name in {*before, *setup} if before.get(name) != setup.get(name))
+            if other:
+                changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)
+                raise CheckpointError(
+                    f"{folder} holds runs of another set-up ({changes}). Give the comparison another folder."
+                )
+        elif Path(folder).exists() and any(Path(folder).iterdir()):
+            raise CheckpointError(f"{folder} is not empty and holds no comparison. Give it another folder.")
+        else:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(setup, indent=2) + "\n")
+        self.runs = {run.key: run for run in self._read()}
+
+    def _read(self) -> list[Run]:
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        whole, _, rest = text.rpartition("\n")
+        if rest:  # a kill cut the last line short
+            write_text(self.path, whole + "\n" if whole else "")
+        return [Run(**json.loads(line)) for line in whole.splitlines()]
+
+    def add(self, run: Run) -> None:
+        """Appends a run, for good when this returns."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.runs[run.key] = run
+
+
+def fingerprint_of_model(model: Any) -> str:
+    """First 16 digits of the SHA-256 of a model's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of_data(encoded: Any) -> str:
+    """First 16 digits of the SHA-256 of an encoded data set's tokens and labels."""
+    digest = hashlib.sha256()
+    for row in encoded.with_format(None):
+        digest.update(json.dumps([row["input_ids"], row["labels"]]).encode())
+    return digest.hexdigest()[:16]
