@@ -102,6 +102,14 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             if key(line) in done or (recover == "finetune" and method not in FINETUNED):
                 continue
             importance = choose(method, selection, dense, calibration, seed)
+            kept = {str(k): list(v) for k, v in importance.kept.items()}
+            twin = next(
+                (x for x in read(output) if (x.get("kept"), x.get("seed"), x["recover"]) == (kept, seed, recover)),
+                None,
+            )
+            if twin is not None:  # another degree chose the same heads: the run would be the same
+                write(twin | line)
+                continue
             model = copy.deepcopy(dense)
             example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
             CAHPPruner(model, example, importance=importance).step()
@@ -115,7 +123,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
                 line
                 | {
                     "num_heads": sum(map(len, importance.kept.values())),
-                    "kept": {str(k): list(v) for k, v in importance.kept.items()},
+                    "kept": kept,
                     "parameters": model.num_parameters(),
                     "accuracy": found.accuracy,
                     "loss": found.loss,
