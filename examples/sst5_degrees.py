@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder with train.jsonl and test.jsonl")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the selection")
     parser.add_argument("--finetune-seeds", type=int, nargs="*", default=[0], help="seeds that are fine-tuned too")
+    parser.add_argument("--finetune-methods", nargs="+", default=FINETUNED, help="methods that are fine-tuned too")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("-o", "--output", default="examples/results/sst5_degrees.jsonl")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
         calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
         for method in NAMES:
             line: dict[str, Any] = {"method": method, "degree": degree, "seed": seed, "recover": recover}
-            if key(line) in done or (recover == "finetune" and method not in FINETUNED):
+            if key(line) in done or (recover == "finetune" and method not in arguments.finetune_methods):
                 continue
             importance = choose(method, selection, dense, calibration, seed)
             kept = {str(k): list(v) for k, v in importance.kept.items()}
