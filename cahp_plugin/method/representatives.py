@@ -12,7 +12,7 @@ from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import DataError, SelectionError
 from cahp_plugin.method.clustering import Clustering, sweep_kmedoids
 from cahp_plugin.method.graph import louvain_labels, neighbor_graph
-from cahp_plugin.method.graph_space import embed_heads
+from cahp_plugin.method.graph_space import embed_distances, embed_heads
 from cahp_plugin.method.hierarchical import sweep_hierarchical, with_medoids
 from cahp_plugin.method.knee import find_knee
 from cahp_plugin.method.selection import HeadSelection, MSSCurve
@@ -43,11 +43,7 @@ def select_from_separation(
         DataError: X or a salience is not a number.
         SelectionError: ``config.num_heads`` can't be had.
     """
-    heads = tuple((int(layer), int(head)) for layer, head in heads)
-    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
-    bad = [heads[row] for row in np.flatnonzero(~(np.isfinite(separation).all(axis=1) & np.isfinite(weights)))]
-    if bad:
-        raise DataError(f"Separation or salience of the heads (layer, head) {bad} is not a number.")
+    heads = _checked("Separation", separation, heads, salience)
     coordinates = embed_heads(
         separation,
         perplexity=config.perplexity,
@@ -58,6 +54,47 @@ def select_from_separation(
     return choose_heads(coordinates, heads, salience, config, separation=separation, num_examples=num_examples)
 
 
+def select_from_distances(
+    distances: Array,
+    heads: Sequence[Head],
+    salience: Array,
+    config: CAHPConfig,
+    *,
+    num_examples: int = 0,
+) -> HeadSelection:
+    """Like :func:`select_from_separation`, from distances between the heads in place of their features.
+
+    Args:
+        distances: Symmetric distances, shape ``(N, N)``.
+        heads: Layer and original index of each row, length N.
+        salience: Salience, shape ``(num_layers, num_original_heads)``; NaN where a head is absent.
+        config: Settings.
+        num_examples: Examples behind the distances, for the record.
+
+    Raises:
+        DataError: A distance or a salience is not a number.
+        SelectionError: ``config.num_heads`` can't be had.
+    """
+    heads = _checked("Distance", distances, heads, salience)
+    coordinates = embed_distances(
+        distances,
+        perplexity=config.perplexity,
+        iterations=config.tsne_iterations,
+        seed=config.seed,
+        init=config.tsne_init,
+    )
+    return choose_heads(coordinates, heads, salience, config, distances=distances, num_examples=num_examples)
+
+
+def _checked(what: str, values: Array, heads: Sequence[Head], salience: Array) -> tuple[Head, ...]:
+    heads = tuple((int(layer), int(head)) for layer, head in heads)
+    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
+    bad = [heads[row] for row in np.flatnonzero(~(np.isfinite(values).all(axis=1) & np.isfinite(weights)))]
+    if bad:
+        raise DataError(f"{what} or salience of the heads (layer, head) {bad} is not a number.")
+    return heads
+
+
 def choose_heads(
     coordinates: Array,
     heads: tuple[Head, ...],
@@ -65,25 +102,26 @@ def choose_heads(
     config: CAHPConfig,
     *,
     separation: Array | None = None,
+    distances: Array | None = None,
     num_examples: int = 0,
 ) -> HeadSelection:
     """Chooses the heads from their places in graph space; arguments as in :func:`select_from_separation`."""
     from scipy.spatial.distance import pdist, squareform
 
-    distances = squareform(pdist(coordinates))
+    plane = squareform(pdist(coordinates))
     weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
     wanted = wanted_heads(config, heads)
     chooser = _Chooser(heads, weights, config)
     knee: int | None = None
     curve = MSSCurve(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
     if config.clustering == "louvain":
-        labels = louvain_labels(neighbor_graph(distances, config.num_neighbors), seed=config.seed, num_clusters=wanted)
-        clustering = with_medoids(distances, labels)
+        labels = louvain_labels(neighbor_graph(plane, config.num_neighbors), seed=config.seed, num_clusters=wanted)
+        clustering = with_medoids(plane, labels)
         note = f"Louvain found {len(clustering.medoids)} communities."
     else:
-        sweep = (sweep_kmedoids if config.clustering == "kmedoids" else sweep_hierarchical)(distances)
+        sweep = (sweep_kmedoids if config.clustering == "kmedoids" else sweep_hierarchical)(plane)
         ks = np.array(sorted(sweep), dtype=np.int64)
-        mss = np.array([mean_simplified_silhouette(distances, sweep[k], config.mss) for k in ks])
+        mss = np.array([mean_simplified_silhouette(plane, sweep[k], config.mss) for k in ks])
         found = find_knee(ks, mss, degree=config.polynomial_degree, sensitivity=config.knee_sensitivity)
         curve = MSSCurve(ks, mss, found.smoothed)
         everything = Clustering(np.arange(len(heads)), np.arange(len(heads)))
@@ -114,6 +152,7 @@ def choose_heads(
         note=note,
         config=config,
         separation=separation,
+        distances=distances,
         num_examples=num_examples,
     )
 

@@ -50,8 +50,10 @@ class HeadSelection:
         note: How the number of clusters came about, in words.
         config: The settings used, with ``signature_size`` filled in.
         separation: Class separation X, Jeffries-Matusita distances in [0, 2], shape ``(N, B * B * pairs)``; ``None``
-            after :meth:`from_dict`.
-        num_examples: Training examples that the signatures were measured on.
+            after :meth:`from_dict` and where the heads were compared without classes.
+        distances: Mean Jensen-Shannon distances between heads, in [0, sqrt(ln 2)], shape ``(N, N)``, where the heads
+            were compared without classes; ``None`` after :meth:`from_dict`.
+        num_examples: Examples that the heads were observed on.
     """
 
     kept: dict[int, tuple[int, ...]]
@@ -65,6 +67,7 @@ class HeadSelection:
     config: CAHPConfig
     separation: Array | None = None
     num_examples: int = 0
+    distances: Array | None = None
 
     @property
     def num_heads(self) -> int:
@@ -96,7 +99,7 @@ class HeadSelection:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything but X as plain JSON values; NaN becomes ``None``."""
+        """Returns everything but X and the distances as plain JSON values; NaN becomes ``None``."""
         return {
             "kept": {str(layer): list(heads) for layer, heads in self.kept.items()},
             "num_heads": self.num_heads,
