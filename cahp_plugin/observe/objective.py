@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError, UnsupportedModelError
@@ -118,6 +117,8 @@ def _of_tokens(model: nn.Module, logits: Tensor, batch: Batch) -> Tensor:
 
 def is_causal_language_model(model: nn.Module) -> bool:
     """Whether the logits at a token are about the next one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # takes scikit-learn with it
+
     names = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     own = any(cls.__name__ in names or cls.__name__.endswith("ForCausalLM") for cls in type(model).__mro__)
     return own and not takes_decoder_inputs(model)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist, squareform
 
 from cahp_plugin import CAHPConfig
 from cahp_plugin.errors import DataError, SelectionError
-from cahp_plugin.method.representatives import choose_heads, select_from_separation
+from cahp_plugin.method.representatives import choose_heads, select_from_distances, select_from_separation
 
 # Three groups of heads, far apart; layer 2 has none of the most salient ones.
 HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
@@ -101,6 +102,18 @@ def test_few_heads_are_all_kept(count):
 def test_copies_everywhere_need_two_clusters():
     found = select_from_separation(np.ones((9, 4)), HEADS, SALIENCE, CAHPConfig(min_heads_per_layer=0))
     assert found.num_heads == 2 and "clusters suffice" in found.note
+
+
+def test_heads_are_chosen_from_distances_as_from_features():
+    distances = squareform(pdist(PLANE)) / 100
+    found = select_from_distances(
+        distances, HEADS, SALIENCE, CAHPConfig(num_heads=3, min_heads_per_layer=0, perplexity=2), num_examples=7
+    )
+    assert found.kept == {0: (0,), 1: (1, 2), 2: ()}
+    assert found.distances is distances and found.separation is None and found.num_examples == 7
+    distances[4, 2] = np.nan
+    with pytest.raises(DataError, match=r"Distance or salience of the heads \(layer, head\) \[\(1, 1\)\]"):
+        select_from_distances(distances, HEADS, SALIENCE, CAHPConfig())
 
 
 @pytest.mark.parametrize("broken", ["separation", "salience"])
