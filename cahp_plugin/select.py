@@ -34,8 +34,9 @@ def select_heads(
 ) -> HeadSelection:
     """Selects the attention heads to keep by Complementary Attention Head Pruning (arXiv 2606.19150).
 
-    All heads are observed over the data and compared, laid out in a plane, clustered for every number of clusters; the
-    knee of the silhouette curve gives the number, and each cluster keeps its most salient head. The model is unchanged.
+    All heads are observed over the data and compared, laid out in a plane, clustered for every number of clusters;
+    the knee of the silhouette curve gives the number, and each cluster keeps its most salient head. The model is
+    unchanged.
 
     Heads are compared by how they tell classes apart (the paper: signatures of labelled classes;
     ``conditioning="prediction"``: of the classes that the model predicts), or, with ``conditioning="none"``, by their
@@ -46,9 +47,9 @@ def select_heads(
             or image classifier.
         dataloader: The training set: any iterable of dict batches, such as a ``torch.utils.data.DataLoader``, with
             ``input_ids`` and ``attention_mask`` (right or left padding), or ``pixel_values``, or ``input_features``,
-            what else the model takes, and ``labels``: integers of shape ``(batch,)`` where classes are compared; labels
-            of tokens (-100 where there is none) for language models, from which decoder inputs are made too. It is
-            walked through twice: once to check it, once with the model. An iterator is read into memory.
+            what else the model takes, and ``labels``: integers of shape ``(batch,)`` where classes are compared,
+            labels of tokens (-100 where there is none) for language models, from which decoder inputs are made too. It
+            is walked through twice: once to check it, once with the model. An iterator is read into memory.
         config: Settings; the paper's by default.
         loss: ``loss(output, inputs, labels)`` -> loss of each example, shape ``(batch,)``, that the salience is
             measured by. Without it: cross-entropy of classes to the labels or, without labels, the predictions; of

@@ -52,7 +52,9 @@ class Batch:
             return value[chosen] if isinstance(value, Tensor) and value.dim() and len(value) == len(self) else value
 
         mask, decoder_mask = self.mask[chosen], pick(self.decoder_mask)
-        batch = Batch({name: pick(value) for name, value in self.inputs.items()}, pick(self.labels), mask, decoder_mask)
+        batch = Batch(
+            {name: pick(value) for name, value in self.inputs.items()}, pick(self.labels), mask, decoder_mask
+        )
         width, decoder_width = _width(mask), 0 if decoder_mask is None else _width(decoder_mask)
         return batch.columns(slice(0, width), slice(0, decoder_width))
 
@@ -139,8 +141,8 @@ def prepare_batches(
             low, high = int(batch.labels.min()), int(batch.labels.max())
             if low < 0 or high >= num_labels:
                 raise DataError(
-                    f"Batch {position} has the label {low if low < 0 else high}; the model has {num_labels} classes, so "
-                    f"labels go from 0 to {num_labels - 1}. Map the labels or load the model with the right "
+                    f"Batch {position} has the label {low if low < 0 else high}; the model has {num_labels} classes, "
+                    f"so labels go from 0 to {num_labels - 1}. Map the labels or load the model with the right "
                     "`num_labels`."
                 )
             counts += torch.bincount(batch.labels, minlength=num_labels)

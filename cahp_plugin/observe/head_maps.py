@@ -107,8 +107,8 @@ def _add(moments: ClassMoments, layer: int, resized: Tensor, one_hot: Tensor) ->
 def not_numbers(position: int) -> DataError:
     """The error for maps that are not numbers."""
     return DataError(
-        f"The attention maps of layer {position} are not numbers (NaN or infinite). Check the model's weights, and its "
-        "dtype: half precision overflows in some models."
+        f"The attention maps of layer {position} are not numbers (NaN or infinite). Check the model's weights, and "
+        "its dtype: half precision overflows in some models."
     )
 
 
@@ -203,7 +203,10 @@ def add_distances(
         if group not in chosen:
             query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
             chosen[group] = [
-                (spread_queries(query.mask[i], max_queries).to(maps.device), key.mask[i].nonzero()[:, 0].to(maps.device))
+                (
+                    spread_queries(query.mask[i], max_queries).to(maps.device),
+                    key.mask[i].nonzero()[:, 0].to(maps.device),
+                )
                 for i in range(len(batch))
             ]
             shapes[group] = maps.shape[2:]

@@ -31,7 +31,7 @@ def forward_arguments(model: nn.Module) -> dict[str, Any]:
 def example_losses(
     model: nn.Module, output: Any, batch: Batch, conditioning: Conditioning, loss: Loss | None = None
 ) -> Tensor:
-    """Loss of each example, in nats where it is one of these (and not the caller's own):
+    """Makes the loss of each example, in nats where it is not the caller's own.
 
     - logits ``(batch, classes)``: cross-entropy to the label; to the model's own prediction with
       ``conditioning="prediction"`` and where there are no labels;

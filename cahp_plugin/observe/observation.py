@@ -115,10 +115,8 @@ def observe(
     found, sampled = salience.finish(), salience.num_examples
     if conditioning == "none":
         return Observation(found, sampled, distances=distances.finish().numpy())
-    if conditioning == "prediction":
-        rows = _predicted_classes(classes, moments.counts)
-    else:
-        rows = list(range(len(classes)))
+    predicted = conditioning == "prediction"
+    rows = _predicted_classes(classes, moments.counts) if predicted else list(range(len(classes)))
     mean, variance = moments.finish(rows)
     return Observation(found, sampled, mean.numpy(), variance.numpy(), tuple(classes[row] for row in rows))
 

@@ -44,7 +44,9 @@ def test_the_start_is_the_only_chance():
     first = embed_distances(distances, seed=1)
     assert (first == embed_distances(distances.copy(), seed=1)).all()
     assert (first == embed_distances(distances, seed=2)).all()  # classical scaling takes no seed
-    assert (embed_distances(distances, seed=1, init="random") != embed_distances(distances, seed=2, init="random")).any()
+    assert (
+        embed_distances(distances, seed=1, init="random") != embed_distances(distances, seed=2, init="random")
+    ).any()
 
 
 def test_few_heads_and_copies():

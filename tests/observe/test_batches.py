@@ -153,5 +153,7 @@ def test_images_have_no_padding():
     assert prepared.lengths == () and prepared.num_examples == 6 and prepared.classes == (0, 1)
     rows = next(iter(prepared)).rows(torch.tensor([2, 0]))
     assert rows.inputs["pixel_values"].equal(images["pixel_values"][[2, 0]]) and rows.labels.tolist() == [0, 0]
-    with pytest.raises(DataError, match=r"no `pixel_values` of shape \(batch, channels, height, width\); .*: input_ids"):
+    with pytest.raises(
+        DataError, match=r"no `pixel_values` of shape \(batch, channels, height, width\); .*: input_ids"
+    ):
         prepare_batches([{"input_ids": IDS}], model, "none")
