@@ -12,14 +12,15 @@ from torch import nn
 
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import ConfigError, UnsupportedModelError
-from cahp_plugin.method.representatives import select_from_distances, select_from_separation
+from cahp_plugin.errors import ConfigError, SelectionError, UnsupportedModelError
+from cahp_plugin.method.representatives import select_from_distances, select_from_separation, wanted_rows
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.objective import Loss
 from cahp_plugin.observe.observation import probe
+from cahp_plugin.observe.tokens import units_of
 
 #: Side of the signatures at most where the tokens are image patches or audio frames.
 _LARGEST_UNPADDED = 32
@@ -70,10 +71,20 @@ def select_heads(
     """
     config = CAHPConfig() if config is None else config
     layers = attention_layers(model)
-    heads = [(layer.index, head) for layer in layers for head in layer.heads]
-    if not heads:
+    units = [(layer.index, unit) for layer in layers for unit in units_of(layer)]
+    if not units:
         raise UnsupportedModelError("The model has no attention head left to select from.")
-    _check_head_count(config, len(heads), [len(layer.heads) for layer in layers])
+    sizes = {len(unit) for _, unit in units}
+    if len(sizes) > 1:
+        raise UnsupportedModelError(
+            f"Key and value heads are shared by {' and '.join(map(str, sorted(sizes)))} query heads in different "
+            "layers; one number for all is supported."
+        )
+    heads, group_size = [(layer, unit[0]) for layer, unit in units], sizes.pop()
+    try:
+        wanted_rows(config, heads, group_size)  # the data are not read for what can't be had
+    except SelectionError as error:
+        raise ConfigError(str(error)) from error
     batches = prepare_batches(dataloader, model, config.conditioning)
     first = next(iter(batches)).rows(torch.tensor([0]))
     width = probe(model, layers, first, config.conditioning, loss)
@@ -95,22 +106,11 @@ def select_heads(
     )
     salience = normalize_salience(seen.salience)
     if seen.distances is not None:
-        return select_from_distances(seen.distances, heads, salience, config, num_examples=batches.num_examples)
+        return select_from_distances(
+            seen.distances, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
+        )
     assert seen.mean is not None and seen.variance is not None  # there are classes
     separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
-    return select_from_separation(separation, heads, salience, config, num_examples=batches.num_examples)
-
-
-def _check_head_count(config: CAHPConfig, present: int, per_layer: list[int]) -> None:
-    """Finds out before the data is walked through what the selection would refuse after it."""
-    if isinstance(config.num_heads, int) and config.num_heads > present:
-        raise ConfigError(f"`num_heads` asks for {config.num_heads} heads; the model has {present}.")
-    if config.num_heads is None:
-        return
-    wanted = config.num_heads if isinstance(config.num_heads, int) else config.num_heads * present
-    least = sum(min(config.min_heads_per_layer, count) for count in per_layer)
-    if round(wanted) < least:
-        raise ConfigError(
-            f"`num_heads={config.num_heads}` leaves {round(wanted)} heads, but `min_heads_per_layer="
-            f"{config.min_heads_per_layer}` needs {least}. Lower `min_heads_per_layer`; 0 allows layers without heads."
-        )
+    return select_from_separation(
+        separation, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
+    )

@@ -15,17 +15,26 @@ from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_m
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
 from cahp_plugin.observe.objective import forward_arguments
-from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
+from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries, units_of
 
 
 def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, consume: MapConsumer) -> Any:
     """Runs a batch through the model, without gradients, and hands each layer's maps on.
 
+    Query heads that share a key and value head are one unit: the mean of their maps is handed on, so that ``maps`` has
+    the shape ``(batch, units, queries, keys)``.
+
     Raises:
         UnsupportedModelError: A layer gives no map.
     """
     device = next(model.parameters()).device
-    with torch.inference_mode(), attention_maps(model, layers, consume):
+    counts = [len(units_of(layer)) for layer in layers if layer.heads]
+
+    def consume_units(position: int, maps: Tensor) -> None:
+        count = counts[position]
+        consume(position, maps if maps.shape[1] == count else maps.unflatten(1, (count, -1)).mean(dim=2))
+
+    with torch.inference_mode(), attention_maps(model, layers, consume_units):
         return model(**batch.inputs_on(device), **forward_arguments(model), **map_arguments(layers))
 
 
@@ -153,7 +162,7 @@ class _Signatures:
 
 def mean_distances(layers: Sequence[AttentionLayer]) -> MeanDistances:
     """Starts the mean distances of a model's heads."""
-    return MeanDistances([group_of(layer) for layer in layers for _ in layer.heads])
+    return MeanDistances([group_of(layer) for layer in layers for _ in units_of(layer)])
 
 
 @torch.inference_mode()
@@ -191,7 +200,7 @@ def add_distances(
         count = 0
         for position in positions:
             first_rows[position] = count
-            count += len(present[position].heads)
+            count += len(units_of(present[position]))
         sizes[group] = count
     held: dict[tuple[Any, int], Tensor] = {}
     chosen: dict[Any, list[tuple[Tensor, Tensor]]] = {}
@@ -222,7 +231,7 @@ def add_distances(
                 held[group, example] = torch.zeros(shape, dtype=_precise(maps), device=maps.device)
             rows = maps[example].index_select(1, queries).index_select(2, keys).transpose(0, 1)
             # A layer that several depths share is seen as the sum of its maps; rows are scaled to 1 later.
-            held[group, example][:, low : low + len(layer.heads)] += rows
+            held[group, example][:, low : low + maps.shape[1]] += rows
 
     shapes: dict[Any, torch.Size] = {}
     run_with_maps(model, layers, batch, consume)

@@ -25,6 +25,11 @@ class Side:
     mask: Tensor
 
 
+def units_of(layer: AttentionLayer) -> tuple[tuple[int, ...], ...]:
+    """What is kept or dropped together: single heads, or the query heads of one key and value head."""
+    return tuple(getattr(layer, "units", tuple((head,) for head in layer.heads)))
+
+
 def kind_of(layer: AttentionLayer) -> str:
     """What a layer attends to: ``"self"``, ``"causal"`` or ``"cross"``."""
     return str(getattr(layer, "kind", "self"))
