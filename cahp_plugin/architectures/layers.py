@@ -83,6 +83,8 @@ def head_map(config: Any) -> dict[int, tuple[int, ...]]:
 def set_head_map(config: Any, kept: dict[int, tuple[int, ...]], *, num_heads: int, head_dim: int) -> None:
     """Writes the map of present heads into a model's config, from where ``save_pretrained`` saves it.
 
+    Whatever else is on record under ``cahp_config`` stays.
+
     Args:
         config: The model's config.
         kept: Layer -> original indices of the heads present, for every layer.
@@ -92,7 +94,8 @@ def set_head_map(config: Any, kept: dict[int, tuple[int, ...]], *, num_heads: in
     setattr(
         config,
         HEAD_MAP_KEY,
-        {
+        (getattr(config, HEAD_MAP_KEY, None) or {})
+        | {
             "format": HEAD_MAP_FORMAT,
             "version": __version__,
             "num_heads": num_heads,
