@@ -32,8 +32,8 @@ def load_pruned(
 
     The model is built from its config, shrunk to its map of heads and its recorded widths, and then filled by
     ``from_pretrained``: what that does (``device_map``, ``attn_implementation``, sharded files, Hub ids) works here
-    too. It is exact. A pruned model that ``model.save_pretrained`` or ``model.push_to_hub`` wrote loads as well. Neither
-    code nor pickles that come with a pruned checkpoint are run.
+    too. It is exact. A pruned model that ``model.save_pretrained`` or ``model.push_to_hub`` wrote loads as well. No
+    code and no pickle that comes with a pruned checkpoint is run.
 
     Args:
         path: Folder or Hub id. A checkpoint without a map is loaded plainly.
@@ -59,8 +59,8 @@ def load_pruned(
         if getattr(config, "quantization_config", None) is not None or any(kwargs.get(key) for key in _QUANTIZING):
             raise UnsupportedModelError(
                 f"{name} was pruned by cahp-plugin and is quantized, or was to be quantized while it is loaded; "
-                "expected floating-point weights. Load it without quantization and quantize the loaded model, or export it "
-                "(`cahp export --quantize`)."
+                "expected floating-point weights. Load it without quantization and quantize the loaded model, or "
+                "export it (`cahp export --quantize`)."
             )
         kwargs.setdefault("use_safetensors", True)
     else:

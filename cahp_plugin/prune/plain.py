@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate import init_empty_weights
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, forget_pruned_heads
 from cahp_plugin.architectures.layers import HEAD_MAP_KEY, find_layers
@@ -45,7 +45,8 @@ def plain_pruned_heads(model: Any) -> dict[int, list[int]]:
     if hasattr(config, HEAD_MAP_KEY):
         delattr(config, HEAD_MAP_KEY)
     try:
-        with torch.device("meta"):
+        # Only the parameters are empty: which channels go is worked out with real tensors.
+        with init_empty_weights():
             built = type(model)(config)
     except (NotImplementedError, AttributeError):  # the class has no `_prune_heads`, or one that refuses
         return {}

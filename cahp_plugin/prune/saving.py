@@ -44,8 +44,8 @@ def save_pruned(
     """Saves a pruned model as safetensors, with the map of its heads in ``config.json`` under ``cahp_config``.
 
     Linear layers that another pruner narrowed (the feed-forward's inner width) are on record there too. The folder
-    appears whole or not at all. Saved with transformers 4.57, it loads there by plain ``from_pretrained`` as well where
-    the model's class can remove heads itself and no layer is without any.
+    appears whole or not at all. Saved with transformers 4.57, it loads there by plain ``from_pretrained`` as well,
+    where the model's class can remove heads itself and no layer is without any.
 
     Args:
         model: The model, pruned by :class:`cahp_plugin.CAHPPruner` (or not at all: then it is a plain checkpoint).

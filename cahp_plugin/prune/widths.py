@@ -1,8 +1,8 @@
 """Linear layers that another pruner narrowed (the width of the feed-forward), on record in the model's config.
 
 The map of heads gives the shape of every attention. What else may shrink without a trace in transformers' configs is
-the inner width of the feed-forward, which Torch-Pruning's stock pruners cut on the same model. Its shapes are kept beside
-the map, as ``cahp_config["linear_shapes"] = {path: [out_features, in_features]}``.
+the inner width of the feed-forward, which Torch-Pruning's stock pruners cut on the same model. Its shapes are kept
+beside the map, as ``cahp_config["linear_shapes"] = {path: [out_features, in_features]}``.
 """
 
 from __future__ import annotations
