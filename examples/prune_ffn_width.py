@@ -19,8 +19,8 @@ from cahp_plugin.report import format_table
 def narrow_feed_forward(model: torch.nn.Module, inputs: dict, share: float) -> None:
     """Takes a share of the feed-forward's inner channels, the smallest by magnitude in the whole model.
 
-    Any other importance of Torch-Pruning does as well. All but the first layer of each feed-forward is ignored, so that
-    the hidden size and the heads stay as they are.
+    Any other importance of Torch-Pruning does as well. All but the first layer of each feed-forward is ignored, so
+    that the hidden size and the heads stay as they are.
     """
     inner = {module for name, module in model.named_modules() if name.endswith("intermediate.dense")}
     others = [

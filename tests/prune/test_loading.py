@@ -55,7 +55,7 @@ def test_arguments_that_are_refused(saved, arguments, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there(saved):
-    with pytest.raises(ConfigError, match="'cuda'.* can't be used"):
+    with pytest.raises(ConfigError, match=r"'cuda'.* can't be used"):
         load_pruned(saved, device="cuda")
 
 
@@ -165,5 +165,5 @@ def test_tampered_headers(saved, place):
     content = bytearray(file.read_bytes())
     content[place] ^= 0xFF
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match="can't be loaded|disagree"):
+    with pytest.raises(CheckpointError, match=r"can't be loaded|disagree"):
         load_pruned(saved)

@@ -98,6 +98,7 @@ def test_uneven_widths_are_recorded_with_both_sides(tmp_path):
     assert torch.equal(logits(load_pruned(tmp_path / "b", attn_implementation="eager")), logits(model))
 
 
+@pytest.mark.filterwarnings("ignore:Unwrapped parameters")
 def test_inspect_shows_them_from_the_files(tmp_path):
     model = stock(remove_heads(tiny_model()), INNER)
     inspection = inspect_folder(save_pruned(model, tmp_path / "a"))
