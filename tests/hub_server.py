@@ -52,7 +52,7 @@ def handler(hub):
                 asked = json.loads(body)
                 name = f"{asked.get('organization') or 'me'}/{asked['name']}"
                 hub.files.setdefault(name, {})
-                hub.private[name] = asked.get("private")
+                hub.private[name] = asked.get("private") or asked.get("visibility") == "private"  # hub 0.x, later
                 self.answer({"url": f"{hub.url}/{name}"})
             elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path.split("?")[0]):
                 paths = [file["path"] for file in json.loads(body)["files"]]
