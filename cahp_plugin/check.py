@@ -167,9 +167,7 @@ def _sets(layers: Sequence[AttentionLayer], count: int, seed: int) -> Iterator[t
         yield f"no head in the {name} layer", {layer.index: ()}
     generator = random.Random(seed)
     for number in range(count):
-        kept = {
-            layer.index: sum((unit for unit in layer.units if generator.random() < 0.5), ()) for layer in present
-        }
+        kept = {layer.index: sum((unit for unit in layer.units if generator.random() < 0.5), ()) for layer in present}
         place = present[number % len(present)]
         kept[place.index] = place.units[0]  # neither everything nor nothing
         if any(kept[layer.index] != layer.heads for layer in present):

@@ -1,9 +1,9 @@
 """What changes about an attention module that has lost heads, as classes mixed in before its own.
 
 The module keeps its type for ``isinstance``, its parameters and their names. Most need nothing as long as a head is
-left: they read their number of heads off an attribute or off the tensors. Without heads, attention adds the bias of its
-output projection and nothing else. ``Linear(0, n)`` would compute that, but transformers reshapes to zero heads on the
-way there, which fails, and ONNX dislikes tensors of size 0.
+left: they read their number of heads off an attribute or off the tensors. Without heads, attention adds the bias of
+its output projection and nothing else. ``Linear(0, n)`` would compute that, but transformers reshapes to zero heads on
+the way there, which fails, and ONNX dislikes tensors of size 0.
 """
 
 from __future__ import annotations

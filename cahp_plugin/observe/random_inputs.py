@@ -45,7 +45,8 @@ def random_inputs(model: Any, *, batch_size: int = 2, length: int = 9, seed: int
         found["input_features"] = torch.randn(batch_size, config.num_mel_bins, frames, generator=generator)
     if not found:
         raise UnsupportedModelError(
-            f"{type(model).__name__} takes none of input_ids, pixel_values and input_features; pass inputs of your own."
+            f"{type(model).__name__} takes none of input_ids, pixel_values and input_features; pass inputs of your "
+            "own."
         )
     if config.is_encoder_decoder and "decoder_input_ids" in accepted:
         found["decoder_input_ids"] = torch.randint(3, text.vocab_size, (batch_size, length - 2), generator=generator)

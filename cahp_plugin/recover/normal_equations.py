@@ -43,7 +43,8 @@ class NormalEquations:
     def solve(self, ridge: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """Minimises ``|y - W x - b|^2 + ridge * s * |W|^2``; ``s`` is the mean over channels of x's centred squares.
 
-        Without an intercept b is 0 and nothing is centred. Without a ridge, directions that x does not vary in get weight 0 (the solution of least norm).
+        Without an intercept b is 0 and nothing is centred. Without a ridge, directions that x does not vary in get
+        weight 0 (the solution of least norm).
 
         Returns:
             W of shape ``(num_outputs, num_inputs)`` and b of shape ``(num_outputs,)``, float64.

@@ -200,7 +200,7 @@ def test_kinds_of_attention():
 def test_flash_attention_is_refused():
     model = zoo_model("llama")
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(UnsupportedModelError, match="flash_attention_2.*eager"):
+    with pytest.raises(UnsupportedModelError, match=r"flash_attention_2.*eager"):
         CAHPPruner(model, zoo_inputs("llama"), importance=CAHPImportance({0: (0, 1)}))
 
 
