@@ -39,10 +39,6 @@ class Gates(Protocol):
         """What is added to the mean cross-entropy of a batch, nat."""
         ...
 
-    def update(self, progress: float) -> None:
-        """Follows each step of the optimiser."""
-        ...
-
 
 def masked_loss(
     model: nn.Module,
@@ -125,7 +121,6 @@ def train_gates(
             optimizer.zero_grad()
             (loss + gates.penalty(progress).to(loss)).backward()
             optimizer.step()
-            gates.update(progress)
             losses.append(float(loss.detach()))
     return tuple(losses)
 

@@ -25,50 +25,39 @@ class HardConcreteGates:
     gamma, 0, 1)`` (Louizos, Welling, Kingma, ICLR 2018, eqs. 10 and 11). The expected number of gates that are not
     zero is ``sum sigmoid(ln alpha - beta ln(-gamma / zeta))`` (eq. 12).
 
-    The penalty is ``lambda (E|z|_0 - target)`` plus a little of its square; lambda follows the gap by gradient ascent
-    (an augmented Lagrangian, as in Wang, Wohlwend, Lei, EMNLP 2020), so that the number open tends to
-    the target. The target falls from all heads to the wanted number over the first half of the training.
+    The penalty is ``lambda E|z|_0`` with a lambda that is proportional to how far the expected number is from a target
+    (it becomes negative below it): the gradient of ``strength / 2 (E|z|_0 - target)^2``. The target falls from all
+    heads to the wanted number over the first half of the training, and the expected number follows.
 
     Args:
         num_gates: Number of gates N.
         wanted: Number that the expected number open tends to.
         seed: Seed of the draws.
-        rate: Step of lambda, nat a squared head.
+        strength: lambda for a gap of one head, nat.
 
     Attributes:
         scores: ln alpha, float64 of shape ``(N,)``.
-        multiplier: lambda, nat a head.
     """
 
-    def __init__(self, num_gates: int, wanted: int, *, seed: int, rate: float = 0.003) -> None:
+    def __init__(self, num_gates: int, wanted: int, *, seed: int, strength: float = 0.1) -> None:
         self.scores = torch.full((num_gates,), 2.0, dtype=torch.float64, requires_grad=True)
-        self.multiplier = 0.0
-        self._wanted, self._rate = wanted, rate
+        self._wanted, self._strength = wanted, strength
         self._generator = torch.Generator().manual_seed(seed)
 
     def sample(self, progress: float) -> Tensor:
         """Draws the gates."""
         uniform = torch.rand(len(self.scores), generator=self._generator, dtype=torch.float64)
-        uniform = uniform.clamp(1e-6, 1 - 1e-6)
-        return hard_concrete(self.scores, uniform)
+        return hard_concrete(self.scores, uniform.clamp(1e-6, 1 - 1e-6))
 
     def penalty(self, progress: float) -> Tensor:
-        """The augmented Lagrangian of the number open."""
-        gap = self.expected_open().sum() - self._target(progress)
-        return self.multiplier * gap + self._rate / 2 * gap.square()
-
-    def update(self, progress: float) -> None:
-        """Moves lambda by the gap."""
-        with torch.no_grad():
-            self.multiplier += self._rate * float(self.expected_open().sum() - self._target(progress))
+        """What holds the number of open gates."""
+        target = self._wanted + (len(self.scores) - self._wanted) * max(0.0, 1 - 2 * progress)
+        return self._strength / 2 * (self.expected_open().sum() - target).square()
 
     def expected_open(self) -> Tensor:
         """Probability of each gate to be other than zero, ``(N,)``."""
         low, high = STRETCH
         return torch.sigmoid(self.scores - TEMPERATURE * math.log(-low / high))
-
-    def _target(self, progress: float) -> float:
-        return self._wanted + (len(self.scores) - self._wanted) * max(0.0, 1 - 2 * progress)
 
 
 def hard_concrete(log_alpha: Tensor, uniform: Tensor) -> Tensor:
@@ -88,7 +77,8 @@ class HardConcreteImportance(RankingImportance):
     Note:
         In the paper the model is trained along with its gates and lambda decides the number of heads. Here the
         weights stand still, as in pipelined DSP, because every way of choosing heads gets the same recovery
-        afterwards; lambda is led so that the expected number tends to ``num_heads``, and ties are cut by rank.
+        afterwards; lambda is led so that the expected number tends to ``num_heads``, and the gates' rank makes it
+        exact.
 
     Args:
         model: A fine-tuned sequence classifier; unchanged.

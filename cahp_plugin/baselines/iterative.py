@@ -38,8 +38,7 @@ class IterativeSalienceImportance(CAHPImportance):
         num_heads: Heads to keep, a count or a share in (0, 1).
         min_heads_per_layer: Heads that each layer keeps at least.
         step: Heads removed in a round.
-        num_examples: Examples that each repair is fitted on.
-        salience_examples: Examples that each salience is measured on.
+        num_examples: Examples that each salience is measured on and each repair fitted on.
 
     Attributes:
         kept: Layer -> original indices of the heads to keep.
@@ -61,25 +60,23 @@ class IterativeSalienceImportance(CAHPImportance):
         min_heads_per_layer: int = 1,
         step: int = 6,
         num_examples: int = 384,
-        salience_examples: int = 1024,
     ) -> None:
-        if step < 1 or num_examples < 2 or salience_examples < 1:
+        if step < 1 or num_examples < 2:
             raise ConfigError(
-                "`step` and `salience_examples` must be at least 1, `num_examples` at least 2; got "
-                f"{step}, {salience_examples}, {num_examples}."
+                f"`step` must be at least 1 and `num_examples` at least 2; got {step} and {num_examples}."
             )
         left, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
-        batches = _first_examples(prepare_batches(dataloader, model), max(num_examples, salience_examples))
-        measured, fitted = _cut(batches, salience_examples), [batch.inputs for batch in _cut(batches, num_examples)]
+        batches = _first_examples(prepare_batches(dataloader, model), num_examples)
+        unlabelled = [batch.inputs for batch in batches]
         inputs = batches[0].rows(torch.tensor([0])).inputs_on(next(model.parameters()).device)
         pruned = copy.deepcopy(model)
         rounds = list(range(left - step, wanted, -step)) + ([wanted] if wanted < left else [])
         for target in logging.tqdm(rounds, desc="Removing heads", unit="round"):
-            salience = measure_salience(pruned, measured)
+            salience = measure_salience(pruned, batches)
             importance = MichelImportance(salience, target, min_heads_per_layer=min_heads_per_layer)
             CAHPPruner(pruned, inputs, importance=importance).step()
             if target > wanted:
-                recover_least_squares(pruned, model, fitted, num_examples=num_examples)
+                recover_least_squares(pruned, model, unlabelled, num_examples=num_examples)
         self.rounds = tuple(rounds)
         super().__init__({layer.index: layer.heads for layer in attention_layers(pruned)})
 
@@ -122,19 +119,8 @@ def measure_salience(model: Any, batches: Sequence[Batch]) -> Array:
 def _first_examples(batches: PreparedBatches, count: int) -> list[Batch]:
     found: list[Batch] = []
     for batch in batches:
-        found.append(batch)
-        count -= len(batch.labels)
-        if count <= 0:
-            break
-    return found
-
-
-def _cut(batches: Sequence[Batch], count: int) -> list[Batch]:
-    """The first ``count`` examples."""
-    found: list[Batch] = []
-    for batch in batches:
-        if count <= 0:
-            break
         found.append(batch if len(batch.labels) <= count else batch.rows(torch.arange(count)))
-        count -= len(batch.labels)
+        count -= len(found[-1].labels)
+        if not count:
+            break
     return found

@@ -66,9 +66,6 @@ class SubsetGates:
         """None: the number of heads is a constraint that always holds."""
         return torch.zeros((), dtype=torch.float64)
 
-    def update(self, progress: float) -> None:
-        """Nothing follows a step."""
-
 
 class SubsetPruningImportance(RankingImportance):
     """Heads of the highest importance variables, trained by differentiable subset pruning.
