@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+from torch import nn
+
+from cahp_plugin.architectures.adapters import Adapter, Headless
 from cahp_plugin.errors import ConfigError
 
 
@@ -12,23 +16,48 @@ class AttentionSpec:
     """Where an attention block keeps its parts, and what to keep in step when heads leave it.
 
     Paths are relative to the block: the module, one a layer, that holds the query, key, value and output projections.
+    Projections are ``torch.nn.Linear`` or transformers' ``Conv1D``. One architecture may have several rows, for
+    classes that differ between transformers versions: the row whose ``core`` and ``output`` exist in the block is the
+    one that counts.
 
     Args:
         name: Name of the architecture, for messages.
-        block: Class names of the block (they may differ between transformers versions).
-        query: Path of the query projection, a ``Linear`` of ``num_heads * head_dim`` output channels.
+        block: Class names of the block.
+        query: Path of the query projection, of ``num_heads * head_dim`` output channels. Where ``query``, ``key`` and
+            ``value`` are the same path, it is one fused projection: all queries, then all keys, then all values.
         key: Path of the key projection.
         value: Path of the value projection.
         output: Path of the output projection, whose input is the concatenated output of the heads.
-        core: Path of the module whose ``forward`` returns ``(output, attention map)``; empty for the block itself.
-        head_count: Attributes of the core that hold its number of heads.
-        width: Attributes of the core that hold ``num_heads * head_dim``.
+        core: Path of the module whose ``forward`` returns the output and the attention map; empty for the block.
+        head_count: Attributes of the core that hold its number of heads, where it has them.
+        width: Attributes of the core that hold ``num_heads * head_dim``, where it has them.
         positions: Paths of further projections of ``num_heads * head_dim`` output channels that are cut like the query
             projection (DeBERTa's for positions), where the block has them.
+        group: Attribute of the core that holds the number of query heads that share a key and value head; empty where
+            each has its own.
+        fixed: Names of modules that hang together with the heads in the dependency graph but have nothing to lose:
+            norms over the channels of one head, tables of positions.
+        shared_bias: Whether one position bias is added to the scores of all layers, which ties them together in the
+            dependency graph.
+        heads_in_config: Whether the config's ``num_attention_heads`` is the number of heads of this block in the
+            unpruned model. Otherwise the width of the output projection tells.
+        causal: Whether tokens attend to earlier ones only.
+        causal_paths: Parts of a block's path in the model that make it causal, such as ``"decoder"``.
+        cross: Whether the keys come from another sequence.
+        cross_paths: Parts of a block's path that make it cross attention, such as ``"encoder_attn"``.
+        residual: Path, from the block's parent, of the module whose input is the residual stream in front of the layer
+            (a norm); empty where the block's own input is; ``None`` where the projection's output goes through more
+            than an addition on its way into the stream.
+        cross_residual: The same for blocks that ``cross_paths`` makes cross attention.
+        map_index: Place of the attention map in what the core returns.
         maps_on_request: Whether the core returns its attention map only where the model is called with
             ``output_attentions=True``, also on transformers 5.
-        output_in_core: Whether the core applies the output projection itself (DistilBERT), so that it returns the
-            hidden size and not ``num_heads * head_dim``.
+        output_in_core: Whether the core applies the output projection itself, so that it returns the hidden size and
+            not ``num_heads * head_dim``.
+        narrow: What changes about the core when it has lost some of its heads; see
+            :mod:`cahp_plugin.architectures.adapters`.
+        narrow_all: Whether ``narrow`` goes into all blocks of the architecture as soon as one has lost heads.
+        empty: What takes the place of the core's ``forward`` when it has lost all of them.
     """
 
     name: str
@@ -41,31 +70,84 @@ class AttentionSpec:
     head_count: tuple[str, ...] = ()
     width: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
+    group: str = ""
+    fixed: tuple[str, ...] = ()
+    shared_bias: bool = False
+    heads_in_config: bool = True
+    causal: bool = False
+    causal_paths: tuple[str, ...] = ()
+    cross: bool = False
+    cross_paths: tuple[str, ...] = ()
+    residual: str | None = ""
+    cross_residual: str | None = ""
+    map_index: int = 1
     maps_on_request: bool = False
     output_in_core: bool = False
+    narrow: type[Adapter] | None = None
+    narrow_all: bool = False
+    empty: type[Adapter] = Headless
+
+    @property
+    def fused(self) -> bool:
+        """Whether query, key and value are one projection."""
+        return self.query == self.key == self.value
+
+    def fits(self, block: nn.Module) -> bool:
+        """Whether a block has the modules that this row names; projections may be gone with their heads."""
+        there = {name for name, _ in block.named_modules()}
+        return self.core in there and self.output in there
 
 
-_SPECS: dict[str, AttentionSpec] = {}
+_SPECS: dict[str, list[AttentionSpec]] = {}
 
 
 def register_architecture(spec: AttentionSpec) -> None:
     """Makes the models whose attention blocks are described by ``spec`` prunable.
 
+    Check it by :func:`cahp_plugin.check.check_architecture`.
+
     Raises:
-        ConfigError: A block class is claimed by another spec already.
+        ConfigError: A block class is claimed by another architecture already.
+
+    Example:
+        A model of your own whose blocks are a class ``MyAttention`` with ``to_q``, ``to_k``, ``to_v`` and ``to_out``,
+        and whose ``forward`` reshapes by ``self.heads``::
+
+            register_architecture(AttentionSpec(
+                name="mine", block=("MyAttention",), query="to_q", key="to_k", value="to_v", output="to_out",
+                head_count=("heads",), output_in_core=True,
+            ))
+            print(check_architecture(model))
     """
     for block in spec.block:
-        if block in _SPECS and _SPECS[block] != spec:
-            raise ConfigError(f"The block class {block} is registered already, by {_SPECS[block].name!r}.")
+        for other in _SPECS.get(block, []):
+            if other.name != spec.name:
+                raise ConfigError(f"The block class {block} is registered already, by {other.name!r}.")
     for block in spec.block:
-        _SPECS[block] = spec
+        if spec not in _SPECS.setdefault(block, []):
+            _SPECS[block].append(spec)
 
 
-def spec_of(class_names: tuple[str, ...]) -> AttentionSpec | None:
-    """Finds the spec of a block from its class and base class names, nearest first."""
-    return next((_SPECS[name] for name in class_names if name in _SPECS), None)
+def spec_of(block: nn.Module) -> AttentionSpec | None:
+    """Finds the spec of a block by its class, or its nearest base class, and by the modules that it holds."""
+    for cls in type(block).__mro__:
+        for spec in _SPECS.get(cls.__name__, []):
+            if spec.fits(block):
+                return spec
+    return None
 
 
 def supported_architectures() -> tuple[str, ...]:
     """Names of all registered architectures, sorted."""
-    return tuple(sorted({spec.name for spec in _SPECS.values()}))
+    return tuple(sorted({spec.name for specs in _SPECS.values() for spec in specs}))
+
+
+def kind_of(spec: AttentionSpec, path: Sequence[str]) -> str:
+    """Kind of an attention layer from its row and its path in the model, split at the dots.
+
+    Returns:
+        ``"self"``, ``"causal"`` or ``"cross"``.
+    """
+    if spec.cross or set(spec.cross_paths) & set(path):
+        return "cross"
+    return "causal" if spec.causal or set(spec.causal_paths) & set(path) else "self"

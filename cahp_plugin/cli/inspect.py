@@ -32,7 +32,7 @@ class Inspection:
         folder: The folder.
         architecture: Class of the model.
         version: Version of cahp-plugin that wrote it.
-        num_original_heads: Heads of each layer before any pruning.
+        num_original_heads: Layer -> heads before any pruning.
         kept: Layer -> original indices of the kept heads.
         parameters: Number of parameters in the safetensors files.
         mebibytes: Size of those files, MiB.
@@ -43,7 +43,7 @@ class Inspection:
     folder: str
     architecture: str
     version: str
-    num_original_heads: int
+    num_original_heads: dict[int, int]
     kept: dict[int, tuple[int, ...]]
     parameters: int
     mebibytes: float
@@ -55,7 +55,7 @@ class Inspection:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        total = self.num_original_heads * len(self.kept)
+        total = sum(self.num_original_heads.values())
         count = sum(map(len, self.kept.values()))
         lines = [
             f"{self.folder}: {self.architecture}, pruned by cahp-plugin {self.version}",
@@ -63,7 +63,7 @@ class Inspection:
             f"{self.mebibytes:.1f} MiB",
         ]
         for layer, heads in sorted(self.kept.items()):
-            cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads))
+            cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads[layer]))
             lines.append(f"  layer {layer:>2}  {cells}  {len(heads):>2} kept: {', '.join(map(str, heads)) or 'none'}")
         if self.note:
             lines.append(self.note)
@@ -81,18 +81,16 @@ def inspect_folder(folder: Path) -> Inspection:
     Raises:
         CheckpointError: The folder holds no pruned checkpoint, or a damaged one.
     """
-    from types import SimpleNamespace
-
     from safetensors import SafetensorError, safe_open
 
-    from cahp_plugin.architectures.layers import HEAD_MAP_KEY, head_map
+    from cahp_plugin.architectures.head_map import HEAD_MAP_KEY, head_entries
 
     config = _read_json(folder / "config.json", required=True)
     if HEAD_MAP_KEY not in config:
         raise CheckpointError(
             f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{HEAD_MAP_KEY}`."
         )
-    kept = head_map(SimpleNamespace(**{HEAD_MAP_KEY: config[HEAD_MAP_KEY]}))
+    entries = head_entries(config)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder} has no .safetensors file.")
@@ -111,8 +109,8 @@ def inspect_folder(folder: Path) -> Inspection:
         folder=str(folder),
         architecture=", ".join(config.get("architectures") or ["unknown"]),
         version=str(config[HEAD_MAP_KEY].get("version")),
-        num_original_heads=int(config[HEAD_MAP_KEY]["num_heads"]),
-        kept=kept,
+        num_original_heads={layer: entry.num_heads for layer, entry in entries.items()},
+        kept={layer: entry.kept for layer, entry in entries.items()},
         parameters=parameters,
         mebibytes=sum(file.stat().st_size for file in files) / 2**20,
         note=_read_json(folder / "selection.json").get("note"),

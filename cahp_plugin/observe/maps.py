@@ -49,7 +49,8 @@ def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: 
 
 def _map_hook(position: int, layer: AttentionLayer, consume: MapConsumer) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
-        maps = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        place = layer.spec.map_index
+        maps = output[place] if isinstance(output, tuple) and len(output) > place else None
         if not isinstance(maps, Tensor) or maps.dim() != 4 or maps.shape[1] != len(layer.heads):
             got = tuple(maps.shape) if isinstance(maps, Tensor) else None
             raise UnsupportedModelError(
@@ -58,6 +59,6 @@ def _map_hook(position: int, layer: AttentionLayer, consume: MapConsumer) -> Any
                 'Load the model with `attn_implementation="eager"`.'
             )
         consume(position, maps)
-        return (output[0], None, *output[2:])
+        return (*output[:place], None, *output[place + 1 :])
 
     return hook

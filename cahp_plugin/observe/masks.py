@@ -21,8 +21,8 @@ def head_masks(layers: Sequence[AttentionLayer], masks: Mapping[int, Tensor]) ->
 
     Args:
         layers: The model's attention layers.
-        masks: Layer index -> mask over the heads present, of shape ``(heads,)`` or ``(batch, heads)``; layers that are
-            absent stay as they are.
+        masks: Layer index -> mask over the units present (heads, or the query heads of one key and value head), of
+            shape ``(units,)`` or ``(batch, units)``; layers that are absent stay as they are.
     """
     handles = []
     for layer in layers:
@@ -41,8 +41,8 @@ def _mask_hook(layer: AttentionLayer, mask: Tensor) -> Any:
     shaped = mask[:, None, :, None]
 
     def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        heads = inputs[0].unflatten(-1, (len(layer.heads), layer.head_dim))
-        return ((heads * shaped).flatten(-2).to(inputs[0].dtype), *inputs[1:])
+        units = inputs[0].unflatten(-1, (len(layer.units), layer.unit_dim))
+        return ((units * shaped).flatten(-2).to(inputs[0].dtype), *inputs[1:])
 
     return multiply
 
@@ -53,10 +53,10 @@ def only_heads(model: nn.Module, kept: Mapping[int, Sequence[int]]) -> Iterator[
 
     Args:
         model: A supported model.
-        kept: Layer -> original indices of the heads to keep; absent layers keep all.
+        kept: Layer -> original indices of the heads to keep, in whole units; absent layers keep all.
 
     Raises:
-        SelectionError: A layer or head is not in the model.
+        SelectionError: A layer or head is not in the model, or a unit is split.
     """
     layers = attention_layers(model)
     unknown = sorted(set(kept) - {layer.index for layer in layers})
@@ -68,9 +68,11 @@ def only_heads(model: nn.Module, kept: Mapping[int, Sequence[int]]) -> Iterator[
         absent = sorted(set(wanted) - set(layer.heads))
         if absent:
             raise SelectionError(f"Layer {layer.index} has the heads {list(layer.heads)}; got {absent}.")
+        if any(0 < len(set(unit) & set(wanted)) < len(unit) for unit in layer.units):
+            raise SelectionError(f"Layer {layer.index} has the units {list(layer.units)}; got {list(wanted)}.")
         if layer.heads:
             like = next(layer.module("output").parameters())
-            flags = [float(head in set(wanted)) for head in layer.heads]
+            flags = [float(unit[0] in set(wanted)) for unit in layer.units]
             masks[layer.index] = torch.tensor(flags, dtype=like.dtype, device=like.device)
     with head_masks(layers, masks):
         yield

@@ -15,11 +15,11 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from cahp_plugin.architectures import head_map
-from cahp_plugin.architectures.layers import HEAD_MAP_KEY, find_layers
+from cahp_plugin.architectures import HEAD_MAP_KEY, head_entries, head_map
+from cahp_plugin.architectures.layers import find_layers
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune.surgery import shrink_layer
+from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer
 
 logger = logging.get_logger(__name__)
 
@@ -211,8 +211,8 @@ def _shrinking(cls: type[Any]) -> type[Any]:
     """A subclass whose fresh instances have only the heads in their config's map, for ``from_pretrained`` to fill."""
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        kept = head_map(config)
-        if not kept:
+        entries = head_entries(config)
+        if not entries:
             cls.__init__(self, config, *args, **kwargs)
             return
         entry = getattr(config, HEAD_MAP_KEY)
@@ -220,13 +220,17 @@ def _shrinking(cls: type[Any]) -> type[Any]:
         try:
             cls.__init__(self, config, *args, **kwargs)
             layers = find_layers(self)
-            if sorted(kept) != [layer.index for layer in layers]:
+            if sorted(entries) != [layer.index for layer in layers]:
                 raise CheckpointError(
-                    f"`{HEAD_MAP_KEY}` names the layers {sorted(kept)}; the model has layers 0 to {len(layers) - 1}."
+                    f"`{HEAD_MAP_KEY}` names the layers {sorted(entries)}; the model has layers 0 to "
+                    f"{len(layers) - 1}."
                 )
             for layer in layers:
-                if kept[layer.index] != layer.heads:
-                    shrink_layer(self, layer, kept[layer.index])
+                found = entries[layer.index]
+                if found.group_size != layer.group_size and found.group_size == 1:
+                    duplicate_layer(layer)
+                if found.kept != layer.heads:
+                    shrink_layer(self, find_layers(self)[layer.index], found.kept)
         finally:
             setattr(self.config, HEAD_MAP_KEY, entry)
             setattr(config, HEAD_MAP_KEY, entry)

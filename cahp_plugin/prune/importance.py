@@ -11,6 +11,7 @@ from torch import nn
 
 from cahp_plugin.architectures import AttentionLayer
 from cahp_plugin.architectures.layers import find_layers
+from cahp_plugin.architectures.linear import in_width
 from cahp_plugin.errors import PruningError, SelectionError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.surgery import record_heads
@@ -31,7 +32,8 @@ class CAHPImportance(tp.importance.Importance):
         pruner.step()
         importance.update_model(model)     # the attributes and the map that the stock pruner does not know of
 
-    The stock pruner can't empty a layer and, asked to remove nothing, removes nothing in silence; both raise here.
+    The stock pruner can't empty a layer, can't prune grouped queries, fused projections (GPT-2, ModernBERT) or layers
+    that share a position bias (T5, MPNet) and, asked to remove nothing, removes nothing in silence; all raise here.
 
     Args:
         selection: A :class:`HeadSelection`, or a mapping of layer -> original indices of the heads to keep. A layer
@@ -85,17 +87,26 @@ class CAHPImportance(tp.importance.Importance):
                     f"Layer {layer.index} has no head {', '.join(map(str, missing))} ({why}); it has the heads "
                     f"{list(layer.heads)}."
                 )
+            split = [unit for unit in layer.units if 0 < len(set(unit) & set(heads)) < len(unit)]
+            if split:
+                raise SelectionError(
+                    f"Layer {layer.index} keeps {sorted(set(heads) & set(split[0]))} of the heads {list(split[0])}, "
+                    "which share a key and value head: they stay or go together. To choose among them, give each its "
+                    "own keys and values first: `cahp_plugin.prune.duplicate_kv_heads(model)`."
+                )
             resolved[layer.index] = tuple(heads)
         return resolved
 
     def stock_num_heads(self, model: nn.Module) -> dict[nn.Module, int]:
-        """The ``num_heads`` argument of the stock pruner: query, key and value projection -> heads."""
-        return {
-            module: len(layer.heads)
-            for layer in find_layers(model)
-            if layer.heads
-            for module in layer.projections().values()
-        }
+        """The ``num_heads`` argument of the stock pruner: query, key and value projection -> heads.
+
+        Raises:
+            PruningError: The stock pruner can't prune heads of this architecture.
+        """
+        layers = [layer for layer in find_layers(model) if layer.heads]
+        for layer in layers:
+            _check_stock(layer)
+        return {module: len(layer.heads) for layer in layers for module in layer.projections().values()}
 
     @torch.no_grad()
     def __call__(self, group: tp.dependency.Group) -> torch.Tensor | None:
@@ -125,6 +136,7 @@ class CAHPImportance(tp.importance.Importance):
                 f"Layer {layer.index} keeps no head. Torch-Pruning's own pruner can't empty a layer; use "
                 "cahp_plugin.CAHPPruner, or select with `min_heads_per_layer=1`."
             )
+        _check_stock(layer)
         flags = torch.tensor([float(head in kept[layer.index]) for head in layer.heads])
         device = layer.module("output").weight.device
         return flags[torch.tensor(indices) // layer.head_dim].to(device)  # type: ignore[arg-type]
@@ -139,10 +151,23 @@ class CAHPImportance(tp.importance.Importance):
             heads = self.kept.get(layer.index, layer.heads)
             if tuple(heads) == layer.heads:
                 continue
-            width = layer.module("output").in_features
+            width = in_width(layer.module("output"))
             if width != len(heads) * layer.head_dim:
                 raise PruningError(
                     f"{layer.path('output')} has {width} input channels; {len(heads)} heads of {layer.head_dim} make "
                     f"{len(heads) * layer.head_dim}. The pruner did not remove what was selected: check its arguments."
                 )
             record_heads(model, layer, heads)
+
+
+def _check_stock(layer: AttentionLayer) -> None:
+    reasons = {
+        "its query heads share key and value heads": layer.group_size > 1,
+        "its query, key and value are one projection": layer.spec.fused,
+        "its layers share a position bias": layer.spec.shared_bias,
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if reason is not None:
+        raise PruningError(
+            f"Torch-Pruning's own pruner can't remove heads from {layer.name}: {reason}. Use cahp_plugin.CAHPPruner."
+        )

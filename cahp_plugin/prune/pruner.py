@@ -9,13 +9,15 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch_pruning.dependency import Group
+from torch_pruning.dependency import Dependency, Group
+from transformers.pytorch_utils import Conv1D
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.architectures.adapters import BiasOnly
 from cahp_plugin.errors import PruningError, UnsupportedModelError
-from cahp_plugin.prune.empty import BiasOnly
+from cahp_plugin.prune.conv1d import Conv1DPruner
 from cahp_plugin.prune.importance import CAHPImportance
-from cahp_plugin.prune.surgery import channels, record_heads
+from cahp_plugin.prune.surgery import record_heads
 
 
 class CAHPPruner(tp.pruner.BasePruner):
@@ -62,6 +64,7 @@ class CAHPPruner(tp.pruner.BasePruner):
         if any(parameter.is_meta for parameter in model.parameters()):
             raise UnsupportedModelError("The model is on the meta device: it has no weights yet. Load them first.")
         kept = importance.resolve(layers)
+        self._layers = layers
         self._plan = [(layer, kept[layer.index]) for layer in layers if kept[layer.index] != layer.heads]
         if not self._plan:
             raise PruningError(
@@ -80,6 +83,7 @@ class CAHPPruner(tp.pruner.BasePruner):
                 num_heads={},
                 forward_fn=forward_fn,
                 output_transform=output_transform,
+                customized_pruners={Conv1D: Conv1DPruner()},
                 # The biases that layers without heads have left; unknown to Torch-Pruning, which would warn of them.
                 unwrapped_parameters=[
                     (module.bias, 0)
@@ -104,39 +108,70 @@ class CAHPPruner(tp.pruner.BasePruner):
         yield from self._groups
 
     def _head_group(self, layer: AttentionLayer, kept: Sequence[int]) -> HeadGroup:
-        dropped = channels(layer, [head for head in layer.heads if head not in kept])
+        dropped = [head for head in layer.heads if head not in kept]
         output = layer.module("output")
         if output not in self.DG.module2node:
             raise PruningError(
                 f"{layer.path('output')} is not in the dependency graph: the example inputs do not run through it."
             )
-        prune_inputs = self.DG.get_pruner_of_module(output).prune_in_channels
-        found = self.DG.get_pruning_group(output, prune_inputs, dropped)
-        expected = {module: path for path, module in layer.projections().items()}
+        paths, elsewhere = {module: path for path, module in layer.projections().items()}, self._elsewhere(layer)
+        missing = dict(paths)
         group = HeadGroup(self.model, layer, kept)
         group._DG = self.DG
-        for dependency, indices in found:
+        for dependency in self._reached(output):
             module = dependency.target.module
-            if module is output or module in expected:
+            if module is output or module in missing:
                 wanted = self.DG.is_in_channel_pruning_fn if module is output else self.DG.is_out_channel_pruning_fn
                 if not wanted(dependency.handler):
                     raise PruningError(f"The dependency graph would cut the wrong side of {dependency.target.name}.")
-                expected.pop(module, None)
-                group.add_dep(dependency, dropped)
+                path = missing.pop(module, None)
+                group.add_dep(dependency, layer.channels(dropped) if path is None else layer.outputs(path, dropped))
+            elif module in paths or module in elsewhere:
+                continue
             elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
                 raise PruningError(
                     f"Removing heads of {layer.name} would also cut {dependency.target.name}, which is not part of "
                     f"its attention in the architecture {layer.spec.name!r}. Register an AttentionSpec that fits."
                 )
-            else:
-                group.add_dep(dependency, indices)
-        if expected:
-            missing = ", ".join(f"{layer.name}.{path}" for path in expected.values())
+        if missing:
+            names = ", ".join(f"{layer.name}.{path}" for path in missing.values())
             raise PruningError(
-                f"The dependency graph does not connect {missing} with {layer.path('output')}, so it can't shrink "
+                f"The dependency graph does not connect {names} with {layer.path('output')}, so it can't shrink "
                 "with it. Check that the example inputs run through the whole model."
             )
         return group
+
+    def _reached(self, output: nn.Module) -> list[Dependency]:
+        """The cuts that the input channels of an output projection hang together with, nearest first.
+
+        Torch-Pruning's own walk (``get_pruning_group``) carries channel indices along. Rotary embeddings concatenate
+        the halves of each head, which it takes for halves of all channels: with grouped queries it then walks through
+        2^64 of them. The channels are planned here, so this walk looks at what is reached only, once each.
+        """
+        root = self.DG.module2node[output]
+        handler = self.DG.get_pruner_of_module(output).prune_in_channels
+        found = [Dependency(handler, handler, source=root, target=root)]
+        seen = {(root, handler)}
+        for dependency in found:  # grows as it is walked through
+            for following in dependency.target.dependencies:
+                place = (following.target, following.handler)
+                if following.is_triggered_by(dependency.handler) and place not in seen:
+                    seen.add(place)
+                    found.append(following)
+        return found
+
+    def _elsewhere(self, layer: AttentionLayer) -> set[Any]:
+        """Modules and parameters that the graph may reach from a layer's heads and that lose nothing with them."""
+        fixed: set[Any] = set()
+        for name, module in self.model.named_modules():
+            if name.rpartition(".")[2] in layer.spec.fixed:
+                fixed.update((module, *module.parameters()))
+        if layer.spec.shared_bias:  # one bias is added to the scores of all layers
+            others = [other for other in self._layers if other.spec.shared_bias and other.index != layer.index]
+            fixed.update(
+                module for other in others for module in [*other.projections().values(), other.module("output")]
+            )
+        return fixed
 
 
 class HeadGroup(Group):
@@ -179,13 +214,14 @@ def _traceable(model: Any) -> Iterator[None]:
     A parameter without gradients would be missing from the graph, a cache would add nodes of its own, and the tracing
     puts the model in eval mode.
     """
-    use_cache = getattr(model.config, "use_cache", None)
-    if use_cache:
-        model.config.use_cache = False
+    configs = {id(own): own for module in model.modules() if (own := getattr(module, "config", None)) is not None}
+    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in caching:
+        config.use_cache = False
     try:
         with kept_state(model), torch.enable_grad():
             model.requires_grad_(True)
             yield
     finally:
-        if use_cache:
-            model.config.use_cache = use_cache
+        for config in caching:
+            config.use_cache = True

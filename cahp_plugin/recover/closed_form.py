@@ -16,7 +16,6 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
 from cahp_plugin.errors import ConfigError, DataError, PruningError
-from cahp_plugin.prune.surgery import channels
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
 
@@ -147,7 +146,7 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
                 _check_finite(index, found.context)
                 sums[index] = sums[index] + found.context.double().sum(0)
         for ours, theirs in changed:
-            gone = channels(theirs, [head for head in theirs.heads if head not in ours.heads])
+            gone = theirs.channels(head for head in theirs.heads if head not in ours.heads)
             weight: Any = theirs.module("output").weight
             mean = sums[theirs.index][gone] / tokens
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
