@@ -103,7 +103,9 @@ def gaussian_like(selection: HeadSelection, seed: int) -> Array:
         SelectionError: The selection has no X.
     """
     if selection.separation is None:
-        raise SelectionError("The selection has no separation matrix: it was read from a file. Select again.")
+        raise SelectionError(
+            "The selection has no separation matrix: it was read from a file, or made without. Select again."
+        )
     return np.asarray(np.random.default_rng(seed).standard_normal(selection.separation.shape), dtype=np.float32)
 
 

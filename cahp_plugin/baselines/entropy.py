@@ -25,8 +25,8 @@ def attention_entropy(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Ar
     """Mean entropy of each head's attention rows over the largest that they could have.
 
     For an example of n real tokens, the row of each real query has the entropy ``-sum_j a_j ln a_j`` over the n real
-    keys, divided by ``ln n``; for ``n = 1`` it is 0. Means are taken over an example's queries, then over examples.
-    One pass; no map is kept.
+    keys, divided by ``ln n``; for ``n = 1`` it is 0. Means are taken over an example's queries, then over examples
+    (and over the depths of a model whose depths share a layer). One pass; no map is kept.
 
     Args:
         model: A model; unchanged.
@@ -41,7 +41,8 @@ def attention_entropy(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Ar
     layers = attention_layers(model)
     present = [layer for layer in layers if layer.heads]
     sums = [torch.zeros(len(layer.heads), dtype=torch.float64) for layer in present]
-    device, count = next(model.parameters()).device, 0
+    counts = [0] * len(present)
+    device = next(model.parameters()).device
     with frozen_eval(model), torch.inference_mode():
         for batch in logging.tqdm(read_inputs(dataloader, model), desc="Measuring entropy", unit="batch"):
             mask = batch.mask.to(device)
@@ -54,12 +55,12 @@ def attention_entropy(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Ar
                         "Check the model's weights, and its dtype: half precision overflows in some models."
                     )
                 sums[position] += entropies.double().sum(dim=0).cpu()
+                counts[position] += len(entropies)
 
             with attention_maps(model, layers, consume):
                 model(**batch.inputs_on(device), **map_arguments(layers))
-            count += len(batch.mask)
     table = np.full((len(layers), max(layer.num_original_heads for layer in layers)), np.nan)
-    for layer, total in zip(present, sums, strict=True):
+    for layer, total, count in zip(present, sums, counts, strict=True):
         table[layer.index, list(layer.heads)] = total.numpy() / count
     return table
 

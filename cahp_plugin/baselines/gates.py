@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers
 from cahp_plugin.baselines.ranking import head_count
-from cahp_plugin.errors import ConfigError, DataError
+from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import head_masks, prepare_batches
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.observation import classifier_logits, frozen_eval
@@ -62,8 +62,14 @@ def masked_loss(
 
     Raises:
         DataError: The loss is not a number.
-        UnsupportedModelError: The model gives no logits of shape ``(batch, classes)``.
+        UnsupportedModelError: The model gives no logits of shape ``(batch, classes)``, or heads share keys and values.
     """
+    grouped = next((layer for layer in layers if len(layer.units) != len(layer.heads)), None)
+    if grouped is not None:
+        raise UnsupportedModelError(
+            f"{grouped.name} has {len(grouped.heads)} heads that share {len(grouped.units)} keys and values. Single "
+            "heads can't be gated there; use CAHP or a ranking."
+        )
     device = next(model.parameters()).device
     with head_masks(layers, masks):
         logits = classifier_logits(model(**batch.inputs_on(device)), len(batch.labels))

@@ -111,7 +111,7 @@ def knee_under_noise(
     if not degrees or not seeds:
         raise ConfigError("`degrees` and `seeds` must hold at least one number each.")
     if observed.separation is None:
-        raise SelectionError("The selection has no separation matrix: it was read from a file. Select again.")
+        raise SelectionError("The selection has no separation matrix: it was read from a file, or made without.")
     shares: dict[tuple[str, int], list[float]] = {}
     for seed in logging.tqdm(seeds, desc="Looking for knees", unit="seed"):
         for name, separation in (("measured", observed.separation), ("noise", gaussian_like(observed, seed))):

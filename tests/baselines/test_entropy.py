@@ -5,6 +5,7 @@ import pytest
 import torch
 from planted import planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
+from zoo import zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
 from cahp_plugin.architectures import attention_layers
@@ -22,19 +23,20 @@ def by_loops(model, data):
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
             alone = {"input_ids": ids[mask.bool()][None], "attention_mask": mask[mask.bool()][None]}
             maps = []
-            with torch.no_grad(), attention_maps(model, layers, lambda _, found, maps=maps: maps.append(found[0])):
+            with torch.no_grad(), attention_maps(model, layers, lambda *found, maps=maps: maps.append(found)):
                 model(**alone, **map_arguments(layers))
-            for layer, heads in enumerate(maps):
-                for head, rows in enumerate(heads.tolist()):
+            for layer, found in maps:
+                depths = sum(other == layer for other, _ in maps)  # layers that depths share are seen at each
+                for head, rows in enumerate(found[0].tolist()):
                     entropies = [-sum(a * math.log(a) for a in row if a > 0) / math.log(len(row)) for row in rows]
-                    sums[layer, head] += sum(entropies) / len(entropies)
+                    sums[layer, head] += sum(entropies) / len(entropies) / depths
             count += 1
     return sums / count
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "albert"])
 def test_entropy_equals_loops_over_unpadded_examples(name):
-    model, data = tiny_model(name), tiny_batches(12, 5)
+    model, data = zoo_model(name), tiny_batches(12, 5)
     np.testing.assert_allclose(attention_entropy(model, data), by_loops(model, data), atol=2e-6)
 
 

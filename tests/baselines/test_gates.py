@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
@@ -13,7 +14,7 @@ from cahp_plugin.baselines import HardConcreteImportance, SubsetPruningImportanc
 from cahp_plugin.baselines.gates import masked_loss
 from cahp_plugin.baselines.hard_concrete import STRETCH, TEMPERATURE, HardConcreteGates, hard_concrete
 from cahp_plugin.baselines.subset import SubsetGates, relaxed_top_k
-from cahp_plugin.errors import ConfigError, DataError, SelectionError
+from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import only_heads, prepare_batches
 
 TRAINED = (HardConcreteImportance, SubsetPruningImportance)
@@ -160,6 +161,16 @@ def test_the_loss_under_masks_is_that_of_the_masked_model():
         with only_heads(model, kept):
             expected = model(**data[0]).loss
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_heads_that_share_keys_are_refused():
+    config = transformers.LlamaConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48, pad_token_id=0, num_labels=3,
+    )  # fmt: skip
+    model = transformers.LlamaForSequenceClassification(config)
+    with pytest.raises(UnsupportedModelError, match="4 heads that share 2 keys and values"):
+        HardConcreteImportance(model, tiny_batches(), 4, epochs=0.1)
 
 
 @pytest.mark.parametrize("kind", TRAINED)

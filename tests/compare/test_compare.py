@@ -106,7 +106,7 @@ def test_shared_measurements_are_charged_to_all_who_use_them():
     assert measurements.once("a", lambda: time.sleep(0.05) or 7) == 7 and measurements.saved == 0
     assert measurements.once("b", lambda: 8) == 8
     assert measurements.once("a", lambda: pytest.fail("measured again")) == 7
-    assert measurements.saved == pytest.approx(0.05, abs=0.04)
+    assert measurements.saved >= 0.05
 
 
 def test_methods_without_a_seed_choose_the_same_for_every_seed(tmp_path):
