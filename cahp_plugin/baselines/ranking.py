@@ -59,11 +59,9 @@ class RankingImportance(CAHPImportance):
         self.scores = np.asarray(scores, dtype=np.float64)
         if self.scores.ndim != 2:
             raise SelectionError(f"`scores` must have the shape (layers, heads); got {self.scores.shape}.")
-        order = [
-            (int(layer), int(head))
-            for layer, head in sorted(np.ndindex(*self.scores.shape), key=lambda place: -self.scores[place])
-            if not np.isnan(self.scores[layer, head])
-        ]
+        # Absent heads leave before the sorting: NaN is neither above nor below anything.
+        places = [(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(self.scores))]
+        order = sorted(places, key=lambda place: -self.scores[place])
         first: list[tuple[int, int]] = []
         for layer in range(len(self.scores)):
             first += [place for place in order if place[0] == layer][:min_heads_per_layer]
