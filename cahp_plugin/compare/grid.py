@@ -17,6 +17,7 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.methods import METHODS, Candidate
+from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
@@ -50,6 +51,7 @@ def compare_methods(
     """Compares ways of choosing heads: the same number of heads, the same recovery, the same seeds.
 
     Every run is a line of ``runs.jsonl``; runs that are there are not repeated, so the same call goes on after a kill.
+    At the end ``report.html`` shows all runs of the folder.
     ``setup.json`` holds fingerprints of the model and the data, settings and versions; a folder with another set-up is
     refused.
 
@@ -122,6 +124,7 @@ def compare_methods(
         evaluation = evaluate_classifier(pruned, evaluated)
         seconds = {"choose": chosen - start, "recover": recovered - cut, "evaluate": evaluation.seconds}
         log.add(_run((method, count, seed, how), pruned, evaluation, labels, seconds))
+    write_comparison_page(Path(output_dir))
     shown = {("dense", present, 0, "none"), *wanted}
     return Comparison(Path(output_dir), tuple(run for key, run in log.runs.items() if key in shown))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.report.html import PAGE_NAME, Compared, Contents, write_page
+from cahp_plugin.report.html import Compared, Contents, write_page
 from cahp_plugin.report.html.data import checked, read_json
+from cahp_plugin.report.html.page import PAGE_NAME
 
 
 def read_comparison(folder: Path) -> Compared | None:

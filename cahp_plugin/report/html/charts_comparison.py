@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def accuracy_panels(compared: Compared) -> list[Chart]:
     widen = max(0.12 * (counts[0] - counts[-1]), 0.5)
     axes = Axes((counts[-1] - widen, counts[0] + widen), (min(ends) - pad, max(ends) + 1.6 * pad), height=320)
     places = [axes.at_x(count) for count in counts]
-    gap = min((a - b for a, b in zip(places, places[1:], strict=False)), default=160.0)
+    gap = min((a - b for a, b in itertools.pairwise(places)), default=160.0)
     shift = min(9.0, 0.8 * gap / max(len(numbers), 1), 2 * 0.8 * (places[-1] - axes.left) / max(len(numbers), 1))
     return [_accuracy_panel(compared, recovery, axes, shift) for recovery in recoveries_of(compared)]
 

@@ -127,7 +127,7 @@ def heads_per_layer(pruned: Pruned) -> Chart:
                 text_anchor="middle",
                 class_="small bold",
                 style="fill:var(--on-kept)" if inside else None,
-            )  # fmt: skip
+            )
         )
     told = "; ".join(f"layer {layer}: {len(pruned.kept[layer])} of {len(pruned.present[layer])}" for layer in layers)
     even = min(counts) == max(counts)
