@@ -48,7 +48,7 @@ def _run(path: Path, number: int, line: str) -> Run:
 
     def build() -> Run:
         run = Run(**values)
-        if len(run.hits()) != run.num_examples or not run.kept:
+        if len(bytes.fromhex(run.correct)) != -(-run.num_examples // 8) or not run.kept:
             raise ValueError("bits and examples differ in number, or no layer is named")
         return run
 
