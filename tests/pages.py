@@ -106,7 +106,8 @@ def write_runs(folder, methods, *, layers=6, heads=8, counts=(24, 12), recoverie
     with open(folder / "runs.jsonl", "w") as file:
         for method, count, seed, how in [("dense", layers * heads, 0, "none"), *keys]:
             hits = hard < 0.4 + 0.3 * count / layers / heads + 0.05 * rng.standard_normal()
-            drawn = sorted(int(place) for place in rng.permutation(layers * heads)[:count])
+            places = np.random.default_rng([len(method), count, seed]).permutation(layers * heads)
+            drawn = sorted(int(place) for place in places[:count])  # the recovery does not change the choice
             kept = {str(layer): [p % heads for p in drawn if p // heads == layer] for layer in range(layers)}
             run = Run(method, count, seed, how, float(hits.mean()), 1.0, pack(hits), 200, kept, 1000 * count,
                       {"choose": 1.0, "recover": 2.0})  # fmt: skip

@@ -201,6 +201,11 @@ def test_times_stages_and_exports_are_those_of_the_files(everything):
     assert "keeps 36 of its 72 attention heads (50.0 %)" in summary and "from 50.9 % to 48.6 %" in summary
 
 
+def command_of(line):
+    """A command as a shell reads it: a backslash at the end of a line goes on in the next."""
+    return build_parser().parse_args(shlex.split(line.replace("\\\n", ""))[1:])
+
+
 def test_the_commands_give_the_settings_back(everything, tmp_path):
     changes = {"polynomial_degree": 6, "tsne_init": "random", "seed": 3, "min_heads_per_layer": 0}
     found = selection(**changes)
@@ -208,7 +213,7 @@ def test_the_commands_give_the_settings_back(everything, tmp_path):
     (tmp_path / "page.html").write_text(text)
     lines = [node.text() for node in read(tmp_path / "page.html").all("code")]
     lines += [node.text() for node in read(everything / "page.html").all("code")]
-    parsed = [build_parser().parse_args(shlex.split(line)[1:]) for line in lines]
+    parsed = [command_of(line) for line in lines]
     assert [one.command for one in parsed] == ["prune", "prune", "compare", "deploy", "benchmark"]
     assert method_config(parsed[0]) == found.config and parsed[0].output == "it's here"
     compared, deployed, measured = parsed[2:]
@@ -254,7 +259,7 @@ def test_a_pruned_folder_gets_its_page(given, capsys):
     assert [line["accuracy"] for line in cells(page, "The model at each stage, on the evaluation set")] == [
         f"{100 * stage['accuracy']:.2f} %" for stage in told["stages"]
     ]
-    command = build_parser().parse_args(shlex.split(page.all("code")[0].text())[1:])
+    command = command_of(page.all("code")[0].text())
     assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 20, 6)
     assert dict((line["name"], line["value"]) for line in cells(page, "Model"))["architecture"].startswith("Bert")
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures", output="plain")) == 0

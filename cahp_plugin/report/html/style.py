@@ -116,7 +116,7 @@ svg .grid{stroke:var(--grid);stroke-width:1}
 svg .axis{stroke:var(--line);stroke-width:1}
 svg .halo{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round}
 @media (max-width:1100px){.figures.three{grid-template-columns:repeat(2,minmax(0,1fr))}}
-@media (max-width:760px){
+@media (max-width:860px){
 main,header,footer{padding-left:12px;padding-right:12px}
 header{padding-top:20px}
 svg text{font-size:13px}
