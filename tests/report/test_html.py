@@ -251,7 +251,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
 
 def test_a_pruned_folder_gets_its_page(given, capsys):
     assert (
-        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--recover-examples", "20")) == 0
+        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--recover-examples", "50")) == 0
     )
     assert f"All in one page: {given / 'pruned' / 'report.html'}" in capsys.readouterr().out
     page = check_whole(given / "pruned" / "report.html")
@@ -260,7 +260,7 @@ def test_a_pruned_folder_gets_its_page(given, capsys):
         f"{100 * stage['accuracy']:.2f} %" for stage in told["stages"]
     ]
     command = command_of(page.all("code")[0].text())
-    assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 20, 6)
+    assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 50, 6)
     assert dict((line["name"], line["value"]) for line in cells(page, "Model"))["architecture"].startswith("Bert")
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures", output="plain")) == 0
     assert not (given / "plain" / "report.html").exists()

@@ -157,7 +157,7 @@ def _difference_panel(compared: Compared, recovery: str, rows: Sequence[Any], sp
     marks = axes.frame(
         "percentage points against cahp",
         "",
-        x_ticks=ticks(*span),
+        x_ticks=ticks(*span, most=8),
         y_ticks=(),
         x_format=lambda value: ("+" if value > 0 else "") + short(value),
         x_grid=True,
