@@ -23,6 +23,7 @@ from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.methods import METHODS
 from cahp_plugin.compare.names import DEFAULT_METHODS
+from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
@@ -63,6 +64,7 @@ def compare_methods(
     """Compares ways of choosing heads: the same number of heads, the same recovery, the same seeds.
 
     Every run is a line of ``runs.jsonl``; runs that are there are not repeated, so the same call goes on after a kill.
+    At the end ``report.html`` shows all runs of the folder.
     ``setup.json`` holds fingerprints of the model and the data, settings and versions; a folder with another set-up is
     refused. ``structure.json`` says where the kept heads are.
 
@@ -157,6 +159,7 @@ def compare_methods(
     runs = tuple(run for key, run in log.runs.items() if key in shown)
     comparison = Comparison(Path(output_dir), runs, _knee(output_dir, chooser, seeds) if knee else None)
     _write_structure(comparison)
+    write_comparison_page(Path(output_dir))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison
