@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.architectures import attention_layers
+from cahp_plugin.architectures.linear import weight_of
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.prune import CAHPImportance
 
@@ -132,8 +133,9 @@ class MagnitudeImportance(RankingImportance):
         scores = _empty_scores(model)
         for layer in attention_layers(model):
             if layer.heads:
-                weight: Any = layer.module("output").weight
-                columns = weight.detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
+                columns = (
+                    weight_of(layer.module("output")).detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
+                )
                 scores[layer.index, list(layer.heads)] = columns.square().sum(dim=(0, 2)).sqrt().cpu().numpy()
         super().__init__(scores, num_heads, min_heads_per_layer=min_heads_per_layer)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.architectures.linear import weight_of
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.prune import CAHPImportance
@@ -92,8 +93,7 @@ class _Elimination:
     def __init__(self, layer: AttentionLayer, gram: Tensor, scale: float) -> None:
         self.layer, self.scale = layer, scale
         self.heads = list(layer.heads)
-        weight: Any = layer.module("output").weight
-        self._weight = weight.detach().double().cpu()
+        self._weight = weight_of(layer.module("output")).detach().double().cpu()
         self._inverse = torch.linalg.inv(gram)
         self.error = 0.0
         self.cheapest = self._find_cheapest()

@@ -224,13 +224,19 @@ def test_the_commands_give_the_settings_back(everything, tmp_path):
     assert deployed.sequence_length == [32, 128, 512] and measured.rounds == 60
 
 
+def head_map_entry(kept, num_heads, *, version):
+    """What a pruned model's config holds under ``cahp_config``."""
+    shape = {"num_heads": num_heads, "head_dim": 8, "group_size": 1}
+    layers = {str(layer): shape | {"kept": list(heads)} for layer, heads in kept.items()}
+    return {"format": 2, "version": version, "layers": layers}
+
+
 def test_nothing_from_outside_becomes_markup(tmp_path):
     folder = tmp_path / BAD
     found = dataclasses.replace(selection(), note=BAD)
     write_selection(folder, found)
     width = found.salience.shape[1]
-    kept = {str(layer): list(heads) for layer, heads in found.kept.items()}
-    entry = {"format": 1, "version": BAD, "num_heads": width, "head_dim": 8, "kept_heads": kept}
+    entry = head_map_entry(found.kept, width, version=BAD)
     values = {"cahp_config": entry, "architectures": [BAD], "_name_or_path": "<script>alert(1)</script>\x1b[31m"}
     (folder / "config.json").write_text(json.dumps(values))
     stage = {"name": BAD, "heads": 3, "parameters": 7, "accuracy": 0.5, "loss": 1.0}
@@ -366,7 +372,7 @@ def test_mistakes_are_told_and_nothing_is_written(tmp_path, capsys):
         assert f"{tmp_path / 'runs' / 'runs.jsonl'}, line 3" in message(tmp_path / "runs")
     # Two models' files in one folder.
     write_selection(tmp_path / "mixed", selection())
-    entry = {"format": 1, "version": "0", "num_heads": 6, "head_dim": 8, "kept_heads": {"0": [0]}}
+    entry = head_map_entry({0: (0,)}, 6, version="0")
     (tmp_path / "mixed" / "config.json").write_text(json.dumps({"cahp_config": entry}))
     assert "not of one model" in message(tmp_path / "mixed")
     output.mkdir()

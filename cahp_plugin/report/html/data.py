@@ -6,10 +6,9 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from cahp_plugin.architectures.layers import HEAD_MAP_KEY, head_map
+from cahp_plugin.architectures import HEAD_MAP_KEY, head_entries
 from cahp_plugin.errors import CAHPError, CheckpointError
 from cahp_plugin.method.selection import HeadSelection
 
@@ -192,10 +191,10 @@ def _pruned(folder: Path, told: dict[str, Any] | None) -> Pruned | None:
     if told is None:
         told = checked(folder / PRUNE_NAME, lambda: _prune_report(report or {}))
     selection = None if selected is None else checked(folder / SELECTION_NAME, lambda: _selection(selected))
-    entry = config.get(HEAD_MAP_KEY)
-    if entry is not None:
-        kept = checked(folder / CONFIG_NAME, lambda: head_map(SimpleNamespace(**{HEAD_MAP_KEY: entry})))
-        width = checked(folder / CONFIG_NAME, lambda: int(entry["num_heads"]))
+    entries = checked(folder / CONFIG_NAME, lambda: head_entries(config))
+    if entries:
+        kept = {layer: entry.kept for layer, entry in entries.items()}
+        width = max(entry.num_heads for entry in entries.values())
     elif selection is not None:
         kept, width = selection.kept, selection.salience.shape[1]
     else:
