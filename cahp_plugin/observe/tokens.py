@@ -25,19 +25,9 @@ class Side:
     mask: Tensor
 
 
-def units_of(layer: AttentionLayer) -> tuple[tuple[int, ...], ...]:
-    """What is kept or dropped together: single heads, or the query heads of one key and value head."""
-    return tuple(getattr(layer, "units", tuple((head,) for head in layer.heads)))
-
-
-def kind_of(layer: AttentionLayer) -> str:
-    """What a layer attends to: ``"self"``, ``"causal"`` or ``"cross"``."""
-    return str(getattr(layer, "kind", "self"))
-
-
 def group_of(layer: AttentionLayer) -> tuple[str, str]:
     """Heads of one group see the same queries and keys; heads of different groups can't be compared cell by cell."""
-    return kind_of(layer), "vision" if _in_vision_tower(layer) else "tokens"
+    return layer.kind, "vision" if _in_vision_tower(layer) else "tokens"
 
 
 def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> tuple[Side, Side]:
@@ -59,7 +49,7 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     Raises:
         UnsupportedModelError: A mask does not have the maps' width.
     """
-    kind = kind_of(layer)
+    kind = layer.kind
     vision = _in_vision_tower(layer)
     decodes = kind in ("causal", "cross") and batch.decoder_mask is not None
     query = _side(layer, batch, queries, vision=vision, decoder=decodes)
