@@ -35,3 +35,14 @@ def attention_maps_enabled(model: Any) -> Iterator[None]:
     finally:
         if switch:
             model.set_attn_implementation(before)
+
+
+def forget_pruned_heads(config: Any) -> None:
+    """Takes transformers 4.57's own record of removed heads, ``pruned_heads``, out of a config.
+
+    On 4.57 it makes a model remove those heads while it is built; 5 does not know it, and carries it along.
+    """
+    if TRANSFORMERS_MAJOR < 5:
+        config.pruned_heads = {}
+    else:
+        vars(config).pop("pruned_heads", None)

@@ -13,8 +13,7 @@ from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.latency import LatencyReport, measure_latency
-from cahp_plugin.prune import check_output_directory
-from cahp_plugin.prune.checkpoint import replaced_folder
+from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import format_table
 from cahp_plugin.workflow import PruneReport, prune_classifier

@@ -22,7 +22,7 @@ from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune import CAHPImportance, CAHPPruner, check_output_directory, load_pruned, save_pruned
+from cahp_plugin.prune import CAHPImportance, CAHPPruner, Stage, check_output_directory, load_pruned, save_pruned
 from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
@@ -33,25 +33,6 @@ logger = logging.get_logger(__name__)
 
 REPORT_NAME = "cahp_report.json"
 _RELOAD_TOLERANCE = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One state of the model.
-
-    Attributes:
-        name: ``"dense"``, ``"one-shot"``, ``"bias"`` or ``"least-squares"``, ``"recovered"`` after fine-tuning.
-        heads: Attention heads present.
-        parameters: Number of parameters.
-        accuracy: Share of evaluation examples classified right, in [0, 1].
-        loss: Mean cross-entropy on the evaluation set, nat.
-    """
-
-    name: str
-    heads: int
-    parameters: int
-    accuracy: float
-    loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +177,7 @@ def prune_classifier(
     if output_dir is not None:
         output = Path(output_dir)
         with clock("save and reload"):
-            save_pruned(model, output, selection=selection, tokenizer=tokenizer, overwrite=overwrite)
+            save_pruned(model, output, selection=selection, tokenizer=tokenizer, stages=stages, overwrite=overwrite)
             difference = reload_difference(model, output, next(iter(evaluated)))
         if figures:
             with clock("figures"):

@@ -39,6 +39,7 @@ class AttentionSpec:
             norms over the channels of one head, tables of positions.
         shared_bias: Whether one position bias is added to the scores of all layers, which ties them together in the
             dependency graph.
+        reused: Whether one block serves several layers.
         heads_in_config: Whether the config's ``num_attention_heads`` is the number of heads of this block in the
             unpruned model. Otherwise the width of the output projection tells.
         causal: Whether tokens attend to earlier ones only.
@@ -73,6 +74,7 @@ class AttentionSpec:
     group: str = ""
     fixed: tuple[str, ...] = ()
     shared_bias: bool = False
+    reused: bool = False
     heads_in_config: bool = True
     causal: bool = False
     causal_paths: tuple[str, ...] = ()

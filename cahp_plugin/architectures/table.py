@@ -97,7 +97,7 @@ TABLE = (
     _bert_like("camembert", "CamembertAttention"),
     _bert_like("electra", "ElectraAttention"),
     AttentionSpec(
-        name="albert",  # one block for all layers
+        name="albert",
         block=("AlbertAttention",),
         query="query",
         key="key",
@@ -106,6 +106,7 @@ TABLE = (
         head_count=("num_attention_heads",),
         width=("all_head_size",),
         fixed=("distance_embedding",),
+        reused=True,
         output_in_core=True,
         empty=HeadlessWithNorm,
     ),

@@ -17,7 +17,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
         help="show the kept heads, parameters and origin of a pruned checkpoint",
-        description="Reads a pruned checkpoint's config, tensors and selection; the model is not built.",
+        description="Reads a pruned checkpoint's config (kept heads, widths), tensors and selection; the model is not "
+        "built.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a pruned checkpoint")
     add_output_options(parser)
@@ -34,6 +35,7 @@ class Inspection:
         version: Version of cahp-plugin that wrote it.
         num_original_heads: Layer -> heads before any pruning.
         kept: Layer -> original indices of the kept heads.
+        linear_shapes: Path -> ``(out_features, in_features)`` of the linear layers that were narrowed as well.
         parameters: Number of parameters in the safetensors files.
         mebibytes: Size of those files, MiB.
         note: How the number of heads came about, from ``selection.json`` where it is there.
@@ -45,6 +47,7 @@ class Inspection:
     version: str
     num_original_heads: dict[int, int]
     kept: dict[int, tuple[int, ...]]
+    linear_shapes: dict[str, tuple[int, int]]
     parameters: int
     mebibytes: float
     note: str | None
@@ -65,6 +68,10 @@ class Inspection:
         for layer, heads in sorted(self.kept.items()):
             cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads[layer]))
             lines.append(f"  layer {layer:>2}  {cells}  {len(heads):>2} kept: {', '.join(map(str, heads)) or 'none'}")
+        if self.linear_shapes:
+            lines.append("narrowed linear layers (outputs x inputs):")
+            width = max(map(len, self.linear_shapes))
+            lines += [f"  {path.ljust(width)}  {out} x {into}" for path, (out, into) in self.linear_shapes.items()]
         if self.note:
             lines.append(self.note)
         lines += [
@@ -84,6 +91,7 @@ def inspect_folder(folder: Path) -> Inspection:
     from safetensors import SafetensorError, safe_open
 
     from cahp_plugin.architectures.head_map import HEAD_MAP_KEY, head_entries
+    from cahp_plugin.prune.widths import linear_shapes
 
     config = _read_json(folder / "config.json", required=True)
     if HEAD_MAP_KEY not in config:
@@ -111,6 +119,7 @@ def inspect_folder(folder: Path) -> Inspection:
         version=str(config[HEAD_MAP_KEY].get("version")),
         num_original_heads={layer: entry.num_heads for layer, entry in entries.items()},
         kept={layer: entry.kept for layer, entry in entries.items()},
+        linear_shapes=linear_shapes(config),
         parameters=parameters,
         mebibytes=sum(file.stat().st_size for file in files) / 2**20,
         note=_read_json(folder / "selection.json").get("note"),

@@ -28,8 +28,7 @@ from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, write_graph
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import int8_preset
-from cahp_plugin.prune import check_output_directory
-from cahp_plugin.prune.checkpoint import replaced_folder
+from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import Evaluation
 from cahp_plugin.recover.evaluate import evaluate_logits
 from cahp_plugin.report import format_table

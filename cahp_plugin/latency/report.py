@@ -13,7 +13,7 @@ from typing import Any
 from cahp_plugin.errors import MissingDependencyError
 from cahp_plugin.latency.figure import plot_latency
 from cahp_plugin.latency.measurement import Measurement
-from cahp_plugin.prune.checkpoint import replaced_folder
+from cahp_plugin.prune import replaced_folder
 from cahp_plugin.report import format_table, style
 
 _ENOUGH_ROUNDS = 50

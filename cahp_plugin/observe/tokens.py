@@ -49,11 +49,15 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     Raises:
         UnsupportedModelError: A mask does not have the maps' width.
     """
-    kind = layer.kind
-    vision = _in_vision_tower(layer)
-    decodes = kind in ("causal", "cross") and batch.decoder_mask is not None
-    query = _side(layer, batch, queries, vision=vision, decoder=decodes)
-    return query, _side(layer, batch, keys, vision=vision, decoder=decodes and kind != "cross")
+    decodes = layer.kind == "causal" and batch.decoder_mask is not None
+    key = _side(layer, batch, keys, vision=_in_vision_tower(layer), decoder=decodes)
+    return query_side(layer, batch, queries), key
+
+
+def query_side(layer: AttentionLayer, batch: Batch, queries: int) -> Side:
+    """The queries alone; see :func:`map_sides`."""
+    decodes = layer.kind in ("causal", "cross") and batch.decoder_mask is not None
+    return _side(layer, batch, queries, vision=_in_vision_tower(layer), decoder=decodes)
 
 
 def _in_vision_tower(layer: AttentionLayer) -> bool:

@@ -1,153 +1,27 @@
-"""Pruned checkpoints: saved in one step, loaded anywhere, exact."""
+"""What a checkpoint describes besides its weights: config, class, tokenizer, and the model's shape."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers.utils import logging
+import torch
 
-from cahp_plugin.architectures import HEAD_MAP_KEY, head_entries, head_map
+from cahp_plugin._compat import forget_pruned_heads
+from cahp_plugin.architectures import HEAD_MAP_KEY, head_entries
 from cahp_plugin.architectures.layers import find_layers
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer
-
-logger = logging.get_logger(__name__)
+from cahp_plugin.prune.widths import linear_shapes, narrow_linears
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
-SELECTION_NAME = "selection.json"
-
-
-def check_output_directory(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Checks that a folder may be written, before work is put into what goes there.
-
-    Raises:
-        CheckpointError: It is a file, or is not empty and ``overwrite`` is false.
-    """
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; expected a folder or a new name.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise CheckpointError(f"{folder} is not empty. Pass `overwrite=True` (`--overwrite`) or another folder.")
-
-
-@contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives a temporary folder that takes the place of ``path`` when the block ends well, in one step.
-
-    Whatever goes wrong in the block (a full disk, Ctrl-C), ``path`` stays as it was and nothing else is left.
-
-    Raises:
-        CheckpointError: As :func:`check_output_directory`, or the disk refuses.
-    """
-    folder = Path(path).absolute()
-    check_output_directory(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    old: Path | None = None
-    try:
-        yield partial
-        partial.chmod(0o755)  # mkdtemp's 0o700 would lock others out
-        if folder.exists():
-            old = partial.with_suffix(".old")
-            folder.rename(old)
-        partial.rename(folder)
-    except BaseException as error:
-        if old is not None and old.exists() and not folder.exists():
-            old.rename(folder)
-        if isinstance(error, OSError) and not isinstance(error, CheckpointError):
-            raise CheckpointError(f"{folder} could not be written: {error}. Nothing is left there.") from error
-        raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old is not None and folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def save_pruned(
-    model: Any,
-    path: str | os.PathLike[str],
-    *,
-    selection: HeadSelection | None = None,
-    tokenizer: Any = None,
-    overwrite: bool = False,
-) -> Path:
-    """Saves a pruned model as safetensors, with the map of its heads in ``config.json`` under ``cahp_config``.
-
-    The folder appears whole or not at all.
-
-    Args:
-        model: The model, pruned by :class:`cahp_plugin.CAHPPruner` (or not at all: then it is a plain checkpoint).
-        path: Folder to write.
-        selection: Written beside the model as ``selection.json``, without X.
-        tokenizer: Saved beside the model.
-        overwrite: Whether a non-empty folder is replaced.
-
-    Returns:
-        The folder.
-
-    Raises:
-        CheckpointError: The folder is not empty, or the disk refuses.
-    """
-    with replaced_folder(path, overwrite=overwrite) as partial:
-        model.save_pretrained(partial, safe_serialization=True)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        if selection is not None:
-            (partial / SELECTION_NAME).write_text(json.dumps(selection.to_dict()) + "\n", encoding="utf-8")
-    return Path(path)
-
-
-def load_pruned(path: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Loads a checkpoint that :func:`save_pruned` wrote, as the transformers class it was saved from.
-
-    The model is built from its config, shrunk to its map of heads and then filled by ``from_pretrained``: what that
-    does (``dtype``, ``device_map``, ``attn_implementation``, sharded files, Hub ids) works here too. It is exact.
-
-    Args:
-        path: Folder or Hub id. A checkpoint without a map is loaded plainly.
-        **kwargs: Go to ``from_pretrained``.
-
-    Returns:
-        The model, in eval mode.
-
-    Raises:
-        CheckpointError: There is no checkpoint, it is damaged, or its map and tensors disagree.
-    """
-    name = os.fspath(path)
-    hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in kwargs}
-    config = load_config(name, **hub)
-    kept, cls = head_map(config), model_class(config, name)
-    if not kept:
-        logger.info(f"{name} was not pruned by cahp-plugin; it is loaded as it is.")
-    try:
-        model, report = _shrinking(cls).from_pretrained(name, output_loading_info=True, **kwargs)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{name} can't be loaded: {_first_lines(error)} If it says that shapes differ, `{HEAD_MAP_KEY}` in "
-            "config.json and the tensors do not belong together; if a file can't be read, copy it again."
-        ) from error
-    model.__class__ = cls
-    unfit = {
-        key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    if kept and any(unfit.values()):
-        found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in unfit.items() if names)
-        raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).")
-    return model
 
 
 def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """Loads the config of a checkpoint.
+    """Loads the config of a checkpoint. Code that comes with a checkpoint is never run.
 
     Raises:
         CheckpointError: There is none, or it can't be read.
@@ -155,7 +29,7 @@ def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, **kwargs)
+        return AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
 
@@ -173,49 +47,68 @@ def load_tokenizer(name: str) -> Any:
         # Transformers 5 would make one with an empty vocabulary.
         raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
-
-
-def untrained_model(config: Any) -> Any:
-    """Builds a model with random weights and eager attention, of the class and the heads that a config names.
-
-    Raises:
-        CheckpointError: Transformers has no such class, or the map of heads does not fit it.
-    """
-    config = copy.deepcopy(config)
-    config._attn_implementation = "eager"
-    cls = model_class(config, "The config")
-    model = _shrinking(cls)(config)
-    model.__class__ = cls
-    return model.eval()
 
 
 def model_class(config: Any, name: str) -> type[Any]:
     """The transformers class that a config names.
 
     Raises:
-        CheckpointError: Transformers has no such class.
+        CheckpointError: Transformers has no such class, or it is one for another kind of config.
     """
     import transformers
 
     class_name = (config.architectures or [None])[0]
     cls = getattr(transformers, class_name, None) if class_name else None
-    if cls is None:
-        raise CheckpointError(f"{name}: config.json names the class {class_name!r}, which transformers does not have.")
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise CheckpointError(
+            f"{name}: config.json names the class {class_name!r}, which is no model class of transformers."
+        )
+    wanted = getattr(cls, "config_class", None)
+    if isinstance(wanted, type) and not isinstance(config, wanted):
+        raise CheckpointError(
+            f"{name}: config.json describes a {config.model_type!r} model ({type(config).__name__}) and names the "
+            f"class {class_name}, which is built from {wanted.__name__}. One of the two was changed; restore it."
+        )
     return cls
 
 
-def _shrinking(cls: type[Any]) -> type[Any]:
-    """A subclass whose fresh instances have only the heads in their config's map, for ``from_pretrained`` to fill."""
+def untrained_model(config: Any, *, device: str = "cpu") -> Any:
+    """Builds a model with random weights and eager attention, of the class and the shape that a config names.
+
+    Args:
+        config: The config, with the map of heads of a pruned model.
+        device: Where its parameters lie; on ``"meta"`` they have shapes only and cost nothing.
+
+    Raises:
+        CheckpointError: Transformers has no such class, or the map of heads does not fit it.
+    """
+    return model_of_shape(model_class(config, "The config"), config, device=device)
+
+
+def model_of_shape(cls: type[Any], config: Any, *, device: str = "meta") -> Any:
+    """As :func:`untrained_model`, of a given class."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = "eager"
+    with torch.device(device) if device != "cpu" else contextlib.nullcontext():
+        model = shrinking(cls)(config)
+    model.__class__ = cls
+    return model.eval()
+
+
+def shrinking(cls: type[Any]) -> type[Any]:
+    """A subclass whose fresh instances have the shape that their config records, for ``from_pretrained`` to fill."""
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         entries = head_entries(config)
         if not entries:
             cls.__init__(self, config, *args, **kwargs)
             return
+        shapes = linear_shapes(config)
         entry = getattr(config, HEAD_MAP_KEY)
+        forget_pruned_heads(config)  # transformers' own record of the same heads would have them removed twice
         delattr(config, HEAD_MAP_KEY)
         try:
             cls.__init__(self, config, *args, **kwargs)
@@ -231,13 +124,9 @@ def _shrinking(cls: type[Any]) -> type[Any]:
                     duplicate_layer(layer)
                 if found.kept != layer.heads:
                     shrink_layer(self, find_layers(self)[layer.index], found.kept)
+            narrow_linears(self, shapes)
         finally:
             setattr(self.config, HEAD_MAP_KEY, entry)
             setattr(config, HEAD_MAP_KEY, entry)
 
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})
-
-
-def _first_lines(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 400 else text[:400] + "..."

@@ -39,6 +39,11 @@ def record_heads(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None
     set_head_entries(model.config, dict(sorted({**entries, layer.index: _entry(layer, kept)}.items())))
 
 
+def record_layers(model: Any) -> None:
+    """Writes the heads that a model has into its map of heads."""
+    set_head_entries(model.config, {layer.index: _entry(layer, layer.heads) for layer in find_layers(model)})
+
+
 def _entry(layer: AttentionLayer, kept: Sequence[int]) -> HeadEntry:
     return HeadEntry(layer.num_original_heads, layer.head_dim, layer.group_size, tuple(sorted(kept)))
 
@@ -101,7 +106,7 @@ def duplicate_kv_heads(model: Any) -> None:
     for layer in layers:
         duplicate_layer(layer)
     if layers:
-        set_head_entries(model.config, {layer.index: _entry(layer, layer.heads) for layer in find_layers(model)})
+        record_layers(model)
 
 
 def duplicate_layer(layer: AttentionLayer) -> None:

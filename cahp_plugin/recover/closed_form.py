@@ -15,6 +15,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.architectures.linear import out_width, weight_of
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
@@ -71,7 +72,9 @@ def recover_least_squares(
     in the dense one. The new weights minimise ``|r - h - W c - b|^2 + ridge * s * |W - W_now|^2`` over the real
     tokens, where ``s`` is the sum over tokens of a channel's centred squares, averaged over the channels of ``c``.
     Normal equations are summed in float64; they take ``channels x channels`` numbers. A layer without heads gets a
-    new bias.
+    new bias. Where the projection has no bias, ``b`` is 0; where its output goes through more than an addition on its
+    way into the stream (a norm in Gemma, a scale in DINOv2), ``r - h`` is the dense projection's output. A block that
+    serves several layers (ALBERT) is fitted to all of them at once.
 
     Args:
         model: The pruned model; changed in place.
@@ -147,7 +150,7 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
                 sums[index] = sums[index] + found.context.double().sum(0)
         for ours, theirs in changed:
             gone = theirs.channels(head for head in theirs.heads if head not in ours.heads)
-            weight: Any = theirs.module("output").weight
+            weight = weight_of(theirs.module("output"))
             mean = sums[theirs.index][gone] / tokens
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
 
@@ -191,7 +194,7 @@ class _DenseStreams:
 
     def __init__(self, dense: Any, layers: Sequence[AttentionLayer], batches: Sequence[Any], tokens: int) -> None:
         self.dense, self.batches = dense, batches
-        width = int(dense.config.hidden_size)
+        width = max((out_width(layer.module("output")) for layer in layers), default=0)
         self.cache: dict[int, list[torch.Tensor]] = {}
         if len(layers) * tokens * width * 4 <= _CACHE_BYTES:
             for batch in batches:
@@ -209,7 +212,8 @@ def _refit_layer(
     model: Any, layer: AttentionLayer, targets: Iterable[torch.Tensor], batches: Sequence[Any], ridge: float
 ) -> tuple[float, float]:
     """Refits one output projection; returns the relative error before and after."""
-    equations = NormalEquations(len(layer.heads) * layer.head_dim, int(model.config.hidden_size))
+    output: Any = layer.module("output")
+    equations = NormalEquations(len(layer.heads) * layer.head_dim, out_width(output))
     energy = torch.zeros((), dtype=torch.float64)
     total: Any = 0.0
     for batch, target in zip(batches, targets, strict=True):
@@ -220,12 +224,12 @@ def _refit_layer(
         total = total + target.double().sum(0).cpu()
     variance = float(energy - total.square().sum() / equations.count) or 1.0
     before = equations.error()
-    change, shift = equations.solve(ridge)
+    change, shift = equations.solve(ridge, intercept=output.bias is not None)
     after = equations.error(change, shift)
-    bias = _bias_of(layer)
-    bias.add_(shift.to(bias))
+    if output.bias is not None:
+        output.bias.data.add_(shift.to(output.bias))
     if layer.heads:
-        weight: Any = layer.module("output").weight
+        weight = weight_of(output)
         weight.data.add_(change.to(weight))
     return before / variance, after / variance
 
@@ -276,14 +280,23 @@ def _restore(layers: Sequence[AttentionLayer], before: Mapping[str, torch.Tensor
 
 def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:
     """Mean squared difference of the models' outputs over the variance of the dense model's."""
-    ours: list[torch.Tensor] = []
-    theirs: list[torch.Tensor] = []
+    squares, energy = 0.0, 0.0
+    sums: dict[int, tuple[int, torch.Tensor]] = {}  # by width: a similarity's depends on the batch
     for batch in batches:
-        for one, found in ((model, ours), (dense, theirs)):
-            outputs = one(**batch.inputs_on(one.device))
-            first = outputs["logits"] if "logits" in outputs else outputs[0]
-            first = first[batch.mask.to(first.device)] if first.dim() == 3 else first
-            found.append(first.double().cpu())
-    mine, other = torch.cat(ours), torch.cat(theirs)
-    variance = float((other - other.mean(0)).square().mean())
-    return float((mine - other).square().mean()) / (variance or 1.0)
+        mine, other = (_real_outputs(one, batch) for one in (model, dense))
+        squares += float((mine - other).square().sum())
+        energy += float(other.square().sum())
+        count, total = sums.get(other.shape[1], (0, torch.zeros(other.shape[1], dtype=torch.float64)))
+        sums[other.shape[1]] = count + len(other), total + other.sum(0)
+    variance = energy - sum(float(total.square().sum()) / count for count, total in sums.values())
+    return squares / variance if variance > 0 else squares
+
+
+def _real_outputs(model: Any, batch: Any) -> torch.Tensor:
+    """A model's main output at the real tokens, float64 of shape ``(rows, channels)``, on the CPU."""
+    outputs = model(**batch.inputs_on(model.device))
+    first = outputs["logits"] if "logits" in outputs else outputs[0]
+    for mask in (batch.mask, batch.decoder_mask):
+        if mask is not None and first.dim() == 3 and first.shape[:2] == mask.shape:
+            first = first[mask.to(first.device)]
+    return first.double().cpu().reshape(-1, first.shape[-1])

@@ -40,18 +40,21 @@ class NormalEquations:
         x, y = self._x / self.count, self._y / self.count
         return self._xx - self.count * torch.outer(x, x), self._yy - self.count * float(y.square().sum())
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+    def solve(self, ridge: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """Minimises ``|y - W x - b|^2 + ridge * s * |W|^2``; ``s`` is the mean over channels of x's centred squares.
 
-        Without a ridge, directions that x does not vary in get weight 0 (the solution of least norm).
+        Without an intercept b is 0 and nothing is centred. Without a ridge, directions that x does not vary in get
+        weight 0 (the solution of least norm).
 
         Returns:
             W of shape ``(num_outputs, num_inputs)`` and b of shape ``(num_outputs,)``, float64.
         """
         x, y = self._x / self.count, self._y / self.count
+        if not intercept:
+            x, y = torch.zeros_like(x), torch.zeros_like(y)
         if not len(x):
             return self._yx, y
-        gram, _ = self.centred()
+        gram = self._xx - self.count * torch.outer(x, x)
         cross = self._yx - self.count * torch.outer(y, x)
         values, vectors = torch.linalg.eigh(gram)
         strength = ridge * float(gram.diagonal().mean())

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cahp_plugin.architectures import AttentionLayer
 from cahp_plugin.observe.batches import Batch, read_inputs
+from cahp_plugin.observe.tokens import query_side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Tokens:
     Attributes:
         context: Concatenated outputs of the heads, the output projection's input: ``(tokens, heads * head_dim)``.
         behind: Residual stream behind the layer, before it is normalised: what came in plus what the projection adds;
+            the projection's output alone where more than an addition stands between it and the stream;
             ``(tokens, hidden size)``.
     """
 
@@ -40,23 +42,27 @@ def attention_tokens(model: Any, layers: Sequence[AttentionLayer], batch: Batch)
         batch: Examples.
 
     Returns:
-        Layer index -> its tokens.
+        Layer index -> its tokens; of a block that is used several times, all of them.
     """
-    mask = batch.mask.to(model.device)
-    found: dict[int, Tokens] = {}
+    found: dict[int, list[Tokens]] = {}
     incoming: dict[int, Any] = {}
     handles = []
+    ends = not any(layer.spec.reused for layer in layers)
 
     def hook(layer: AttentionLayer) -> None:
         def remember(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             incoming[layer.index] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
 
         def collect(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-            found[layer.index] = Tokens(args[0][mask], (incoming.pop(layer.index) + output)[mask])
-            if len(found) == len(layers):
+            mask = query_side(layer, batch, args[0].shape[1]).mask.to(output.device)
+            behind = output if layer.index not in incoming else incoming.pop(layer.index) + output
+            found.setdefault(layer.index, []).append(Tokens(args[0][mask], behind[mask]))
+            if ends and len(found) == len(layers):
                 raise _Enough
 
-        handles.append(layer.block.register_forward_pre_hook(remember, with_kwargs=True))
+        stream = layer.stream(model)
+        if stream is not None:
+            handles.append(stream.register_forward_pre_hook(remember, with_kwargs=True))
         handles.append(layer.module("output").register_forward_hook(collect))
 
     for layer in layers:
@@ -68,7 +74,10 @@ def attention_tokens(model: Any, layers: Sequence[AttentionLayer], batch: Batch)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return {
+        index: Tokens(torch.cat([part.context for part in parts]), torch.cat([part.behind for part in parts]))
+        for index, parts in found.items()
+    }
 
 
 def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num_examples: int) -> list[Batch]:

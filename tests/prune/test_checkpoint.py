@@ -94,8 +94,10 @@ def test_selection_and_tokenizer_lie_beside_the_model(tmp_path):
     saved = json.loads((tmp_path / "a" / "selection.json").read_text())
     assert HeadSelection.from_dict(saved).kept == selection.kept
     config = json.loads((tmp_path / "a" / "config.json").read_text())["cahp_config"]
-    assert config["kept_heads"] == {str(layer): list(heads) for layer, heads in selection.kept.items()}
-    assert (config["num_heads"], config["head_dim"]) == (4, 8)
+    assert config["layers"] == {
+        str(layer): {"num_heads": 4, "head_dim": 8, "group_size": 1, "kept": list(heads)}
+        for layer, heads in selection.kept.items()
+    }
 
 
 def test_a_plain_checkpoint_loads_with_an_info_line(tmp_path, caplog):
@@ -142,6 +144,12 @@ def damaged(tmp_path, change):
     return tmp_path / "a"
 
 
+def edit_map(kept):
+    """Replaces the map: layer -> kept heads, or what is no map at all."""
+    entry = {"num_heads": 4, "head_dim": 8, "group_size": 1}
+    return edit_config(layers=kept and {layer: entry | {"kept": heads} for layer, heads in kept.items()})
+
+
 def edit_config(**changes):
     def change(folder):
         path = folder / "config.json"
@@ -167,13 +175,13 @@ def drop_tensor(folder):
         (lambda folder: (folder / "model.safetensors").unlink(), "can't be loaded"),
         (lambda folder: os.truncate(folder / "model.safetensors", 5000), "can't be loaded"),
         (drop_tensor, "disagree.*missing keys: bert.encoder.layer.0.attention.self.query.bias"),
-        (edit_config(kept_heads={"0": [1], "1": [], "2": [0, 1, 2, 3]}), "can't be loaded.*do not belong together"),
-        (edit_config(kept_heads={"0": [1, 3], "1": [0], "2": [0, 1, 2, 3]}), "disagree|can't be loaded"),
-        (edit_config(kept_heads={"0": [1, 3]}), "names the layers \\[0\\]"),
-        (edit_config(kept_heads={"0": [1, 9], "1": [], "2": [0]}), "damaged.*layer 0 keeps heads \\[1, 9\\]"),
-        (edit_config(kept_heads={"0": [3, 1], "1": [], "2": [0]}), "damaged"),
-        (edit_config(kept_heads=None), "damaged"),
-        (edit_config(format=99), "format 99; this version of cahp-plugin reads format 1"),
+        (edit_map({"0": [1], "1": [], "2": [0, 1, 2, 3]}), "can't be loaded.*do not belong together"),
+        (edit_map({"0": [1, 3], "1": [0], "2": [0, 1, 2, 3]}), "disagree|can't be loaded"),
+        (edit_map({"0": [1, 3]}), "names the layers \\[0\\]"),
+        (edit_map({"0": [1, 9], "1": [], "2": [0]}), "damaged.*layer 0 keeps heads \\[1, 9\\]"),
+        (edit_map({"0": [3, 1], "1": [], "2": [0]}), "damaged"),
+        (edit_map(None), "damaged"),
+        (edit_config(format=99), "format 99; this version of cahp-plugin reads format 2"),
     ],
 )
 def test_damaged_checkpoints(change, message, tmp_path):

@@ -1,0 +1,150 @@
+"""Saves pruned models: in one step, with everything that loading them needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from cahp_plugin.architectures import head_map
+from cahp_plugin.errors import ConfigError, UnsupportedModelError
+from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.prune.checkpoint import model_of_shape
+from cahp_plugin.prune.folders import replaced_folder
+from cahp_plugin.prune.hub import check_repository, upload
+from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
+from cahp_plugin.prune.plain import plain_pruned_heads, write_pruned_heads
+from cahp_plugin.prune.stage import Stage
+from cahp_plugin.prune.widths import narrowed_linears, record_linear_shapes, without_linear_shapes
+
+logger = logging.get_logger(__name__)
+
+SELECTION_NAME = "selection.json"
+
+
+def save_pruned(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    selection: HeadSelection | None = None,
+    tokenizer: Any = None,
+    stages: Sequence[Stage] = (),
+    overwrite: bool = False,
+    model_card: bool = True,
+    max_shard_size: int | str | None = None,
+    push_to_hub: bool = False,
+    repo_id: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """Saves a pruned model as safetensors, with the map of its heads in ``config.json`` under ``cahp_config``.
+
+    Linear layers that another pruner narrowed (the feed-forward's inner width) are on record there too. The folder
+    appears whole or not at all. Saved with transformers 4.57, it loads there by plain ``from_pretrained`` as well,
+    where the model's class can remove heads itself and no layer is without any.
+
+    Args:
+        model: The model, pruned by :class:`cahp_plugin.CAHPPruner` (or not at all: then it is a plain checkpoint).
+        path: Folder to write.
+        selection: Written beside the model as ``selection.json``, without X.
+        tokenizer: Saved beside the model.
+        stages: What the model achieved before and after pruning, for the model card.
+        overwrite: Whether a non-empty folder is replaced. A README.md that was not generated stays.
+        model_card: Whether a model card, README.md, is generated where there is none.
+        max_shard_size: Size of the largest file, as ``"2GB"`` or in bytes; transformers' default without it.
+        push_to_hub: Whether the finished folder is uploaded to the Hugging Face Hub.
+        repo_id: Repository there, ``user/model``; the folder's name without it.
+        private: Whether a new repository is private; the account's default without it.
+        token: As in ``huggingface_hub``; the one of ``hf auth login`` without it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: The folder is not empty, the disk refuses, the model could not be loaded again (its hidden
+            size was pruned, modules were added), or the upload failed, after the folder was written.
+        ConfigError: An argument for the Hub is given without ``push_to_hub``, or ``repo_id`` is no name.
+        UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
+    """
+    repository = _repository(path, push_to_hub, repo_id, private, token)
+    _check_weights(model)
+    record_linear_shapes(model, _narrowed(model))
+    is_pruned = bool(head_map(model.config))
+    record = plain_pruned_heads(model)
+    card = Path(path) / CARD_NAME
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if is_generated(text):
+        text = ""
+    if is_pruned and model_card and not text:
+        text = model_card_text(
+            model,
+            name=Path(path).absolute().name,
+            repo_id=repository,
+            selection=selection,
+            stages=stages,
+            has_tokenizer=tokenizer is not None,
+            loads_plainly=bool(record),
+        )
+    with replaced_folder(path, overwrite=overwrite) as partial:
+        shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        model.save_pretrained(partial, safe_serialization=True, **shards)
+        if is_pruned:
+            write_pruned_heads(partial, record)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+        if selection is not None:
+            (partial / SELECTION_NAME).write_text(json.dumps(selection.to_dict()) + "\n", encoding="utf-8")
+        if text:
+            (partial / CARD_NAME).write_text(text, encoding="utf-8")
+    if repository is not None:
+        upload(Path(path), repository, private=private, token=token)
+    return Path(path)
+
+
+def _repository(
+    path: str | os.PathLike[str],
+    push_to_hub: bool,
+    repo_id: str | None,
+    private: bool | None,
+    token: str | bool | None,
+) -> str | None:
+    if not push_to_hub:
+        given = {"repo_id": repo_id, "private": private, "token": token}
+        alone = [f"`{name}`" for name, value in given.items() if value is not None]
+        if alone:
+            raise ConfigError(f"{' and '.join(alone)} given without `push_to_hub=True`: nothing would be uploaded.")
+        return None
+    repository = repo_id or Path(path).absolute().name
+    check_repository(repository)
+    return repository
+
+
+def _check_weights(model: Any) -> None:
+    if getattr(model, "hf_quantizer", None) is not None or getattr(model.config, "quantization_config", None):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is quantized; save_pruned writes floating-point weights. Save it before it is "
+            "quantized."
+        )
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if empty:
+        raise UnsupportedModelError(
+            f"{len(empty)} parameters of {type(model).__name__} are on the meta device (the first: {empty[0]}): they "
+            "have no weights to save. Load the model onto a real device, without offloading."
+        )
+
+
+def _narrowed(model: Any) -> dict[str, tuple[int, int]]:
+    import transformers
+
+    cls = type(model)
+    if getattr(transformers, cls.__name__, None) is not cls:
+        logger.warning(
+            f"{cls.__module__}.{cls.__name__} is no class of transformers: load_pruned can't load what is saved, and "
+            "widths of its linear layers are not recorded."
+        )
+        return {}
+    return narrowed_linears(model, model_of_shape(cls, without_linear_shapes(model.config)))

@@ -1,0 +1,75 @@
+import json
+
+import pytest
+import torch
+from tiny import ARCHITECTURES, model_inputs, tiny_model
+from transformers import AutoModelForSequenceClassification
+
+from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
+from cahp_plugin._compat import TRANSFORMERS_MAJOR
+
+old = pytest.mark.skipif(TRANSFORMERS_MAJOR >= 5, reason="transformers 5 can't remove heads itself")
+
+
+def pruned(name, kept):
+    model = tiny_model(name)
+    CAHPPruner(model, model_inputs(), importance=CAHPImportance(kept)).step()
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(**model_inputs()).logits
+
+
+def record(folder):
+    return json.loads((folder / "config.json").read_text()).get("pruned_heads")
+
+
+def plain(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
+
+
+@old
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "deberta-v2"])
+def test_plain_transformers_loads_it_exactly(name, tmp_path):
+    model = pruned(name, {0: (1, 3), 2: (0,)})
+    folder = save_pruned(model, tmp_path / "a")
+    assert record(folder) == {"0": [0, 2], "2": [1, 2, 3]}
+    assert model.config.pruned_heads == {}  # the model in memory would save it on, stale after the next pruning
+    assert torch.equal(logits(plain(folder)), logits(model))
+    # pruned a second time, from the saved copy
+    loaded = load_pruned(folder, attn_implementation="eager")
+    assert loaded.config.pruned_heads == {}
+    CAHPPruner(loaded, model_inputs(), importance=CAHPImportance({0: (3,), 1: (0, 2)})).step()
+    folder = save_pruned(loaded, tmp_path / "b")
+    assert record(folder) == {"0": [0, 1, 2], "1": [1, 3], "2": [1, 2, 3]}
+    assert torch.equal(logits(plain(folder)), logits(loaded))
+    assert torch.equal(logits(load_pruned(folder, attn_implementation="eager")), logits(loaded))
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("deberta-v2", {0: (1, 3)}),  # its class refuses
+        ("bert", {0: (1, 3), 1: ()}),  # a layer without heads
+    ],
+)
+def test_no_record_where_transformers_could_not_follow_it(name, kept, tmp_path):
+    assert record(save_pruned(pruned(name, kept), tmp_path / "a")) is None
+
+
+def test_an_unpruned_model_has_none(tmp_path):
+    assert not record(save_pruned(tiny_model(), tmp_path / "a"))
+
+
+@pytest.mark.skipif(TRANSFORMERS_MAJOR < 5, reason="for transformers 5")
+def test_transformers_5_writes_none_and_drops_an_old_one(tmp_path):
+    model = pruned("bert", {0: (1, 3)})
+    folder = save_pruned(model, tmp_path / "a")
+    assert record(folder) is None
+    values = json.loads((folder / "config.json").read_text()) | {"pruned_heads": {"0": [0, 2]}}
+    (folder / "config.json").write_text(json.dumps(values))
+    loaded = load_pruned(folder, attn_implementation="eager")
+    assert torch.equal(logits(loaded), logits(model))
+    assert record(save_pruned(loaded, tmp_path / "b")) is None
