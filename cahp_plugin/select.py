@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import ConfigError, SelectionError, UnsupportedModelError
+from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.method.representatives import select_from_distances, select_from_separation, wanted_rows
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.method.selection import HeadSelection
@@ -20,7 +21,6 @@ from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.objective import Loss
 from cahp_plugin.observe.observation import probe
-from cahp_plugin.observe.tokens import units_of
 
 #: Side of the signatures at most where the tokens are image patches or audio frames.
 _LARGEST_UNPADDED = 32
@@ -71,7 +71,7 @@ def select_heads(
     """
     config = CAHPConfig() if config is None else config
     layers = attention_layers(model)
-    units = [(layer.index, unit) for layer in layers for unit in units_of(layer)]
+    units = [(layer.index, unit) for layer in layers for unit in layer.units]
     if not units:
         raise UnsupportedModelError("The model has no attention head left to select from.")
     sizes = {len(unit) for _, unit in units}
@@ -94,6 +94,7 @@ def select_heads(
         else:
             size = max(2, min(width, _LARGEST_UNPADDED))
         config = dataclasses.replace(config, signature_size=size)
+    _check_memory(len(units), len(batches.classes), config)
     seen = observe(
         model,
         layers,
@@ -110,7 +111,21 @@ def select_heads(
             seen.distances, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
         )
     assert seen.mean is not None and seen.variance is not None  # there are classes
+    _check_memory(len(units), len(seen.classes), config)
     separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
     return select_from_separation(
         separation, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
     )
+
+
+def _check_memory(count: int, classes: int, config: CAHPConfig) -> None:
+    """X grows with the square of the number of classes: a thousand need terabytes."""
+    size = config.signature_size or 0
+    needed = 4 * count * size * size * classes * (classes - 1) // 2
+    available = psutil.virtual_memory().total
+    if needed > available:
+        raise DataError(
+            f"Comparing {classes} classes pair by pair at {size} x {size} cells takes {needed / 2**30:,.0f} GiB for "
+            f"{count} heads; this machine has {available / 2**30:,.0f} GiB. Use examples of fewer classes, a smaller "
+            '`signature_size`, or `conditioning="none"`, which compares heads without classes.'
+        )

@@ -15,7 +15,7 @@ from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_m
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
 from cahp_plugin.observe.objective import forward_arguments
-from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries, units_of
+from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
 
 
 def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, consume: MapConsumer) -> Any:
@@ -28,7 +28,7 @@ def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Bat
         UnsupportedModelError: A layer gives no map.
     """
     device = next(model.parameters()).device
-    counts = [len(units_of(layer)) for layer in layers if layer.heads]
+    counts = [len(layer.units) for layer in layers if layer.heads]
 
     def consume_units(position: int, maps: Tensor) -> None:
         count = counts[position]
@@ -162,7 +162,7 @@ class _Signatures:
 
 def mean_distances(layers: Sequence[AttentionLayer]) -> MeanDistances:
     """Starts the mean distances of a model's heads."""
-    return MeanDistances([group_of(layer) for layer in layers for _ in units_of(layer)])
+    return MeanDistances([group_of(layer) for layer in layers for _ in layer.units])
 
 
 @torch.inference_mode()
@@ -200,15 +200,13 @@ def add_distances(
         count = 0
         for position in positions:
             first_rows[position] = count
-            count += len(units_of(present[position]))
+            count += len(present[position].units)
         sizes[group] = count
     held: dict[tuple[Any, int], Tensor] = {}
     chosen: dict[Any, list[tuple[Tensor, Tensor]]] = {}
 
     def consume(position: int, maps: Tensor) -> None:
         layer, group = present[position], group_of(present[position])
-        if not bool(maps.isfinite().all()):
-            raise not_numbers(position)
         if group not in chosen:
             query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
             chosen[group] = [
@@ -230,6 +228,8 @@ def add_distances(
                 shape = len(queries), sizes[group], len(keys)
                 held[group, example] = torch.zeros(shape, dtype=_precise(maps), device=maps.device)
             rows = maps[example].index_select(1, queries).index_select(2, keys).transpose(0, 1)
+            if not bool(rows.isfinite().all()):
+                raise not_numbers(position)
             # A layer that several depths share is seen as the sum of its maps; rows are scaled to 1 later.
             held[group, example][:, low : low + maps.shape[1]] += rows
 

@@ -107,7 +107,9 @@ def _of_tokens(model: nn.Module, logits: Tensor, batch: Batch) -> Tensor:
         )
     labels = labels.to(logits.device)
     if shifts:
-        logits, labels = logits[:, :-1], labels[:, 1:]
+        # Behind padding on the left, the first real token would be predicted from nothing.
+        real = batch.mask[:, :-1].to(labels.device)
+        logits, labels = logits[:, :-1], labels[:, 1:].masked_fill(~real, IGNORED)
     counts = (labels != IGNORED).sum(dim=1)
     losses = nn.functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"

@@ -27,7 +27,6 @@ from cahp_plugin.observe.head_maps import (
 )
 from cahp_plugin.observe.masks import head_masks
 from cahp_plugin.observe.objective import Loss, classifier_logits, example_losses, forward_arguments
-from cahp_plugin.observe.tokens import units_of
 
 logger = logging.get_logger(__name__)
 
@@ -188,7 +187,7 @@ class _Salience:
         self._model, self._share, self._conditioning, self._loss = model, share, conditioning, loss
         self._layers = layers
         self._present = [layer for layer in layers if layer.heads]
-        self._sums = [torch.zeros(len(units_of(layer)), dtype=torch.float64) for layer in self._present]
+        self._sums = [torch.zeros(len(layer.units), dtype=torch.float64) for layer in self._present]
         self._seen = 0
         self.num_examples = 0
 
@@ -211,7 +210,7 @@ class _Salience:
         model = self._model
         device = next(model.parameters()).device
         masks = {
-            layer.index: torch.ones(len(batch), len(units_of(layer)), device=device, requires_grad=True)
+            layer.index: torch.ones(len(batch), len(layer.units), device=device, requires_grad=True)
             for layer in self._present
         }
         with torch.enable_grad(), head_masks(self._layers, masks):
@@ -230,6 +229,6 @@ class _Salience:
         """Returns the salience, shape ``(num_layers, num_original_heads)``; NaN for absent heads."""
         salience = np.full((len(self._layers), max(layer.num_original_heads for layer in self._layers)), np.nan)
         for layer, total in zip(self._present, self._sums, strict=True):
-            for unit, value in zip(units_of(layer), total.tolist(), strict=True):
+            for unit, value in zip(layer.units, total.tolist(), strict=True):
                 salience[layer.index, list(unit)] = value / self.num_examples
         return salience

@@ -25,19 +25,9 @@ class Side:
     mask: Tensor
 
 
-def units_of(layer: AttentionLayer) -> tuple[tuple[int, ...], ...]:
-    """What is kept or dropped together: single heads, or the query heads of one key and value head."""
-    return tuple(getattr(layer, "units", tuple((head,) for head in layer.heads)))
-
-
-def kind_of(layer: AttentionLayer) -> str:
-    """What a layer attends to: ``"self"``, ``"causal"`` or ``"cross"``."""
-    return str(getattr(layer, "kind", "self"))
-
-
 def group_of(layer: AttentionLayer) -> tuple[str, str]:
     """Heads of one group see the same queries and keys; heads of different groups can't be compared cell by cell."""
-    return kind_of(layer), "vision" if _in_vision_tower(layer) else "tokens"
+    return layer.kind, "vision" if _in_vision_tower(layer) else "tokens"
 
 
 def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> tuple[Side, Side]:
@@ -59,14 +49,14 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     Raises:
         UnsupportedModelError: A mask does not have the maps' width.
     """
-    decodes = kind_of(layer) == "causal" and batch.decoder_mask is not None
+    decodes = layer.kind == "causal" and batch.decoder_mask is not None
     key = _side(layer, batch, keys, vision=_in_vision_tower(layer), decoder=decodes)
     return query_side(layer, batch, queries), key
 
 
 def query_side(layer: AttentionLayer, batch: Batch, queries: int) -> Side:
     """The queries alone; see :func:`map_sides`."""
-    decodes = kind_of(layer) in ("causal", "cross") and batch.decoder_mask is not None
+    decodes = layer.kind in ("causal", "cross") and batch.decoder_mask is not None
     return _side(layer, batch, queries, vision=_in_vision_tower(layer), decoder=decodes)
 
 
