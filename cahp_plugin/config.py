@@ -17,6 +17,7 @@ MSSVariant = Literal["authors", "paper"]
 Clustering = Literal["kmedoids", "hierarchical", "louvain"]
 Representative = Literal["salience", "medoid"]
 TSNEInit = Literal["pca", "random"]
+Conditioning = Literal["label", "prediction", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +30,18 @@ class CAHPConfig:
         polynomial_degree: Degree of the polynomial that smooths the curve before the knee is looked for, 1 to 10. The
             method's one dial: a higher degree finds an earlier knee and keeps fewer heads. On the models of the paper,
             degree 2 keeps about 48 % of the heads and degree 6 about 16 %.
+        conditioning: What heads are compared by. ``"label"`` (paper): how they tell the labelled classes apart.
+            ``"prediction"``: the same for the classes that the model predicts; no labels needed. ``"none"``: the mean
+            Jensen-Shannon distance of their attention over the same queries; no classes needed, so any model goes.
+        max_queries: Queries of each example that ``"none"`` compares the heads at, evenly spread over its real
+            tokens; ``None`` takes all. All heads' maps of a batch are held at once there, N x queries x S numbers an
+            example (N heads, S tokens), so long sequences need it. Signatures hold one layer's maps at a time and
+            take all queries: with them it is an error.
         seed: Seed of the t-SNE embedding, the only random step of the selection.
         signature_size: Side B of the square that each attention map is resized to, in tokens. ``None`` takes
-            the ``signature_percentile`` of the token lengths in the training set (paper: 32 for SST-5, 48 for MNLI).
+            the ``signature_percentile`` of the token lengths in the training set (paper: 32 for SST-5, 48 for MNLI);
+            for images and audio, which are not padded, the tokens that the model makes of them, at most 32. Not used
+            without classes.
         signature_percentile: Percentile of the token lengths that gives B, 0 to 100.
         variance_floor: Lower bound of each cell's variance.
         salience_share: Share of the training examples, in (0, 1], that the salience is measured on.
@@ -61,6 +71,8 @@ class CAHPConfig:
     """
 
     polynomial_degree: int = 4
+    conditioning: Conditioning = "label"
+    max_queries: int | None = None
     seed: int = 0
     signature_size: int | None = None
     signature_percentile: float = 70.0
@@ -79,6 +91,14 @@ class CAHPConfig:
 
     def __post_init__(self) -> None:
         self._check_int("polynomial_degree", 1, 10)
+        self._check_choice("conditioning", get_args(Conditioning))
+        if self.max_queries is not None:
+            self._check_int("max_queries", 1, 10**6)
+            if self.conditioning != "none":
+                raise ConfigError(
+                    f"`max_queries` must be None with `conditioning={self.conditioning!r}`, got {self.max_queries!r}. "
+                    'Only `conditioning="none"` holds the maps of all layers at once and samples their queries.'
+                )
         self._check_int("seed", 0, 2**32 - 1)
         if self.signature_size is not None:
             self._check_int("signature_size", 2, 4096)

@@ -12,37 +12,56 @@ from torch import nn
 
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import ConfigError, UnsupportedModelError
-from cahp_plugin.method.representatives import select_from_separation
+from cahp_plugin.errors import ConfigError, SelectionError, UnsupportedModelError
+from cahp_plugin.method.representatives import select_from_distances, select_from_separation, wanted_rows
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.method.separation import separation_matrix
-from cahp_plugin.observe import PreparedBatches, observe, prepare_batches
-from cahp_plugin.observe.observation import classifier_logits, frozen_eval
+from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.observe.objective import Loss
+from cahp_plugin.observe.observation import probe
+from cahp_plugin.observe.tokens import units_of
+
+#: Side of the signatures at most where the tokens are image patches or audio frames.
+_LARGEST_UNPADDED = 32
 
 
 def select_heads(
-    model: nn.Module, dataloader: Iterable[Mapping[str, Any]], config: CAHPConfig | None = None
+    model: nn.Module,
+    dataloader: Iterable[Mapping[str, Any]],
+    config: CAHPConfig | None = None,
+    *,
+    loss: Loss | None = None,
 ) -> HeadSelection:
     """Selects the attention heads to keep by Complementary Attention Head Pruning (arXiv 2606.19150).
 
-    Signatures of all heads are measured over the data, compared between classes, laid out in a plane, clustered for
-    every number of clusters; the knee of the silhouette curve gives the number, and each cluster keeps its most
-    salient head. The model is unchanged.
+    All heads are observed over the data and compared, laid out in a plane, clustered for every number of clusters;
+    the knee of the silhouette curve gives the number, and each cluster keeps its most salient head. The model is
+    unchanged.
+
+    Heads are compared by how they tell classes apart (the paper: signatures of labelled classes;
+    ``conditioning="prediction"``: of the classes that the model predicts), or, with ``conditioning="none"``, by their
+    attention itself, which needs no classes: language models, encoder-decoders, anything with a loss.
 
     Args:
-        model: A fine-tuned sequence classifier of a supported architecture, pruned before or not.
-        dataloader: The training set: any iterable of dict batches with ``input_ids``, ``attention_mask`` (right or
-            left padding) and integer ``labels``, such as a ``torch.utils.data.DataLoader``. It is walked through
-            twice: once to check it, once with the model. An iterator is read into memory.
+        model: A model of a supported architecture, pruned before or not; for the paper's method a fine-tuned sequence
+            or image classifier.
+        dataloader: The training set: any iterable of dict batches, such as a ``torch.utils.data.DataLoader``, with
+            ``input_ids`` and ``attention_mask`` (right or left padding), or ``pixel_values``, or ``input_features``,
+            what else the model takes, and ``labels``: integers of shape ``(batch,)`` where classes are compared,
+            labels of tokens (-100 where there is none) for language models, from which decoder inputs are made too. It
+            is walked through twice: once to check it, once with the model. An iterator is read into memory.
         config: Settings; the paper's by default.
+        loss: ``loss(output, inputs, labels)`` -> loss of each example, shape ``(batch,)``, that the salience is
+            measured by. Without it: cross-entropy of classes to the labels or, without labels, the predictions; of
+            tokens for language models. An example's loss must not depend on the others of its batch.
 
     Returns:
         The selection; ``print`` it, or hand it to :class:`cahp_plugin.CAHPImportance`.
 
     Raises:
         DataError: The data can't be used (empty, one class, labels out of range, not a number...).
-        UnsupportedModelError: The architecture is unknown, or the model has no classification head.
+        UnsupportedModelError: The architecture is unknown, or the model gives no logits that the settings can use.
         ConfigError: A setting contradicts the model.
 
     Example:
@@ -52,40 +71,46 @@ def select_heads(
     """
     config = CAHPConfig() if config is None else config
     layers = attention_layers(model)
-    heads = [(layer.index, head) for layer in layers for head in layer.heads]
-    if not heads:
+    units = [(layer.index, unit) for layer in layers for unit in units_of(layer)]
+    if not units:
         raise UnsupportedModelError("The model has no attention head left to select from.")
-    _check_head_count(config, len(heads), [len(layer.heads) for layer in layers])
-    batches = prepare_batches(dataloader, model)
-    _check_classifier(model, batches)
-    size = config.signature_size
-    if size is None:
-        size = max(2, round(float(np.percentile(batches.lengths, config.signature_percentile))))
+    sizes = {len(unit) for _, unit in units}
+    if len(sizes) > 1:
+        raise UnsupportedModelError(
+            f"Key and value heads are shared by {' and '.join(map(str, sorted(sizes)))} query heads in different "
+            "layers; one number for all is supported."
+        )
+    heads, group_size = [(layer, unit[0]) for layer, unit in units], sizes.pop()
+    try:
+        wanted_rows(config, heads, group_size)  # the data are not read for what can't be had
+    except SelectionError as error:
+        raise ConfigError(str(error)) from error
+    batches = prepare_batches(dataloader, model, config.conditioning)
+    first = next(iter(batches)).rows(torch.tensor([0]))
+    width = probe(model, layers, first, config.conditioning, loss)
+    if config.conditioning != "none" and config.signature_size is None:
+        if batches.lengths:
+            size = max(2, round(float(np.percentile(batches.lengths, config.signature_percentile))))
+        else:
+            size = max(2, min(width, _LARGEST_UNPADDED))
         config = dataclasses.replace(config, signature_size=size)
-    seen = observe(model, layers, batches, size=size, salience_share=config.salience_share)
+    seen = observe(
+        model,
+        layers,
+        batches,
+        size=config.signature_size or 2,
+        salience_share=config.salience_share,
+        conditioning=config.conditioning,
+        max_queries=config.max_queries,
+        loss=loss,
+    )
+    salience = normalize_salience(seen.salience)
+    if seen.distances is not None:
+        return select_from_distances(
+            seen.distances, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
+        )
+    assert seen.mean is not None and seen.variance is not None  # there are classes
     separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
     return select_from_separation(
-        separation, heads, normalize_salience(seen.salience), config, num_examples=batches.num_examples
+        separation, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
     )
-
-
-def _check_head_count(config: CAHPConfig, present: int, per_layer: list[int]) -> None:
-    """Finds out before the data is walked through what the selection would refuse after it."""
-    if isinstance(config.num_heads, int) and config.num_heads > present:
-        raise ConfigError(f"`num_heads` asks for {config.num_heads} heads; the model has {present}.")
-    if config.num_heads is None:
-        return
-    wanted = config.num_heads if isinstance(config.num_heads, int) else config.num_heads * present
-    least = sum(min(config.min_heads_per_layer, count) for count in per_layer)
-    if round(wanted) < least:
-        raise ConfigError(
-            f"`num_heads={config.num_heads}` leaves {round(wanted)} heads, but `min_heads_per_layer="
-            f"{config.min_heads_per_layer}` needs {least}. Lower `min_heads_per_layer`; 0 allows layers without heads."
-        )
-
-
-def _check_classifier(model: nn.Module, batches: PreparedBatches) -> None:
-    """Runs a single example, so that a model without a classification head is told before the long walk."""
-    example = next(iter(batches)).rows(torch.tensor([0]))
-    with torch.inference_mode(), frozen_eval(model):
-        classifier_logits(model(**example.inputs_on(next(model.parameters()).device)), 1)

@@ -220,7 +220,7 @@ def load_classifier(name: str) -> tuple[Any, Any]:
 
 def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:
     """Removes the heads that a selection does not keep, in place; a selection that keeps all leaves the model."""
-    if selection.num_heads == len(selection.heads):
+    if selection.num_heads == selection.num_present:
         logger.warning("The selection keeps every head: the model stays as it is.")
         return
     example = {name: value[:1] for name, value in _inputs(model, batch).items()}

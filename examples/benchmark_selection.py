@@ -21,7 +21,8 @@ from cahp_plugin.data import encode, find_columns, load_examples, make_dataloade
 from cahp_plugin.machine import peak_memory
 from cahp_plugin.method.signatures import ClassMoments
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.observation import add_signatures, frozen_eval
+from cahp_plugin.observe.head_maps import add_signatures
+from cahp_plugin.observe.observation import frozen_eval
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from cahp_plugin._compat import attention_maps_enabled
 
@@ -31,6 +32,26 @@ def oracle_signatures(model, batches, size):
                     per_head.append(resized[0, 0].numpy())
                 per_layer.append(np.stack(per_head))
             found.append((label, np.stack(per_layer)))
+    return found
+
+
+def oracle_distances(model, batches, queries_of=lambda real: real):
+    """Mean Jensen-Shannon distance of every pair of heads: SciPy, one example, query and pair at a time."""
+    total, count = 0.0, 0
+    for batch in batches:
+        with torch.no_grad(), attention_maps_enabled(model):
+            attentions = model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], output_attentions=True
+            ).attentions
+        for row in range(len(batch["input_ids"])):
+            real = batch["attention_mask"][row].nonzero().flatten()
+            maps = np.concatenate([layer[row].double().numpy() for layer in attentions])
+            for query in queries_of(real).tolist():
+                p = maps[:, query][:, real]
+                total = total + np.array([[jensenshannon(a, b) for a in p] for b in p])
+                count += 1
+    found = total / count
+    np.fill_diagonal(found, 0)
     return found
 
 

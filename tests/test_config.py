@@ -14,6 +14,9 @@ from cahp_plugin.errors import ConfigError
         {"polynomial_degree": 11},
         {"polynomial_degree": 2.0},
         {"polynomial_degree": True},
+        {"conditioning": "labels"},
+        {"conditioning": "none", "max_queries": 0},
+        {"conditioning": "none", "max_queries": 2.5},
         {"seed": -1},
         {"signature_size": 1},
         {"signature_percentile": 101},
@@ -37,9 +40,15 @@ from cahp_plugin.errors import ConfigError
     ],
 )
 def test_bad_values_name_the_setting_and_what_came(changes):
-    ((name, value),) = changes.items()
+    name, value = list(changes.items())[-1]
     with pytest.raises(ConfigError, match=f"`{name}` must be .*got {value!r}"):
         CAHPConfig(**changes)
+
+
+def test_queries_are_sampled_without_classes_only():
+    assert CAHPConfig(conditioning="none", max_queries=64).max_queries == 64
+    with pytest.raises(ConfigError, match=r"`max_queries` must be None with `conditioning='prediction'`, got 64"):
+        CAHPConfig(conditioning="prediction", max_queries=64)
 
 
 def test_settings_are_frozen():

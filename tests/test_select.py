@@ -151,3 +151,75 @@ def test_bad_data_is_told_before_the_model_runs():
     model.forward = None
     with pytest.raises(DataError, match="empty"):
         select_heads(model, [])
+
+
+def without_labels(batches):
+    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+
+
+def test_heads_are_compared_without_classes():
+    selection = select_heads(tiny_model(), without_labels(tiny_batches()), CAHPConfig(conditioning="none"))
+    assert selection.distances.shape == (12, 12) and selection.separation is None
+    assert 0 < selection.distances[0, 1] < np.sqrt(np.log(2)) and selection.num_examples == 30
+    assert list(selection.curve.k) == list(range(2, 12)) and selection.config.signature_size is None
+    assert f"keeps {selection.num_heads} of 12 heads" in str(selection)
+    copy = HeadSelection.from_dict(selection.to_dict())
+    assert copy.to_dict() == selection.to_dict() and copy.distances is None
+
+
+def test_heads_are_compared_by_predicted_classes():
+    selection = select_heads(tiny_model(), without_labels(tiny_batches()), CAHPConfig(conditioning="prediction"))
+    size = selection.config.signature_size
+    assert selection.separation.shape[0] == 12 and selection.separation.shape[1] % (size * size) == 0
+    assert selection.distances is None
+
+
+def test_planted_copies_share_a_cluster_without_classes():
+    config = CAHPConfig(num_heads=12, perplexity=3, seed=1, conditioning="none", max_queries=5)
+    selection = select_heads(planted_model(1), without_labels(tiny_batches(40, lengths=(5, 20))), config)
+    apart = selection.distances + np.eye(24)
+    for row in range(0, 24, 2):
+        assert selection.clusters[row] == selection.clusters[row + 1], selection
+        assert apart[row].argmin() == row + 1 and apart[row + 1].argmin() == row
+        assert selection.distances[row, row + 1] < 5e-4
+    for heads in selection.kept.values():
+        assert [len(set(heads) & pair) for pair in ({0, 1}, {2, 3})] == [1, 1], selection
+
+
+def test_what_can_not_work_is_told_before_the_walk():
+    def batches():
+        yield from without_labels(tiny_batches(8, 8))
+        raise AssertionError("the walk began")
+
+    class Once:
+        """Batches of which the model may see the first, after the check (an iterator to look at and a walk)."""
+
+        walks = 0
+
+        def __iter__(self):
+            self.walks += 1
+            return iter(without_labels(tiny_batches(16, 8))) if self.walks < 3 else batches()
+
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3
+    )
+    for conditioning in ("prediction", "none"):
+        with pytest.raises(UnsupportedModelError, match=r"(BertModel|The model) gives no logits"):
+            select_heads(BertModel(config), Once(), CAHPConfig(conditioning=conditioning))
+    with pytest.raises(DataError, match="no `labels`"):
+        select_heads(tiny_model(), Once())
+
+
+def test_a_model_without_a_head_by_a_loss_of_ones_own():
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8, num_labels=3
+    )
+
+    def loss(output, inputs, labels):
+        return output.last_hidden_state[:, 0].square().mean(dim=1)
+
+    found = select_heads(
+        BertModel(config), without_labels(tiny_batches()), CAHPConfig(conditioning="none", num_heads=4), loss=loss
+    )
+    assert found.num_heads == 4
+    assert select_heads(BertModel(config), tiny_batches(), CAHPConfig(num_heads=4), loss=loss).num_heads == 4

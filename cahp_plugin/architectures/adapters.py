@@ -93,8 +93,7 @@ def _mixin_of(cls: type[Any]) -> type[Adapter]:
 
 
 def _rebuild(mixin: type[Adapter], original: type[nn.Module]) -> Any:
-    cls = _adapted_class(mixin, original)
-    return cls.__new__(cls)
+    return object.__new__(_adapted_class(mixin, original))
 
 
 class Headless(Adapter):
@@ -170,6 +169,8 @@ class SlicedBias(Adapter):
 class SharedBias(Adapter):
     """T5's self-attention: the first layer computes the position bias of all heads, the others are handed it."""
 
+    _bias: Any = None
+
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Takes the present heads' part of the bias, and hands on all of it."""
         own: Any = super()
@@ -185,7 +186,7 @@ class SharedBias(Adapter):
     def compute_bias(self, *args: Any, **kwargs: Any) -> Tensor:
         """The present heads' part of the bias; all of it is put aside."""
         own: Any = super()
-        self._bias: Any = own.compute_bias(*args, **kwargs)
+        self._bias = own.compute_bias(*args, **kwargs)
         part: Tensor = self._bias[:, list(self.places)]
         return part
 
@@ -201,15 +202,18 @@ def _behind_mask(module: Any, bias: Tensor, hidden: Tensor, mask: Tensor | None)
 class HeadlessWithBias(Headless):
     """T5's self-attention without heads, which still hands on the position bias."""
 
+    _bias: Any = None
+
     def results(self, output: Tensor, hidden: Tensor, given: dict[str, Any]) -> tuple[Any, ...]:
         """Output, bias and map."""
-        return output, self._bias, super().results(output, hidden, given)[-1]
+        bias, self._bias = self._bias, None
+        return output, bias, super().results(output, hidden, given)[-1]
 
     def remember(self, given: dict[str, Any], hidden: Tensor) -> int:
         """As in the base; computes the bias too, where this is the layer that does."""
         own: Any = self
         keys = super().remember(given, hidden)
-        self._bias: Any = given.get("position_bias")
+        self._bias = given.get("position_bias")
         if self._bias is None and own.has_relative_attention_bias:
             position = given.get("cache_position")
             if position is not None:  # transformers 4.57

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-from cahp_plugin.config import CAHPConfig, Clustering, MSSVariant, Representative, TSNEInit
+from cahp_plugin.config import CAHPConfig, Clustering, Conditioning, MSSVariant, Representative, TSNEInit
 from cahp_plugin.errors import ConfigError
 
 
@@ -28,6 +28,13 @@ def _optional_int(text: str) -> int | None:
 #: Setting -> (type of the option, its choices, help). The defaults and the checks are CAHPConfig's own.
 _SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
     "polynomial_degree": (int, None, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)"),
+    "conditioning": (
+        str,
+        get_args(Conditioning),
+        "what heads are compared by: how they tell labelled classes apart (the paper), or predicted ones, or their "
+        "attention itself",
+    ),
+    "max_queries": (_optional_int, None, "queries of an example that conditioning 'none' compares the heads at"),
     "num_heads": (count_or_share, None, "heads to keep, a count or a share in (0, 1), in place of the knee's choice"),
     "min_heads_per_layer": (int, None, "heads that each layer keeps at least; 0 lets whole layers go"),
     "seed": (int, None, "seed of the t-SNE embedding and of the fine-tuning"),

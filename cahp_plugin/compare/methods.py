@@ -22,7 +22,7 @@ from cahp_plugin.baselines import (
     attention_entropy,
 )
 from cahp_plugin.baselines.controls import shuffled_separation
-from cahp_plugin.method.representatives import select_from_separation
+from cahp_plugin.method.representatives import select_from_distances, select_from_separation
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance
 
@@ -87,10 +87,13 @@ class Candidate:
 def _cahp(candidate: Candidate, **changes: Any) -> CAHPImportance:
     seen = candidate.observed
     config = dataclasses.replace(seen.config, num_heads=candidate.num_heads, seed=candidate.seed, **changes)
-    assert seen.separation is not None  # a fresh selection has it
-    return CAHPImportance(
-        select_from_separation(seen.separation, seen.heads, seen.salience, config, num_examples=seen.num_examples)
-    )
+    size = seen.group_size
+    if seen.distances is not None:
+        return CAHPImportance(
+            select_from_distances(seen.distances, seen.heads, seen.salience, config, group_size=size)
+        )
+    assert seen.separation is not None  # a fresh selection has one of them
+    return CAHPImportance(select_from_separation(seen.separation, seen.heads, seen.salience, config, group_size=size))
 
 
 def _shuffled(c: Candidate) -> CAHPImportance:

@@ -48,10 +48,75 @@ def embed_heads(
     count = len(separation)
     if count < 3 or np.all(separation == separation[0]):
         return np.zeros((count, 2))
-    if perplexity >= count:
-        perplexity = max(1.0, (count - 1) / 3)
     with threadpool_limits(limits=1):
-        embedding = TSNE(perplexity=perplexity, max_iter=iterations, init=init, random_state=seed).fit_transform(
-            np.ascontiguousarray(separation, dtype=np.float64)
-        )
+        embedding = TSNE(
+            perplexity=_perplexity(perplexity, count), max_iter=iterations, init=init, random_state=seed
+        ).fit_transform(np.ascontiguousarray(separation, dtype=np.float64))
     return np.asarray(embedding, dtype=np.float64)
+
+
+def embed_distances(
+    distances: Array,
+    *,
+    perplexity: float = 10.0,
+    iterations: int = 1000,
+    seed: int = 0,
+    init: TSNEInit = "pca",
+) -> Array:
+    """Lays the heads out in a plane by t-SNE of given distances between them.
+
+    Args:
+        distances: Symmetric distances, shape ``(N, N)``.
+        perplexity: As in :func:`embed_heads`.
+        iterations: Gradient steps.
+        seed: Seed of the start.
+        init: ``"pca"``: classical scaling of the distances, which is what principal components are to points, at
+            scikit-learn's scale (a standard deviation of 1e-4); or ``"random"``.
+
+    Returns:
+        Float64 coordinates of shape ``(N, 2)``; all zero for N < 3 and where all distances are 0.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    count = len(distances)
+    if count < 3 or not distances.any():
+        return np.zeros((count, 2))
+    distances = np.ascontiguousarray(distances, dtype=np.float64)
+    with threadpool_limits(limits=1):
+        start: Any = "random"
+        if init == "pca":
+            start = classical_scaling(distances)
+            start = (start * (1e-4 / np.std(start[:, 0]))).astype(np.float32)
+        embedding = TSNE(
+            perplexity=_perplexity(perplexity, count),
+            max_iter=iterations,
+            init=start,
+            metric="precomputed",
+            random_state=seed,
+        ).fit_transform(distances)
+    return np.asarray(embedding, dtype=np.float64)
+
+
+def classical_scaling(distances: Array) -> Array:
+    """Places points in a plane by classical multidimensional scaling (Torgerson 1952).
+
+    For Euclidean distances of points these are their first two principal components.
+
+    Args:
+        distances: Symmetric distances, shape ``(N, N)``.
+
+    Returns:
+        Coordinates of shape ``(N, 2)``, the wider axis first; of each axis the largest coordinate is positive.
+    """
+    squares = np.square(distances)
+    mean = squares.mean(axis=0)
+    values, vectors = np.linalg.eigh(-0.5 * (squares - mean[:, None] - mean + mean.mean()))
+    axes = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
+    largest = axes[np.argmax(np.abs(axes), axis=0), [0, 1]]
+    result: Array = axes * np.where(largest < 0, -1.0, 1.0)
+    return result
+
+
+def _perplexity(wanted: float, count: int) -> float:
+    return max(1.0, (count - 1) / 3) if wanted >= count else wanted

@@ -36,11 +36,13 @@ class HeadSelection:
     """Heads to keep, as found by :func:`cahp_plugin.select_heads`. The model itself is unchanged by it.
 
     N is the number of heads that were present in the model; row ``i`` of each ``(N, ...)`` array belongs to
-    ``heads[i]``. Layers and heads carry the indices that they had before any pruning.
+    ``heads[i]``. Layers and heads carry the indices that they had before any pruning. Where query heads share key and
+    value heads (grouped queries), the heads of a group only go together: N then counts groups, and ``heads[i]`` is the
+    first head of each.
 
     Attributes:
         kept: Layer -> original indices of the heads to keep, ascending, for every layer.
-        heads: ``(layer, head)`` of each row, length N.
+        heads: ``(layer, head)`` of each row, length N; the first head where rows are groups.
         salience: Salience in [0, 1] of each head, shape ``(num_layers, num_original_heads)``; NaN where the head was
             removed before.
         coordinates: Place of each head in graph space, shape ``(N, 2)``.
@@ -50,8 +52,11 @@ class HeadSelection:
         note: How the number of clusters came about, in words.
         config: The settings used, with ``signature_size`` filled in.
         separation: Class separation X, Jeffries-Matusita distances in [0, 2], shape ``(N, B * B * pairs)``; ``None``
-            after :meth:`from_dict`.
-        num_examples: Training examples that the signatures were measured on.
+            after :meth:`from_dict` and where the heads were compared without classes.
+        distances: Mean Jensen-Shannon distances between heads, in [0, sqrt(ln 2)], shape ``(N, N)``, where the heads
+            were compared without classes; ``None`` after :meth:`from_dict`.
+        group_size: Heads that each row stands for.
+        num_examples: Examples that the heads were observed on.
     """
 
     kept: dict[int, tuple[int, ...]]
@@ -65,11 +70,18 @@ class HeadSelection:
     config: CAHPConfig
     separation: Array | None = None
     num_examples: int = 0
+    distances: Array | None = None
+    group_size: int = 1
 
     @property
     def num_heads(self) -> int:
         """Number of heads kept."""
         return sum(len(heads) for heads in self.kept.values())
+
+    @property
+    def num_present(self) -> int:
+        """Number of heads that the model had: N times ``group_size``."""
+        return len(self.heads) * self.group_size
 
     @property
     def num_clusters(self) -> int:
@@ -96,7 +108,7 @@ class HeadSelection:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns everything but X as plain JSON values; NaN becomes ``None``."""
+        """Returns everything but X and the distances as plain JSON values; NaN becomes ``None``."""
         return {
             "kept": {str(layer): list(heads) for layer, heads in self.kept.items()},
             "num_heads": self.num_heads,
@@ -104,6 +116,7 @@ class HeadSelection:
             "note": self.note,
             "num_examples": self.num_examples,
             "heads": [list(pair) for pair in self.heads],
+            "group_size": self.group_size,
             "clusters": [int(cluster) for cluster in self.clusters],
             "coordinates": [[float(x), float(y)] for x, y in self.coordinates],
             "salience": [[None if np.isnan(value) else float(value) for value in row] for row in self.salience],
@@ -139,17 +152,18 @@ class HeadSelection:
                 note=str(values["note"]),
                 config=CAHPConfig.from_dict(values["config"]),
                 num_examples=int(values["num_examples"]),
+                group_size=int(values.get("group_size", 1)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SelectionError(f"This is not a saved head selection: {error!r}.") from error
 
     def __str__(self) -> str:
-        total = len(self.heads)
+        total = self.num_present
         share = 100 * self.num_heads / total if total else 0.0
         lines = [f"HeadSelection: keeps {self.num_heads} of {total} heads ({share:.1f} %). {self.note}"]
         present: dict[int, set[int]] = {layer: set() for layer in self.kept}
         for layer, head in self.heads:
-            present[layer].add(head)
+            present[layer].update(range(head, head + self.group_size))
         for layer, heads in self.kept.items():
             cells = "".join(
                 "#" if head in heads else "." if head in present[layer] else " "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,12 +54,14 @@ def batch_operator(mask: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return operator.transpose(1, 2).contiguous()
 
 
-def resize_maps(maps: Tensor, operator: Tensor) -> Tensor:
-    """Crops and resizes the attention maps of one layer as two batched matrix products, ``W A W^T``.
+def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor | None = None) -> Tensor:
+    """Crops and resizes the attention maps of one layer as two batched matrix products, ``W_q A W_k^T``.
 
     Args:
-        maps: Attention maps, shape ``(batch, heads, tokens, tokens)``.
-        operator: From :func:`batch_operator`, shape ``(batch, size, tokens)``, of the same type and device.
+        maps: Attention maps, shape ``(batch, heads, queries, keys)``.
+        operator: From :func:`batch_operator` for the queries, shape ``(batch, size, queries)``, of the same type and
+            device.
+        key_operator: The same for the keys, where they are other tokens than the queries (cross attention).
 
     Returns:
         Resized maps of shape ``(batch, size, heads, size)``: query cell, head, key cell. The second product leaves
@@ -66,7 +69,8 @@ def resize_maps(maps: Tensor, operator: Tensor) -> Tensor:
     """
     batch, heads, queries, keys = maps.shape
     size = operator.shape[1]
-    half = torch.bmm(maps.reshape(batch, heads * queries, keys), operator.transpose(1, 2))
+    key_operator = operator if key_operator is None else key_operator
+    half = torch.bmm(maps.reshape(batch, heads * queries, keys), key_operator.transpose(1, 2))
     half = half.view(batch, heads, queries, size).transpose(1, 2).reshape(batch, queries, heads * size)
     return torch.bmm(operator, half).view(batch, size, heads, size)
 
@@ -78,18 +82,32 @@ class ClassMoments:
     added up in float64: an exact merge, whatever the batch size and order. Memory does not grow with the examples.
 
     Args:
-        num_classes: Number of classes C.
+        num_classes: Number of classes C; :meth:`grow` adds more.
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.counts = torch.zeros(num_classes, dtype=torch.float64)
-        self._reference: list[Tensor] = []
-        self._sums: list[Tensor] = []
-        self._squares: list[Tensor] = []
-        self._shapes: list[tuple[int, int]] = []
+        self.num_classes = num_classes
+        self._counts: dict[int, Tensor] = {}
+        self._reference: dict[int, Tensor] = {}
+        self._sums: dict[int, Tensor] = {}
+        self._squares: dict[int, Tensor] = {}
+        self._shapes: dict[int, tuple[int, int]] = {}
+
+    @property
+    def counts(self) -> Tensor:
+        """Examples of each class, float64 of shape ``(C,)``."""
+        return self._counts[min(self._counts)] if self._counts else torch.zeros(self.num_classes, dtype=torch.float64)
+
+    def grow(self, num_classes: int) -> None:
+        """Makes room for more classes, which have no example so far."""
+        more = num_classes - self.num_classes
+        self.num_classes = num_classes
+        for found in (self._counts, self._sums, self._squares):
+            for layer, values in found.items():
+                found[layer] = torch.cat([values, values.new_zeros(more, *values.shape[1:])])
 
     def update(self, layer: int, resized: Tensor, one_hot: Tensor) -> None:
-        """Adds a batch of one layer. Layers come in order, each once a batch.
+        """Adds a batch of one layer.
 
         Args:
             layer: Position of the layer among those observed, from 0.
@@ -98,36 +116,40 @@ class ClassMoments:
         """
         batch, size, heads, _ = resized.shape
         cells = resized.view(batch, -1)
-        if layer == len(self._reference):
+        if layer not in self._reference:
             place = "cpu" if cells.device.type == "mps" else cells.device  # MPS has no float64
-            self._reference.append(cells.mean(dim=0))
-            self._sums.append(torch.zeros(len(self.counts), cells.shape[1], dtype=torch.float64, device=place))
-            self._squares.append(torch.zeros_like(self._sums[-1]))
-            self._shapes.append((size, heads))
+            self._reference[layer] = cells.mean(dim=0)
+            self._sums[layer] = torch.zeros(self.num_classes, cells.shape[1], dtype=torch.float64, device=place)
+            self._squares[layer] = torch.zeros_like(self._sums[layer])
+            self._counts[layer] = torch.zeros(self.num_classes, dtype=torch.float64)
+            self._shapes[layer] = size, heads
         cells.sub_(self._reference[layer])
         self._sums[layer].add_((one_hot @ cells).to(self._sums[layer].device))
         self._squares[layer].add_((one_hot @ cells.square_()).to(self._squares[layer].device))
-        if layer == 0:
-            self.counts += one_hot.sum(dim=1).to("cpu", torch.float64)
+        self._counts[layer] += one_hot.sum(dim=1).to("cpu", torch.float64)
 
     def is_finite(self, layer: int) -> bool:
         """Whether all sums of a layer are numbers."""
         return bool(self._squares[layer].isfinite().all())
 
-    def finish(self) -> tuple[Tensor, Tensor]:
+    def finish(self, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Returns mean and unbiased variance, each float64 of shape ``(C, N, size * size)``, on the CPU.
 
         N counts the heads of all layers in order. A class with fewer than two examples has variance NaN.
+
+        Args:
+            classes: Rows of the classes to return; all without it.
         """
+        rows = list(range(self.num_classes)) if classes is None else list(classes)
         means: list[Tensor] = []
         variances: list[Tensor] = []
-        count = self.counts[:, None]
-        for reference, sums, squares, (size, heads) in zip(
-            self._reference, self._sums, self._squares, self._shapes, strict=True
-        ):
-            shift = sums.cpu() / count
-            mean = reference.to("cpu", torch.float64) + shift
-            variance = ((squares.cpu() - count * shift.square()) / (count - 1)).clamp_(min=0)
+        for layer in sorted(self._reference):
+            size, heads = self._shapes[layer]
+            count = self._counts[layer][rows][:, None]
+            shift = self._sums[layer].cpu()[rows] / count
+            mean = self._reference[layer].to("cpu", torch.float64) + shift
+            squares = self._squares[layer].cpu()[rows]
+            variance = ((squares - count * shift.square()) / (count - 1)).clamp_(min=0)
             for values, found in ((mean, means), (variance, variances)):
                 heads_first = values.view(-1, size, heads, size).transpose(1, 2)
                 found.append(heads_first.reshape(-1, heads, size * size))

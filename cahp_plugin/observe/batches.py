@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
+from cahp_plugin.observe.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
 
 logger = logging.get_logger(__name__)
 
@@ -24,13 +26,20 @@ class Batch:
 
     Attributes:
         inputs: Arguments of the model's forward call, without labels.
-        labels: Class of each example, int64 of shape ``(batch,)``.
-        mask: Real tokens, bool of shape ``(batch, tokens)``.
+        labels: Class of each example, int64 of shape ``(batch,)``; where none are needed also labels of tokens,
+            ``(batch, tokens)``, anything else as it came, or ``None``.
+        mask: Real tokens, bool of shape ``(batch, tokens)``. Images and audio features, whose tokens the model makes
+            and never pads, have a width of 0.
+        decoder_mask: Real tokens of the decoder's input, where the model takes one.
     """
 
     inputs: dict[str, Any]
-    labels: Tensor
+    labels: Any
     mask: Tensor
+    decoder_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.mask)
 
     def inputs_on(self, device: torch.device) -> dict[str, Any]:
         """The model's arguments on its device."""
@@ -38,16 +47,42 @@ class Batch:
 
     def rows(self, chosen: Tensor) -> Batch:
         """The examples at the indices ``chosen``, without the columns at the end that are padding in all of them."""
-        width = int(self.mask[chosen].any(dim=0).nonzero().max()) + 1
-        batch, tokens = self.mask.shape
-        inputs = {}
-        for name, value in self.inputs.items():
-            if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch:
-                value = value[chosen]
-                if value.dim() == 2 and value.shape[1] == tokens:
-                    value = value[:, :width]
-            inputs[name] = value
-        return Batch(inputs, self.labels[chosen], self.mask[chosen, :width])
+
+        def pick(value: Any) -> Any:
+            return value[chosen] if isinstance(value, Tensor) and value.dim() and len(value) == len(self) else value
+
+        mask, decoder_mask = self.mask[chosen], pick(self.decoder_mask)
+        batch = Batch(
+            {name: pick(value) for name, value in self.inputs.items()}, pick(self.labels), mask, decoder_mask
+        )
+        width, decoder_width = _width(mask), 0 if decoder_mask is None else _width(decoder_mask)
+        return batch.columns(slice(0, width), slice(0, decoder_width))
+
+    def columns(self, window: slice, decoder_window: slice) -> Batch:
+        """The tokens in a window of the columns, and the decoder's in another."""
+        inputs = dict(self.inputs)
+        for name, value in inputs.items():
+            decodes = name.startswith("decoder_")
+            mask = self.decoder_mask if decodes else self.mask
+            if mask is not None and _is_of_tokens(value, mask):
+                inputs[name] = value[:, decoder_window if decodes else window]
+        labels, decoder_mask = self.labels, self.decoder_mask
+        target = self.mask if decoder_mask is None else decoder_mask
+        if _is_of_tokens(labels, target):
+            labels = labels[:, window if decoder_mask is None else decoder_window]
+        if decoder_mask is not None:
+            decoder_mask = decoder_mask[:, decoder_window]
+        return Batch(inputs, labels, self.mask[:, window], decoder_mask)
+
+
+def _is_of_tokens(value: Any, mask: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 2 and value.shape == mask.shape and mask.shape[1] > 0
+
+
+def _width(mask: Tensor) -> int:
+    """Columns up to the last one with a real token."""
+    used = mask.any(dim=0).nonzero()
+    return int(used.max()) + 1 if len(used) else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,71 +91,76 @@ class PreparedBatches:
 
     Attributes:
         source: The batches as given (or, for an iterator that can be walked through only once, their list).
-        lengths: Number of real tokens of each example, in the order of the first walk.
-        classes: Labels that occur, ascending.
+        lengths: Number of real tokens of each example, in the order of the first walk; empty for images and audio.
+        classes: Labels that occur, ascending; empty where no labels were asked for.
         num_batches: Number of batches.
-        limit: Longest sequence that the model takes, in tokens, or ``None``.
+        num_examples: Number of examples.
+        reader: How a batch is read.
     """
 
     source: Iterable[Mapping[str, Any]]
     lengths: tuple[int, ...]
     classes: tuple[int, ...]
     num_batches: int
-    limit: int | None
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples."""
-        return len(self.lengths)
+    num_examples: int
+    reader: Reader
 
     def __iter__(self) -> Iterator[Batch]:
         for position, batch in enumerate(self.source):
-            yield _read(batch, position, self.limit)
+            yield self.reader.read(batch, position)
 
 
-def prepare_batches(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> PreparedBatches:
+def prepare_batches(
+    dataloader: Iterable[Mapping[str, Any]], model: nn.Module, conditioning: Conditioning = "label"
+) -> PreparedBatches:
     """Walks through the batches once, without the model, and checks what would spoil the selection later.
 
     Args:
-        dataloader: Any iterable of dict batches as a ``Trainer`` makes them: ``input_ids``, ``attention_mask``
-            (all tokens are real without it), ``labels`` of shape ``(batch,)``. An iterator is read into memory.
-        model: The classifier that will see them.
+        dataloader: Any iterable of dict batches as a ``Trainer`` makes them: the model's main input (``input_ids``,
+            ``pixel_values`` or ``input_features``), ``attention_mask`` (all tokens are real without it), what else the
+            model takes, and labels. An iterator is read into memory.
+        model: The model that will see them.
+        conditioning: With ``"label"``, ``labels`` of shape ``(batch,)`` are needed and checked; else they may be
+            absent, or labels of tokens.
 
     Raises:
         DataError: No example; labels missing, not whole numbers, outside the model's classes; a single class; a class
-            with fewer than two examples, which has no variance; an example without tokens.
+            with fewer than two examples, which has no variance; an example without tokens; no input for the decoder.
     """
     source = dataloader if iter(dataloader) is not dataloader else list(dataloader)
-    limit = max_positions(model)
+    reader = Reader(model, classes=conditioning == "label")
     config: Any = model.config
     num_labels = int(config.num_labels)
     lengths: list[int] = []
     counts = torch.zeros(num_labels, dtype=torch.long)
-    num_batches, longest = 0, 0
+    num_batches, num_examples, longest = 0, 0, 0
     for position, raw in enumerate(source):
-        longest = max(longest, _width(raw))
-        batch = _read(raw, position, limit)
-        low, high = int(batch.labels.min()), int(batch.labels.max())
-        if low < 0 or high >= num_labels:
-            raise DataError(
-                f"Batch {position} has the label {low if low < 0 else high}; the model has {num_labels} classes, so "
-                f"labels go from 0 to {num_labels - 1}. Map the labels or load the model with the right `num_labels`."
-            )
-        counts += torch.bincount(batch.labels, minlength=num_labels)
-        real = batch.mask.sum(dim=1)
-        if int(real.min()) == 0:
-            raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
-        lengths.extend(real.tolist())
+        batch = reader.read(raw, position)
+        longest = max(longest, _raw_width(raw))
+        if reader.classes:
+            low, high = int(batch.labels.min()), int(batch.labels.max())
+            if low < 0 or high >= num_labels:
+                raise DataError(
+                    f"Batch {position} has the label {low if low < 0 else high}; the model has {num_labels} classes, "
+                    f"so labels go from 0 to {num_labels - 1}. Map the labels or load the model with the right "
+                    "`num_labels`."
+                )
+            counts += torch.bincount(batch.labels, minlength=num_labels)
+        _check_tokens(batch, position)
+        if batch.mask.shape[1]:
+            lengths.extend(batch.mask.sum(dim=1).tolist())
+        num_examples += len(batch)
         num_batches += 1
-    if not lengths:
+    if not num_batches:
         raise DataError("The data set is empty: the dataloader gave no batch.")
-    if limit is not None and longest > limit:
+    if reader.limit is not None and longest > reader.limit:
         logger.warning(
-            f"Batches of up to {longest} tokens are truncated to the {limit} that the model has positions for."
+            f"Batches of up to {longest} tokens are truncated to the {reader.limit} that the model has positions for."
         )
-    _check_counts(counts)
+    if reader.classes:
+        _check_counts(counts)
     classes = tuple(int(label) for label in counts.nonzero().flatten())
-    return PreparedBatches(source, tuple(lengths), classes, num_batches, limit)
+    return PreparedBatches(source, tuple(lengths), classes, num_batches, num_examples, reader)
 
 
 def _check_counts(counts: Tensor) -> None:
@@ -128,7 +168,7 @@ def _check_counts(counts: Tensor) -> None:
     if len(present) < 2:
         raise DataError(
             f"All {int(counts.sum())} examples have the label {present[0]}. The method compares classes: it needs "
-            "examples of at least two."
+            'examples of at least two; or compare the heads themselves with `conditioning="none"`.'
         )
     scarce = [label for label in present if counts[label] < 2]
     if scarce:
@@ -138,13 +178,20 @@ def _check_counts(counts: Tensor) -> None:
         )
 
 
-def _width(raw: Mapping[str, Any]) -> int:
-    ids = raw.get("input_ids") if isinstance(raw, Mapping) else None
+def _check_tokens(batch: Batch, position: int) -> None:
+    if batch.mask.shape[1] and not bool(batch.mask.any(dim=1).all()):
+        raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
+    if batch.decoder_mask is not None and not bool(batch.decoder_mask.any(dim=1).all()):
+        raise DataError(f"Batch {position} has an example without a single real token for the decoder.")
+
+
+def _raw_width(raw: Mapping[str, Any]) -> int:
+    ids = raw.get("input_ids")
     return int(ids.shape[1]) if isinstance(ids, Tensor) and ids.dim() == 2 else 0
 
 
 def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> Iterator[Batch]:
-    """Reads batches for what needs no labels; all labels are -1.
+    """Reads batches for what needs no labels; they are left out, but for what the decoder's input is made of.
 
     Args:
         dataloader: Any iterable of dict batches, labelled or not.
@@ -153,59 +200,100 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> It
     Raises:
         DataError: There is no batch, one is malformed, or an example has no real token.
     """
-    limit, position = max_positions(model), -1
+    reader, position = Reader(model, classes=False), -1
     for position, raw in enumerate(dataloader):
-        ids = raw.get("input_ids") if isinstance(raw, Mapping) else None
-        unlabelled = raw
-        if isinstance(ids, Tensor):
-            unlabelled = {name: value for name, value in raw.items() if name not in _LABEL_KEYS}
-            unlabelled["labels"] = torch.full((len(ids),), -1)
-        batch = _read(unlabelled, position, limit)
-        if not bool(batch.mask.any(dim=1).all()):
-            raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
-        yield batch
+        batch = reader.read(raw, position)
+        _check_tokens(batch, position)
+        yield dataclasses.replace(batch, labels=None)
     if position < 0:
         raise DataError("The data set is empty: the dataloader gave no batch.")
 
 
-def _read(raw: Mapping[str, Any], position: int, limit: int | None) -> Batch:
-    if not isinstance(raw, Mapping):
-        raise DataError(
-            f"Batch {position} is a {type(raw).__name__}; expected a dict of tensors such as a `DataLoader` with "
-            "`DataCollatorWithPadding` makes."
-        )
-    inputs = dict(raw)
-    labels = next((inputs.pop(key) for key in _LABEL_KEYS if key in inputs), None)
+class Reader:
+    """Reads dict batches for a model.
+
+    Args:
+        model: The model.
+        classes: Whether every batch must have labels of shape ``(batch,)``.
+    """
+
+    def __init__(self, model: nn.Module, *, classes: bool) -> None:
+        self.classes = classes
+        self.limit = max_positions(model)
+        self.main = str(getattr(model, "main_input_name", "input_ids"))
+        self._model = model if takes_decoder_inputs(model) else None
+
+    def read(self, raw: Mapping[str, Any], position: int) -> Batch:
+        """Checks one batch and separates inputs, labels and masks.
+
+        Raises:
+            DataError: It is malformed.
+        """
+        if not isinstance(raw, Mapping):
+            raise DataError(
+                f"Batch {position} is a {type(raw).__name__}; expected a dict of tensors such as a `DataLoader` with "
+                "`DataCollatorWithPadding` makes."
+            )
+        inputs = dict(raw)
+        labels = next((inputs.pop(key) for key in _LABEL_KEYS if key in inputs), None)
+        keys = ", ".join(sorted(map(str, raw)))
+        if labels is None and self.classes:
+            raise DataError(
+                f"Batch {position} has no `labels`; its keys are {keys}. Without labels, use "
+                '`conditioning="prediction"` (classes as the model predicts them) or `conditioning="none"`.'
+            )
+        main, shape = inputs.get(self.main), _SHAPES.get(self.main, "(batch, ...)")
+        if not isinstance(main, Tensor) or main.dim() != 1 + shape.count(","):
+            raise DataError(f"Batch {position} has no `{self.main}` of shape {shape}; its keys: {keys}.")
+        labels = _read_labels(labels, len(main), position, classes=self.classes)
+        if not len(main):
+            raise DataError(f"Batch {position} has 0 examples.")
+        batch = Batch(inputs, labels, _token_mask(inputs, len(main)))
+        if self._model is not None:
+            inputs, decoder_mask = add_decoder_inputs(self._model, inputs, labels, batch.mask, position)
+            batch = dataclasses.replace(batch, inputs=inputs, decoder_mask=decoder_mask)
+        return batch if self.limit is None else _truncate(batch, self.limit)
+
+
+_SHAPES = {
+    "input_ids": "(batch, tokens)",
+    "pixel_values": "(batch, channels, height, width)",
+    "input_features": "(batch, features, frames)",
+}
+
+
+def _read_labels(labels: Any, count: int, position: int, *, classes: bool) -> Any:
     if labels is None:
-        raise DataError(f"Batch {position} has no `labels`; its keys are {', '.join(sorted(raw))}.")
-    labels = torch.as_tensor(labels)
-    if labels.dim() != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return None
+    if classes or isinstance(labels, (list, tuple)):
+        labels = torch.as_tensor(labels)
+    if not isinstance(labels, Tensor):
+        return labels
+    whole = not labels.is_floating_point() and labels.dtype != torch.bool
+    if classes and (labels.dim() != 1 or not whole):
         raise DataError(
             f"Batch {position}: `labels` must be whole numbers of shape (batch,), got {labels.dtype} of shape "
             f"{tuple(labels.shape)}."
         )
+    if labels.dim() == 0 or len(labels) != count:
+        got = "a single" if labels.dim() == 0 else str(len(labels))
+        raise DataError(f"Batch {position} has {count} examples and {got} labels.")
+    return labels.to("cpu", torch.long) if whole else labels.cpu()
+
+
+def _token_mask(inputs: Mapping[str, Any], count: int) -> Tensor:
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.dim() != 2:
-        raise DataError(
-            f"Batch {position} has no `input_ids` of shape (batch, tokens); its keys: {', '.join(sorted(raw))}."
-        )
-    if len(labels) != len(ids) or not len(ids):
-        raise DataError(f"Batch {position} has {len(ids)} examples and {len(labels)} labels.")
+        return torch.ones(count, 0, dtype=torch.bool)
     mask = inputs.get("attention_mask")
-    mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    batch = Batch(inputs, labels.to("cpu", torch.long), mask.cpu())
-    return batch if limit is None or ids.shape[1] <= limit else _truncate(batch, limit)
+    return torch.ones_like(ids, dtype=torch.bool).cpu() if mask is None else mask.bool().cpu()
 
 
 def _truncate(batch: Batch, limit: int) -> Batch:
     """Cuts the columns beyond the limit, on the side where the padding is."""
-    tokens = batch.mask.shape[1]
-    left_padded = not bool(batch.mask[:, 0].all())
-    window = slice(tokens - limit, tokens) if left_padded else slice(0, limit)
-    inputs = {
-        name: value[:, window]
-        if isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == tokens
-        else value
-        for name, value in batch.inputs.items()
-    }
-    return Batch(inputs, batch.labels, batch.mask[:, window])
+    windows = []
+    for mask in (batch.mask, batch.decoder_mask):
+        tokens = 0 if mask is None else mask.shape[1]
+        left_padded = mask is not None and tokens > 0 and not bool(mask[:, 0].all())
+        windows.append(slice(max(0, tokens - limit), tokens) if left_padded else slice(0, limit))
+    return batch.columns(*windows)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist, squareform
 
-from cahp_plugin import CAHPConfig
+from cahp_plugin import CAHPConfig, HeadSelection
 from cahp_plugin.errors import DataError, SelectionError
-from cahp_plugin.method.representatives import choose_heads, select_from_separation
+from cahp_plugin.method.representatives import choose_heads, select_from_distances, select_from_separation
 
 # Three groups of heads, far apart; layer 2 has none of the most salient ones.
 HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
@@ -101,6 +102,50 @@ def test_few_heads_are_all_kept(count):
 def test_copies_everywhere_need_two_clusters():
     found = select_from_separation(np.ones((9, 4)), HEADS, SALIENCE, CAHPConfig(min_heads_per_layer=0))
     assert found.num_heads == 2 and "clusters suffice" in found.note
+
+
+def test_heads_are_chosen_from_distances_as_from_features():
+    distances = squareform(pdist(PLANE)) / 100
+    found = select_from_distances(
+        distances, HEADS, SALIENCE, CAHPConfig(num_heads=3, min_heads_per_layer=0, perplexity=2), num_examples=7
+    )
+    assert found.kept == {0: (0,), 1: (1, 2), 2: ()}
+    assert found.distances is distances and found.separation is None and found.num_examples == 7
+    distances[4, 2] = np.nan
+    with pytest.raises(DataError, match=r"Distance or salience of the heads \(layer, head\) \[\(1, 1\)\]"):
+        select_from_distances(distances, HEADS, SALIENCE, CAHPConfig())
+
+
+GROUPS = tuple((layer, 4 * group) for layer in range(3) for group in range(3))
+
+
+def choose_groups(**changes):
+    return choose_heads(PLANE, GROUPS, SALIENCE.repeat(4, axis=1), CAHPConfig(**changes), group_size=4)
+
+
+def test_groups_of_heads_go_together():
+    found = choose_groups(num_heads=12, min_heads_per_layer=0)
+    assert found.kept == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7, 8, 9, 10, 11), 2: ()}
+    assert (found.num_heads, found.num_present, found.num_clusters) == (12, 36, 3)
+    assert "keeps 12 of 36 heads" in str(found) and "12 heads asked for, from 3 clusters" in found.note
+    assert str(found).splitlines()[2].startswith("  layer  1  ....########   8 kept")
+    assert HeadSelection.from_dict(found.to_dict()).to_dict() == found.to_dict()
+    assert choose_groups(num_heads=0.7, min_heads_per_layer=5).num_heads == 24  # two groups hold five heads
+    assert all(len(heads) >= 8 for heads in choose_groups(min_heads_per_layer=5).kept.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_heads": 40}, "asks for 40 heads; the model has 36"),
+        ({"num_heads": 13}, "4 query heads share a key and value head.* Ask for 12 or 16"),
+        ({"num_heads": 2}, "Ask for 4, or for a share"),
+        ({"num_heads": 8}, "leaves 8 heads, but `min_heads_per_layer=1` needs 12"),
+    ],
+)
+def test_numbers_that_groups_cannot_have(changes, message):
+    with pytest.raises(SelectionError, match=message):
+        choose_groups(**changes)
 
 
 @pytest.mark.parametrize("broken", ["separation", "salience"])

@@ -37,12 +37,12 @@ def test_counts_and_text():
     ]
 
 
-def test_round_trip_keeps_everything_but_x():
-    found = selection(separation=np.ones((6, 4)))
+def test_round_trip_keeps_everything_but_x_and_distances():
+    found = selection(separation=np.ones((6, 4)), distances=np.ones((6, 6)))
     copy = HeadSelection.from_dict(found.to_dict())
-    assert copy.separation is None
+    assert copy.separation is None and copy.distances is None
     for field in dataclasses.fields(HeadSelection):
-        if field.name not in ("separation", "curve"):
+        if field.name not in ("separation", "distances", "curve"):
             np.testing.assert_equal(getattr(copy, field.name), getattr(found, field.name))
     np.testing.assert_equal(dataclasses.astuple(copy.curve), dataclasses.astuple(found.curve))
 

@@ -46,6 +46,35 @@ def test_padded_batch_is_cropped_and_resized(lengths, side, size, heads, seed):
             torch.testing.assert_close(resized[row, :, head], expected, rtol=0, atol=1e-13)
 
 
+def test_queries_and_keys_of_their_own_are_cropped_and_resized():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(2, 3, 5, 9, generator=generator, dtype=torch.float64)
+    queries = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    keys = torch.tensor([[1, 1, 1, 1, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1, 1, 1, 1]])
+    operators = (batch_operator(mask, 4, torch.float64) for mask in (queries, keys))
+    resized = resize_maps(maps, *operators)
+    for row in range(2):
+        for head in range(3):
+            cropped = maps[row, head][queries[row].bool()][:, keys[row].bool()]
+            expected = torch.nn.functional.interpolate(cropped[None, None], size=(4, 4), mode="bilinear")[0, 0]
+            torch.testing.assert_close(resized[row, :, head], expected, rtol=0, atol=1e-13)
+
+
+def test_classes_that_come_later_get_room():
+    values = torch.rand(12, 2, 2, 2, generator=torch.Generator().manual_seed(3))
+    labels = torch.tensor([0, 0, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2])
+    growing, known = ClassMoments(0), ClassMoments(3)
+    for rows in torch.arange(12).split(3):
+        one_hot = (labels[rows][None] == torch.arange(3)[:, None]).float()
+        known.update(0, values[rows].clone(), one_hot)
+        seen = int(labels[: rows[-1] + 1].max()) + 1
+        growing.grow(seen)
+        growing.update(0, values[rows].clone(), one_hot[:seen])
+    assert growing.counts.tolist() == [5, 3, 4]
+    torch.testing.assert_close(growing.finish(), known.finish())
+    torch.testing.assert_close(growing.finish([2, 0])[0], known.finish()[0][[2, 0]])
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
 def test_moments_equal_numpy_for_any_batch_size(batch_size):
     generator = torch.Generator().manual_seed(0)

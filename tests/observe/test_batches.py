@@ -1,4 +1,5 @@
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def changed(**changes):
         (iter([]), "data set is empty"),
         ([["not a dict"]], "Batch 0 is a list; expected a dict"),
         (changed(labels=None), "Batch 0 has no `labels`; its keys are attention_mask, input_ids"),
-        (changed(input_ids=None), "no `input_ids`"),
+        (changed(input_ids=None), r"no `input_ids` of shape \(batch, tokens\)"),
         (changed(labels=torch.rand(6)), "must be whole numbers"),
         (changed(labels=torch.zeros(6, 2, dtype=torch.long)), "of shape \\(batch,\\)"),
         (changed(labels=torch.tensor([0, 1, 2])), "6 examples and 3 labels"),
@@ -81,3 +82,78 @@ def test_rows_leaves_out_columns_that_are_only_padding():
     assert rows.inputs["input_ids"].tolist() == [[5, 6], [9, 0]]
     assert rows.mask.tolist() == [[True, True], [True, False]]
     assert rows.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("conditioning", ["prediction", "none"])
+def test_labels_are_needed_for_labelled_classes_only(conditioning):
+    model, batches = tiny_model("bert"), tiny_batches(6, 3)
+    for batch in batches:
+        del batch["labels"]
+    with pytest.raises(DataError, match=r'no `labels`.*`conditioning="prediction"`.*`conditioning="none"`'):
+        prepare_batches(batches, model)
+    prepared = prepare_batches(batches, model, conditioning)
+    assert [batch.labels for batch in prepared] == [None, None] and prepared.classes == ()
+    assert prepared.num_examples == len(prepared.lengths) == 6
+    token_labels = torch.full_like(batches[0]["input_ids"], -100)
+    (batch,) = prepare_batches([batches[0] | {"labels": token_labels}], model, conditioning)
+    assert batch.labels.equal(token_labels) and "labels" not in batch.inputs
+
+
+class Decoding(torch.nn.Module):
+    """What an encoder-decoder model shows of itself before it runs."""
+
+    def __init__(self, **config):
+        super().__init__()
+        values = {"num_labels": 2, "decoder_start_token_id": 7, "pad_token_id": 1, "max_position_embeddings": None}
+        self.config = SimpleNamespace(**values | config)
+
+    def forward(self, input_ids, attention_mask=None, decoder_input_ids=None, decoder_attention_mask=None):
+        raise AssertionError("the model ran")
+
+
+IDS = torch.tensor([[5, 6, 7, 8], [9, 5, 0, 0]])
+
+
+def test_decoder_inputs_are_made_of_token_labels():
+    labels = torch.tensor([[11, 12, 13], [14, -100, -100]])
+    batches = [{"input_ids": IDS, "attention_mask": (IDS > 0).long(), "labels": labels}]
+    (batch,) = prepare_batches(batches, Decoding(), "none")
+    assert batch.inputs["decoder_input_ids"].tolist() == [[7, 11, 12], [7, 14, 1]]
+    assert batch.decoder_mask.tolist() == [[True] * 3, [True, True, False]]
+    assert batch.inputs["decoder_attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert batch.labels.equal(labels) and batch.mask.sum().item() == 6
+    second = batch.rows(torch.tensor([1]))
+    assert second.inputs["decoder_input_ids"].tolist() == [[7, 14]] and second.inputs["input_ids"].tolist() == [[9, 5]]
+    assert second.labels.tolist() == [[14, -100]] and second.decoder_mask.shape == (1, 2)
+
+
+def test_given_decoder_inputs_stay():
+    given = torch.tensor([[7, 11], [7, 0]])
+    batches = [{"input_ids": IDS, "decoder_input_ids": given, "decoder_attention_mask": (given > 0).long()}]
+    (batch,) = prepare_batches(batches, Decoding(), "none")
+    assert batch.inputs["decoder_input_ids"] is given and batch.decoder_mask.tolist() == [[True, True], [True, False]]
+    del batches[0]["decoder_attention_mask"]
+    (batch,) = prepare_batches(batches, Decoding(), "none")
+    assert batch.decoder_mask.all() and "decoder_attention_mask" not in batch.inputs
+
+
+def test_a_decoder_without_input_is_told():
+    batches = [{"input_ids": IDS, "labels": torch.tensor([0, 1])}]
+    with pytest.raises(DataError, match=r"nothing for the decoder of Decoding.*`decoder_input_ids`.*`labels`"):
+        prepare_batches(batches, Decoding(), "none")
+    with pytest.raises(DataError, match="lacks `decoder_start_token_id`"):
+        prepare_batches([{"input_ids": IDS, "labels": IDS}], Decoding(decoder_start_token_id=None), "none")
+
+
+def test_images_have_no_padding():
+    model = Decoding()
+    model.__class__ = type("Vision", (torch.nn.Module,), {"main_input_name": "pixel_values"})
+    images = {"pixel_values": torch.rand(3, 3, 8, 8), "labels": torch.tensor([0, 1, 0])}
+    prepared = prepare_batches([images, images], model)
+    assert prepared.lengths == () and prepared.num_examples == 6 and prepared.classes == (0, 1)
+    rows = next(iter(prepared)).rows(torch.tensor([2, 0]))
+    assert rows.inputs["pixel_values"].equal(images["pixel_values"][[2, 0]]) and rows.labels.tolist() == [0, 0]
+    with pytest.raises(
+        DataError, match=r"no `pixel_values` of shape \(batch, channels, height, width\); .*: input_ids"
+    ):
+        prepare_batches([{"input_ids": IDS}], model, "none")

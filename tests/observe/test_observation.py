@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from oracles import oracle_salience, oracle_separation, oracle_signatures
+from oracles import oracle_distances, oracle_salience, oracle_separation, oracle_signatures
 from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
 from cahp_plugin.architectures import attention_layers
@@ -10,8 +10,21 @@ from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 
 
-def run(model, batches, size=6, share=1.0):
-    return observe(model, attention_layers(model), prepare_batches(batches, model), size=size, salience_share=share)
+def run(model, batches, size=6, share=1.0, conditioning="label", **options):
+    prepared = prepare_batches(batches, model, conditioning)
+    return observe(
+        model, attention_layers(model), prepared, size=size, salience_share=share, conditioning=conditioning, **options
+    )
+
+
+def without_labels(batches):
+    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
+
+
+def relabelled(model, batches):
+    """The batches with the classes that the model predicts."""
+    with torch.no_grad():
+        return [batch | {"labels": model(**batch).logits.argmax(dim=1)} for batch in without_labels(batches)]
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -139,3 +152,109 @@ def test_memory_does_not_grow_with_the_examples():
     few, many = run(model, batches), run(model, batches * 50)
     assert few.mean.nbytes == many.mean.nbytes
     np.testing.assert_allclose(few.mean, many.mean, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", ["bert", "deberta-v2", "distilbert"])
+def test_distances_equal_the_oracle(name, padding):
+    model, batches = tiny_model(name), without_labels(tiny_batches(6, 4, padding=padding, lengths=(2, 9)))
+    seen = run(model, batches, conditioning="none")
+    np.testing.assert_allclose(seen.distances, oracle_distances(model, batches), atol=2e-4)
+    assert seen.mean is None and seen.variance is None and seen.classes == ()
+    assert (seen.distances == seen.distances.T).all() and not seen.distances.diagonal().any()
+
+
+def test_distances_equal_the_oracle_in_float64():
+    model, batches = tiny_model("bert").double(), without_labels(tiny_batches(6, 4, lengths=(2, 9)))
+    seen = run(model, batches, conditioning="none")
+    np.testing.assert_allclose(seen.distances, oracle_distances(model, batches), atol=1e-9)
+
+
+def test_distances_at_some_queries():
+    model, batches = tiny_model("bert").double(), tiny_batches(6, 4, lengths=(4, 12))
+    seen = run(model, batches, conditioning="none", max_queries=2)
+    expected = oracle_distances(model, batches, lambda real: real[[len(real) // 4, 3 * len(real) // 4]])
+    np.testing.assert_allclose(seen.distances, expected, atol=1e-9)
+    assert np.abs(seen.distances - run(model, batches, conditioning="none").distances).max() > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_distances_do_not_depend_on_the_batch_size(batch_size):
+    model = tiny_model("roberta")
+    found, expected = (run(model, tiny_batches(10, size), conditioning="none") for size in (batch_size, 10))
+    np.testing.assert_allclose(found.distances, expected.distances, atol=1e-4)
+    np.testing.assert_allclose(found.salience, expected.salience, rtol=1e-4, atol=1e-7)
+
+
+def test_predicted_classes_equal_the_same_labels():
+    model, batches = tiny_model("bert"), tiny_batches(40)
+    expected = run(model, relabelled(model, batches))
+    seen = run(model, without_labels(batches), conditioning="prediction")
+    assert seen.classes == expected.classes and len(seen.classes) >= 2
+    np.testing.assert_allclose(seen.mean, expected.mean, atol=1e-6)
+    np.testing.assert_allclose(seen.variance, expected.variance, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(seen.salience, expected.salience, rtol=1e-5, atol=1e-8)
+    other = run(model, batches, conditioning="prediction")  # labels that are there are not looked at
+    np.testing.assert_array_equal(other.mean, seen.mean)
+    np.testing.assert_array_equal(other.salience, seen.salience)
+
+
+def test_predicted_classes_without_a_variance_are_left_out(caplog):
+    model, batches = tiny_model("bert"), tiny_batches(40, 40)
+    labels = relabelled(model, batches)[0]["labels"]
+    rare, often = labels.bincount(minlength=3).argsort()[[0, 1]].tolist()
+    keep = (labels != rare).nonzero().flatten().tolist() + (labels == rare).nonzero().flatten()[:1].tolist()
+    assert (labels == rare).any() and (labels == often).sum() >= 2
+    chosen = [{name: value[keep] for name, value in batches[0].items()}]
+    with caplog.at_level("WARNING"):
+        seen = run(model, chosen, conditioning="prediction")
+    assert rare not in seen.classes and np.isfinite(seen.variance).all() and seen.mean.shape[0] == len(seen.classes)
+    assert f"left out: classes [{rare}]" in caplog.text
+
+
+def test_a_single_predicted_class_is_an_error():
+    model = tiny_model("bert")
+    model.classifier.bias.data[1] += 1e4
+    with pytest.raises(DataError, match=r'predicts the classes \(examples\) 1 \(30\);.*`conditioning="none"`'):
+        run(model, tiny_batches(), conditioning="prediction")
+
+
+@pytest.mark.parametrize("conditioning", ["prediction", "none"])
+def test_other_conditionings_tell_what_is_not_a_number(conditioning):
+    model = tiny_model("bert")
+    model.bert.encoder.layer[1].attention.self.query.weight.data[0, 0] = float("nan")
+    with pytest.raises(DataError, match="layer 1 are not numbers"):
+        run(model, tiny_batches(), conditioning=conditioning)
+
+
+def test_salience_without_classes_is_by_labels_where_they_are_and_else_by_predictions():
+    model, batches = tiny_model("bert"), tiny_batches(12)
+    labelled = run(model, batches, conditioning="none")
+    np.testing.assert_allclose(labelled.salience, run(model, batches).salience, rtol=1e-6)
+    predicted = run(model, without_labels(batches), conditioning="none").salience
+    expected = run(model, relabelled(model, batches), conditioning="none").salience
+    np.testing.assert_allclose(predicted, expected, rtol=1e-6)
+
+
+def test_salience_by_a_loss_of_ones_own():
+    model, batches = tiny_model("bert"), tiny_batches(12)
+
+    def loss(output, inputs, labels):
+        assert "input_ids" in inputs and "labels" not in inputs
+        return torch.nn.functional.cross_entropy(output.logits, labels, reduction="none")
+
+    seen = run(model, batches, conditioning="none", loss=loss)
+    np.testing.assert_allclose(seen.salience, run(model, batches).salience, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda output, inputs, labels: output.logits.sum(), r"shape \(8,\), one loss an example; got shape \(\)"),
+        (lambda output, inputs, labels: 3.0, "one loss an example; got float"),
+        (lambda output, inputs, labels: torch.zeros(len(labels)), "does not depend on the model's output"),
+    ],
+)
+def test_losses_that_can_not_be_used(loss, message):
+    with pytest.raises(DataError, match=message):
+        run(tiny_model("bert"), tiny_batches(), conditioning="none", loss=loss)

@@ -1,0 +1,101 @@
+"""Which tokens are the queries and the keys of a layer's attention maps, and which of them are real."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.observe.batches import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """The queries or the keys of a map.
+
+    Attributes:
+        stream: Which of a model's token sequences they are: ``"tokens"``, ``"decoder"`` or ``"vision"``.
+        mask: Real ones, bool of shape ``(batch, length)``, on the CPU.
+    """
+
+    stream: str
+    mask: Tensor
+
+
+def units_of(layer: AttentionLayer) -> tuple[tuple[int, ...], ...]:
+    """What is kept or dropped together: single heads, or the query heads of one key and value head."""
+    return tuple(getattr(layer, "units", tuple((head,) for head in layer.heads)))
+
+
+def kind_of(layer: AttentionLayer) -> str:
+    """What a layer attends to: ``"self"``, ``"causal"`` or ``"cross"``."""
+    return str(getattr(layer, "kind", "self"))
+
+
+def group_of(layer: AttentionLayer) -> tuple[str, str]:
+    """Heads of one group see the same queries and keys; heads of different groups can't be compared cell by cell."""
+    return kind_of(layer), "vision" if _in_vision_tower(layer) else "tokens"
+
+
+def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> tuple[Side, Side]:
+    """Finds out which tokens a layer's maps are about.
+
+    Self-attention looks from the encoder's tokens at themselves, causal attention of an encoder-decoder model from the
+    decoder's at themselves, cross attention from the decoder's at the encoder's. Image patches and audio frames are
+    all real.
+
+    Args:
+        layer: The layer.
+        batch: The batch.
+        queries: Rows of its maps.
+        keys: Columns of its maps.
+
+    Returns:
+        The queries and the keys.
+
+    Raises:
+        UnsupportedModelError: A mask does not have the maps' width.
+    """
+    kind = kind_of(layer)
+    vision = _in_vision_tower(layer)
+    decodes = kind in ("causal", "cross") and batch.decoder_mask is not None
+    query = _side(layer, batch, queries, vision=vision, decoder=decodes)
+    return query, _side(layer, batch, keys, vision=vision, decoder=decodes and kind != "cross")
+
+
+def _in_vision_tower(layer: AttentionLayer) -> bool:
+    """Image and text towers of one model (CLIP) are told apart by their names."""
+    return any(part.startswith(("vision", "visual")) for part in layer.name.split("."))
+
+
+def _side(layer: AttentionLayer, batch: Batch, length: int, *, vision: bool, decoder: bool) -> Side:
+    mask = batch.decoder_mask if decoder else batch.mask
+    if vision or mask is None or mask.shape[1] == 0:
+        return Side("vision" if vision else "tokens", torch.ones(len(batch), length, dtype=torch.bool))
+    if mask.shape[1] != length:
+        raise UnsupportedModelError(
+            f"{layer.name} attends over {length} positions and the attention mask has {mask.shape[1]}: the model "
+            "shortens or extends its input, so that padding can't be told from real tokens. Give examples of one "
+            "length, one a batch, without `attention_mask`, or another model."
+        )
+    return Side("decoder" if decoder else "tokens", mask)
+
+
+def spread_queries(mask: Tensor, max_queries: int | None) -> Tensor:
+    """Chooses queries of one example, evenly spread over its real tokens: the middles of equal stretches.
+
+    Args:
+        mask: Real queries, bool of shape ``(queries,)``.
+        max_queries: How many at most; ``None`` takes all.
+
+    Returns:
+        Indices, ascending.
+    """
+    real = mask.nonzero().flatten()
+    if max_queries is None or max_queries >= len(real):
+        return real
+    steps = torch.arange(max_queries, dtype=torch.float64)
+    return real[((steps + 0.5) * len(real) / max_queries).long()]
