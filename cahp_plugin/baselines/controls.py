@@ -17,7 +17,8 @@ from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.method.signatures import ClassMoments
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.observation import add_signatures, frozen_eval
+from cahp_plugin.observe.head_maps import add_signatures
+from cahp_plugin.observe.observation import frozen_eval
 from cahp_plugin.prune import CAHPImportance
 
 Array = np.ndarray[Any, Any]
@@ -47,7 +48,12 @@ class SeparationImportance(CAHPImportance):
             )
         config = dataclasses.replace(selection.config, num_heads=num_heads, seed=seed)
         self.selection = select_from_separation(
-            separation, selection.heads, selection.salience, config, num_examples=selection.num_examples
+            separation,
+            selection.heads,
+            selection.salience,
+            config,
+            num_examples=selection.num_examples,
+            group_size=selection.group_size,
         )
         super().__init__(self.selection)
 

@@ -48,7 +48,9 @@ def attention_entropy(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Ar
             mask = batch.mask.to(device)
 
             def consume(position: int, maps: Tensor, mask: Tensor = mask) -> None:
-                entropies = row_entropies(maps, mask)
+                # Images and audio have no mask: all their tokens are real.
+                real = mask if mask.shape[1] else mask.new_ones(len(maps), maps.shape[-1])
+                entropies = row_entropies(maps, real)
                 if not bool(torch.isfinite(entropies).all()):
                     raise DataError(
                         f"The attention maps of layer {present[position].index} are not numbers (NaN or infinite). "

@@ -17,7 +17,8 @@ from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import head_masks, prepare_batches
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.observe.observation import classifier_logits, frozen_eval
+from cahp_plugin.observe.objective import classifier_logits
+from cahp_plugin.observe.observation import frozen_eval
 
 Array = np.ndarray[Any, Any]
 

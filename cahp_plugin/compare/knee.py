@@ -112,6 +112,7 @@ def knee_under_noise(
         raise ConfigError("`degrees` and `seeds` must hold at least one number each.")
     if observed.separation is None:
         raise SelectionError("The selection has no separation matrix: it was read from a file, or made without.")
+    total = observed.num_present
     shares: dict[tuple[str, int], list[float]] = {}
     for seed in logging.tqdm(seeds, desc="Looking for knees", unit="seed"):
         for name, separation in (("measured", observed.separation), ("noise", gaussian_like(observed, seed))):
@@ -125,8 +126,10 @@ def knee_under_noise(
             )
             for degree in degrees:
                 changed = dataclasses.replace(config, polynomial_degree=degree)
-                found = choose_heads(coordinates, observed.heads, observed.salience, changed)
-                shares.setdefault((name, degree), []).append(found.num_heads / len(observed.heads))
+                found = choose_heads(
+                    coordinates, observed.heads, observed.salience, changed, group_size=observed.group_size
+                )
+                shares.setdefault((name, degree), []).append(found.num_heads / total)
     rows = tuple(
         KneeRow(
             degree,
@@ -136,4 +139,4 @@ def knee_under_noise(
         )
         for degree in degrees
     )
-    return KneeTable(len(observed.heads), tuple(seeds), rows)
+    return KneeTable(total, tuple(seeds), rows)
