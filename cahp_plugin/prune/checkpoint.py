@@ -61,7 +61,7 @@ def model_class(config: Any, name: str) -> type[Any]:
     import transformers
 
     class_name = (config.architectures or [None])[0]
-    cls = (getattr(transformers, class_name, None) or _registered(config, class_name)) if class_name else None
+    cls = class_named(config, class_name) if class_name else None
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise CheckpointError(
             f"{name}: config.json names the class {class_name!r}, which is no model class of transformers, nor one "
@@ -76,10 +76,17 @@ def model_class(config: Any, name: str) -> type[Any]:
     return cls
 
 
-def _registered(config: Any, class_name: str) -> Any:
-    """A class of the user's own, registered by ``AutoModelFor....register(config_class, model_class)``."""
+def class_named(config: Any, class_name: str) -> Any:
+    """A class of transformers, or one registered by ``AutoModelFor....register(config_class, model_class)``.
+
+    Returns:
+        The class, or ``None`` where there is no such.
+    """
+    import transformers
     from transformers.models.auto import modeling_auto
 
+    if hasattr(transformers, class_name):
+        return getattr(transformers, class_name)
     for auto in vars(modeling_auto).values():
         extra = getattr(getattr(auto, "_model_mapping", None), "_extra_content", {})
         cls = extra.get(type(config))
