@@ -14,6 +14,8 @@ from cahp_plugin.check import check_architecture
 
 
 class OwnConfig(PretrainedConfig):
+    """Settings of the model."""
+
     model_type = "own-encoder"
 
     def __init__(self, vocab_size=50, hidden_size=32, num_attention_heads=4, num_hidden_layers=3, **kwargs):
@@ -23,6 +25,8 @@ class OwnConfig(PretrainedConfig):
 
 
 class OwnAttention(nn.Module):
+    """Attention with names of its own; the number of heads is the attribute ``heads``."""
+
     def __init__(self, config):
         super().__init__()
         self.heads = config.num_attention_heads
@@ -31,6 +35,7 @@ class OwnAttention(nn.Module):
         )
 
     def forward(self, hidden_states, mask):
+        """Returns the output and the maps."""
         batch, tokens, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, tokens, self.heads, -1).transpose(1, 2)
@@ -42,6 +47,8 @@ class OwnAttention(nn.Module):
 
 
 class OwnClassifier(PreTrainedModel):
+    """A post-norm encoder with a classifier on its first token."""
+
     config_class = OwnConfig
 
     def __init__(self, config):
@@ -53,6 +60,7 @@ class OwnClassifier(PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids, attention_mask, output_attentions=False):
+        """Returns the logits."""
         hidden = self.embedding(input_ids)
         for attention, norm in zip(self.layers, self.norms, strict=True):
             hidden = norm(hidden + attention(hidden, attention_mask)[0])
