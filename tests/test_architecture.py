@@ -21,6 +21,7 @@ FLOW = [
     {"data"},
     {"select"},
     {"prune"},
+    {"check"},
     {"recover"},
     {"baselines"},
     {"report", "machine"},

@@ -1,13 +1,12 @@
 """The table of supported architectures, and how to add to it."""
 
 from cahp_plugin.architectures import table as _table  # noqa: F401 - fills the registry
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY, head_entries, head_map
+from cahp_plugin.architectures.head_map import head_entries, head_map
 from cahp_plugin.architectures.layers import AttentionLayer, attention_layers
 from cahp_plugin.architectures.spec import AttentionSpec, register_architecture, supported_architectures
 from cahp_plugin.architectures.state import kept_state
 
 __all__ = [
-    "HEAD_MAP_KEY",
     "AttentionLayer",
     "AttentionSpec",
     "attention_layers",

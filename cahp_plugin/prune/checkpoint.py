@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from cahp_plugin._compat import forget_pruned_heads
-from cahp_plugin.architectures import HEAD_MAP_KEY, head_entries
+from cahp_plugin.architectures import head_entries
+from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.architectures.layers import find_layers
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer

@@ -10,7 +10,7 @@ from typing import Any
 
 from cahp_plugin._compat import forget_pruned_heads
 from cahp_plugin._version import __version__
-from cahp_plugin.architectures import HEAD_MAP_KEY
+from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.architectures.layers import find_layers
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import model_of_shape

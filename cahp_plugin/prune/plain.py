@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import init_empty_weights
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, forget_pruned_heads
-from cahp_plugin.architectures import HEAD_MAP_KEY
+from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.architectures.layers import find_layers
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.files import write_text
