@@ -27,6 +27,8 @@ from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import format_table, save_figures
+from cahp_plugin.report.html import read_contents, write_page
+from cahp_plugin.report.html.page import PAGE_NAME
 from cahp_plugin.select import select_heads
 
 logger = logging.get_logger(__name__)
@@ -48,6 +50,7 @@ class PruneReport:
         output: Folder of the pruned model, or ``None``.
         figures: Paths of the pictures by name.
         versions: Versions of the packages that decide the result.
+        recovery: Settings of the recovery.
     """
 
     selection: HeadSelection
@@ -57,6 +60,7 @@ class PruneReport:
     output: Path | None
     figures: dict[str, Path]
     versions: dict[str, str]
+    recovery: RecoverySettings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
@@ -71,6 +75,10 @@ class PruneReport:
             "output": None if self.output is None else str(self.output),
             "figures": {name: str(path) for name, path in self.figures.items()},
             "config": self.selection.config.to_dict(),
+            # training_arguments may hold anything: what JSON does not know becomes its text.
+            "recovery": json.loads(
+                json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
+            ),
             "versions": self.versions,
         }
 
@@ -94,6 +102,8 @@ class PruneReport:
         if self.output is not None:
             lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
         lines += [f"Figure: {path}" for path in self.figures.values()]
+        if self.output is not None and self.figures:
+            lines.append(f"All in one page: {self.output / PAGE_NAME}")
         return "\n".join(lines)
 
 
@@ -126,7 +136,7 @@ def prune_classifier(
         label_column: Column of the labels; found without it.
         max_length: Tokens that examples are truncated to; the model's own limit without it.
         overwrite: Whether a non-empty ``output_dir`` is replaced.
-        figures: Whether pictures are drawn (needs the extra ``plots``).
+        figures: Whether pictures are drawn (needs the extra ``plots``), and ``report.html`` with all of it.
 
     Returns:
         The report. ``model`` is the pruned and recovered model, in eval mode.
@@ -182,11 +192,15 @@ def prune_classifier(
         if figures:
             with clock("figures"):
                 pictures = save_figures(selection, output / "figures")
-    report = PruneReport(selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions())
+    report = PruneReport(
+        selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
+    )
     if output is not None:
         # The folder may be moved: what it holds does not say where it lies.
         entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
         write_text(output / REPORT_NAME, json.dumps(entries, indent=2) + "\n")
+        if figures:
+            write_page([read_contents(output)], output / PAGE_NAME, overwrite=True)
     return report
 
 

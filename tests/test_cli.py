@@ -138,7 +138,7 @@ def test_other_columns_and_pairs(given, capsys):
 
 
 def test_help_is_quick_and_complete():
-    for command in ([], ["prune"], ["demo"], ["inspect"], ["export"], ["benchmark"], ["deploy"]):
+    for command in ([], ["prune"], ["demo"], ["inspect"], ["export"], ["benchmark"], ["deploy"], ["report"]):
         start = time.perf_counter()
         run = subprocess.run(
             [sys.executable, "-c", "from cahp_plugin.cli import main; main()", *command, "--help"],

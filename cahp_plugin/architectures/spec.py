@@ -120,6 +120,8 @@ def register_architecture(spec: AttentionSpec) -> None:
                 head_count=("heads",), output_in_core=True,
             ))
             print(check_architecture(model))
+
+        ``examples/own_architecture.py`` is the whole of it, runnable.
     """
     for block in spec.block:
         for other in _SPECS.get(block, []):

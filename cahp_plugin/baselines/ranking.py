@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.architectures import attention_layers
+from cahp_plugin.architectures.linear import weight_of
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.prune import CAHPImportance
 
@@ -59,11 +60,9 @@ class RankingImportance(CAHPImportance):
         self.scores = np.asarray(scores, dtype=np.float64)
         if self.scores.ndim != 2:
             raise SelectionError(f"`scores` must have the shape (layers, heads); got {self.scores.shape}.")
-        order = [
-            (int(layer), int(head))
-            for layer, head in sorted(np.ndindex(*self.scores.shape), key=lambda place: -self.scores[place])
-            if not np.isnan(self.scores[layer, head])
-        ]
+        # Absent heads leave before the sorting: NaN is neither above nor below anything.
+        places = [(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(self.scores))]
+        order = sorted(places, key=lambda place: -self.scores[place])
         first: list[tuple[int, int]] = []
         for layer in range(len(self.scores)):
             first += [place for place in order if place[0] == layer][:min_heads_per_layer]
@@ -134,8 +133,9 @@ class MagnitudeImportance(RankingImportance):
         scores = _empty_scores(model)
         for layer in attention_layers(model):
             if layer.heads:
-                weight: Any = layer.module("output").weight
-                columns = weight.detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
+                columns = (
+                    weight_of(layer.module("output")).detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
+                )
                 scores[layer.index, list(layer.heads)] = columns.square().sum(dim=(0, 2)).sqrt().cpu().numpy()
         super().__init__(scores, num_heads, min_heads_per_layer=min_heads_per_layer)
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cahp_plugin._version import __version__
-from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, prune
+from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, prune, report
 from cahp_plugin.errors import CAHPError
 
 __all__ = ["build_parser", "main", "run_command"]
@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cahp-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (prune, inspect, export, benchmark, deploy, compare, demo):
+    for module in (prune, inspect, export, benchmark, deploy, compare, report, demo):
         module.add_parser(commands)
     return parser
 

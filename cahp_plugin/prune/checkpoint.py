@@ -61,10 +61,11 @@ def model_class(config: Any, name: str) -> type[Any]:
     import transformers
 
     class_name = (config.architectures or [None])[0]
-    cls = getattr(transformers, class_name, None) if class_name else None
+    cls = class_named(config, class_name) if class_name else None
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise CheckpointError(
-            f"{name}: config.json names the class {class_name!r}, which is no model class of transformers."
+            f"{name}: config.json names the class {class_name!r}, which is no model class of transformers, nor one "
+            "registered with its `AutoModel...` classes."
         )
     wanted = getattr(cls, "config_class", None)
     if isinstance(wanted, type) and not isinstance(config, wanted):
@@ -73,6 +74,25 @@ def model_class(config: Any, name: str) -> type[Any]:
             f"class {class_name}, which is built from {wanted.__name__}. One of the two was changed; restore it."
         )
     return cls
+
+
+def class_named(config: Any, class_name: str) -> Any:
+    """A class of transformers, or one registered by ``AutoModelFor....register(config_class, model_class)``.
+
+    Returns:
+        The class, or ``None`` where there is no such.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    if hasattr(transformers, class_name):
+        return getattr(transformers, class_name)
+    for auto in vars(modeling_auto).values():
+        extra = getattr(getattr(auto, "_model_mapping", None), "_extra_content", {})
+        cls = extra.get(type(config))
+        if getattr(cls, "__name__", None) == class_name:
+            return cls
+    return None
 
 
 def untrained_model(config: Any, *, device: str = "cpu") -> Any:

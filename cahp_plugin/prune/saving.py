@@ -13,7 +13,7 @@ from transformers.utils import logging
 from cahp_plugin.architectures import head_map
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune.checkpoint import model_of_shape
+from cahp_plugin.prune.checkpoint import class_named, model_of_shape
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
 from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
@@ -138,13 +138,12 @@ def _check_weights(model: Any) -> None:
 
 
 def _narrowed(model: Any) -> dict[str, tuple[int, int]]:
-    import transformers
-
     cls = type(model)
-    if getattr(transformers, cls.__name__, None) is not cls:
+    if class_named(model.config, cls.__name__) is not cls:
         logger.warning(
-            f"{cls.__module__}.{cls.__name__} is no class of transformers: load_pruned can't load what is saved, and "
-            "widths of its linear layers are not recorded."
+            f"{cls.__module__}.{cls.__name__} is no class of transformers, nor registered with it "
+            "(`AutoModelFor....register`): load_pruned can't load what is saved, and widths of its linear layers are "
+            "not recorded."
         )
         return {}
     return narrowed_linears(model, model_of_shape(cls, without_linear_shapes(model.config)))

@@ -8,6 +8,11 @@ from collections.abc import Mapping, Sequence
 _NUMBER = re.compile(r"^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( ?%| [a-zA-Z]+)?$|^$|^-$")
 
 
+def numeric_columns(rows: Sequence[Mapping[str, str]]) -> list[bool]:
+    """Whether each column of :func:`format_table`'s rows holds nothing but numbers, in the order of the columns."""
+    return [all(_NUMBER.match(str(row.get(name, ""))) for row in rows) for name in rows[0]] if rows else []
+
+
 def format_table(rows: Sequence[Mapping[str, str]], *, markdown: bool = False) -> str:
     """Lays rows out as a table; columns of numbers are right-aligned.
 
@@ -22,7 +27,7 @@ def format_table(rows: Sequence[Mapping[str, str]], *, markdown: bool = False) -
         return ""
     names = list(rows[0])
     cells = [[str(row.get(name, "")) for name in names] for row in rows]
-    numeric = [all(_NUMBER.match(line[i]) for line in cells) for i in range(len(names))]
+    numeric = numeric_columns(rows)
     widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
 
     def lay(line: Sequence[str]) -> list[str]:

@@ -1,4 +1,5 @@
 import itertools
+import logging
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cahp_plugin.baselines import (
     SalienceImportance,
 )
 from cahp_plugin.baselines.reconstruction import _measure
-from cahp_plugin.errors import DataError, PruningError, SelectionError
+from cahp_plugin.errors import ConfigError, DataError, PruningError, SelectionError
 from cahp_plugin.recover.streams import attention_tokens, calibration_batches
 
 SCORES = np.array([[9.0, 8.0, 7.0, 6.0], [0.1, 0.4, 0.3, 0.2], [5.0, np.nan, 1.0, 4.0]])
@@ -28,6 +29,17 @@ def test_ranking_takes_the_best_of_all_and_the_best_of_each_layer():
     assert RankingImportance(SCORES, 0.5).kept == {0: (0, 1, 2, 3), 1: (1,), 2: (0,)}  # 5.5 of 11, rounded up
     assert RankingImportance(SCORES, 11).kept == {0: (0, 1, 2, 3), 1: (0, 1, 2, 3), 2: (0, 2, 3)}
     assert SalienceImportance(SCORES, 5).kept == RankingImportance(SCORES, 5).kept
+
+
+def test_absent_heads_do_not_disturb_the_order():
+    """NaN is neither above nor below: sorted among the scores it would leave them out of order."""
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        scores = generator.random((4, 6))
+        scores[generator.random((4, 6)) < 0.4] = np.nan
+        best = sorted(scores[~np.isnan(scores)])[-5:]
+        kept = RankingImportance(scores, 5, min_heads_per_layer=0).kept
+        assert sorted(scores[layer, head] for layer, heads in kept.items() for head in heads) == best
 
 
 def test_michel_divides_by_the_norm_of_the_layer():
@@ -44,7 +56,7 @@ def test_magnitude_is_the_norm_of_the_columns():
     found = MagnitudeImportance(model, 6)
     for layer, head in itertools.product(range(3), range(4)):
         weight = model.bert.encoder.layer[layer].attention.output.dense.weight[:, 8 * head : 8 * head + 8]
-        assert found.scores[layer, head] == pytest.approx(float(torch.linalg.matrix_norm(weight)), rel=1e-5)
+        assert found.scores[layer, head] == pytest.approx(float(torch.linalg.matrix_norm(weight.detach())), rel=1e-5)
 
 
 def test_random_is_a_distribution_over_all_heads_that_the_seed_decides():
@@ -169,3 +181,34 @@ def test_bad_input():
         attention_layers(model)[1].module("value").weight.fill_(float("inf"))
     with pytest.raises(PruningError, match="Attention layer 1"):
         ReconstructionImportance(model, tiny_batches(), 6)
+
+
+@pytest.mark.parametrize("num_examples", [60, 2])
+def test_a_singular_system_has_an_answer(num_examples):
+    """Copied heads, or fewer tokens than channels, and no ridge at all: the count holds, and a copy goes for free."""
+    model = tiny_model()
+    layer = attention_layers(model)[1]
+    with torch.no_grad():
+        for role in ("query", "key", "value"):
+            module = layer.module(role)
+            module.weight[8:16] = module.weight[0:8]
+            module.bias[8:16] = module.bias[0:8]
+    found = ReconstructionImportance(model, tiny_batches(60), 8, ridge=0, num_examples=num_examples)
+    assert sum(map(len, found.kept.values())) == 8 and not {0, 1} <= set(found.kept[1])
+    assert all(np.isfinite(error) for error in found.errors.values())
+
+
+def test_too_few_examples_are_told(caplog):
+    logger = logging.getLogger("cahp_plugin.baselines.reconstruction")
+    logger.addHandler(caplog.handler)
+    try:
+        ReconstructionImportance(tiny_model(), tiny_batches(60), 6, num_examples=2)
+        assert "tokens for 32 channels: too few" in caplog.text
+        caplog.clear()
+        ReconstructionImportance(tiny_model(), tiny_batches(60), 6, num_examples=60)
+        assert not caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+    for changes in ({"ridge": -1.0}, {"num_examples": 0}):
+        with pytest.raises(ConfigError, match="`ridge` must be at least 0 and `num_examples` at least 1"):
+            ReconstructionImportance(tiny_model(), tiny_batches(), 6, **changes)

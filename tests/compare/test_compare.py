@@ -1,41 +1,134 @@
+import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
+from comparing import compare, made_up
 from datasets import Dataset
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
+from cahp_plugin import CAHPConfig, select_heads
+from cahp_plugin.architectures import attention_layers
 from cahp_plugin.cli import main
-from cahp_plugin.compare import compare_methods
-from cahp_plugin.compare.methods import METHODS
-from cahp_plugin.compare.runs import Run, pack
-from cahp_plugin.compare.summary import Comparison, bootstrap_interval
-from cahp_plugin.errors import CheckpointError, ConfigError, SelectionError
+from cahp_plugin.compare.choose import Chooser
+from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
+from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
+from cahp_plugin.compare.rows import bootstrap_interval
+from cahp_plugin.compare.runs import RunLog
+from cahp_plugin.compare.summary import Comparison
+from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.errors import CheckpointError, ConfigError, PruningError, SelectionError
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 
 
-def compare(folder, **changes):
-    train, test = (Dataset.from_list(word_examples(count)) for count in (60, 30))
-    settings = {"heads": [6, 0.25], "seeds": [0, 1], "methods": ["cahp", "random"], "recoveries": ["none"]} | changes
-    model = settings.pop("model", None) or tiny_model()
-    return compare_methods(model, tiny_tokenizer(), train, test, output_dir=folder, **settings)
-
-
 def test_every_method_at_every_count_with_every_recovery(tmp_path):
-    found = compare(
-        tmp_path / "runs", methods=list(METHODS), recoveries=["none", "least-squares", "finetune"], seeds=[0],
-        recovery=RecoverySettings(epochs=1),
-    )  # fmt: skip
-    assert len(found.runs) == 1 + len(METHODS) * 2 * 3
+    found = compare(tmp_path / "runs", methods=list(METHODS), recoveries=["none", "least-squares"], seeds=[0])
+    assert len(found.runs) == 1 + len(METHODS) * 2 * 2
     for run in found.runs:
         assert sum(map(len, run.kept.values())) == run.num_heads
         assert run.hits().mean() == pytest.approx(run.accuracy) and len(run.hits()) == 30
     by = {run.key: run for run in found.runs}
     for method in METHODS:
-        one_shot, repaired, trained = (by[method, 6, 0, how] for how in ("none", "least-squares", "finetune"))
-        assert one_shot.kept == repaired.kept == trained.kept
-        assert len({one_shot.loss, repaired.loss, trained.loss}) == 3
+        one_shot, repaired = (by[method, 6, 0, how] for how in ("none", "least-squares"))
+        assert one_shot.kept == repaired.kept and one_shot.loss != repaired.loss
+    assert {row.method for row in found.structure()} == set(METHODS)
+
+
+def test_the_names_for_the_command_line_are_those_of_the_methods():
+    assert list(METHOD_NAMES) == list(METHODS) and set(DEFAULT_METHODS) <= set(METHODS) and set(METHODS) >= UNSEEDED
+
+
+def test_fine_tuning_is_a_recovery_like_the_others(tmp_path):
+    recovery = RecoverySettings(epochs=1)
+    found = compare(tmp_path / "runs", heads=[6], seeds=[0], recovery=recovery, methods=["salience"],
+                    recoveries=["none", "finetune", "least-squares+finetune"])  # fmt: skip
+    one_shot, *trained = found.runs[1:]
+    assert len({run.loss for run in found.runs[1:]}) == 3 and all(run.kept == one_shot.kept for run in trained)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Counts what is chosen and evaluated; everything is still done."""
+    calls = {"chosen": [], "evaluated": 0, "observed": 0}
+
+    def counting(name, make):
+        def choose(candidate):
+            calls["chosen"].append((name, candidate.num_heads, candidate.seed))
+            return make(candidate)
+
+        return choose
+
+    def evaluate(*arguments):
+        calls["evaluated"] += 1
+        return evaluate_classifier(*arguments)
+
+    def observe(*arguments):
+        calls["observed"] += 1
+        return select_heads(*arguments)
+
+    for name, make in METHODS.items():
+        monkeypatch.setitem(METHODS, name, counting(name, make))
+    monkeypatch.setattr("cahp_plugin.compare.grid.evaluate_classifier", evaluate)
+    monkeypatch.setattr("cahp_plugin.compare.choose.select_heads", observe)
+    return calls
+
+
+def test_nothing_is_computed_twice(tmp_path, counted):
+    first = compare(tmp_path / "runs", methods=["salience", "random"], heads=[6])
+    # One choice of salience for both seeds, whose second run has the first one's figures; the dense model once.
+    assert counted["chosen"] == [("salience", 6, 0), ("random", 6, 0), ("random", 6, 1)]
+    assert counted["evaluated"] == 4 and counted["observed"] == 1
+    by = {run.key: run for run in first.runs}
+    one, other = by["salience", 6, 0, "none"], by["salience", 6, 1, "none"]
+    assert other == dataclasses.replace(one, seed=1)
+    assert next(row for row in first.rows() if row.method == "salience").num_seeds == 2
+
+    # With another recovery, and after a restart: the choices are those of the runs that are there, seconds included.
+    second = compare(tmp_path / "runs", methods=["salience", "random"], heads=[6], recoveries=["least-squares"])
+    assert len(counted["chosen"]) == 3 and counted["observed"] == 1 and counted["evaluated"] == 8
+    for run in second.runs[1:]:
+        before = by[run.method, 6, run.seed, "none"]
+        assert run.kept == before.kept and run.seconds["choose"] == before.seconds["choose"]
+
+
+def test_the_same_heads_are_the_same_model_until_it_is_recovered(tmp_path, counted):
+    found = compare(tmp_path / "runs", methods=["magnitude", "random"], heads=[12], recoveries=["none"])
+    assert counted["evaluated"] == 1  # all keep every head
+    assert {(run.accuracy, run.loss, run.correct) for run in found.runs} == {
+        (found.runs[0].accuracy, found.runs[0].loss, found.runs[0].correct)
+    }
+
+
+def test_shared_measurements_are_charged_to_all_who_use_them():
+    measurements = Measurements()
+    assert measurements.once("a", lambda: time.sleep(0.05) or 7) == 7 and measurements.saved == 0
+    assert measurements.once("b", lambda: 8) == 8
+    assert measurements.once("a", lambda: pytest.fail("measured again")) == 7
+    assert measurements.saved >= 0.05
+
+
+def test_methods_without_a_seed_choose_the_same_for_every_seed(tmp_path):
+    log = RunLog(tmp_path / "runs", {})
+    model, data = tiny_model(), Dataset.from_list(word_examples())
+    encoded = encode(data, find_columns(data), tiny_tokenizer(), model)
+    chooser = Chooser(log, model, encoded, tiny_tokenizer(), CAHPConfig(), batch_size=32, gate_epochs=1)
+    for method in UNSEEDED:
+        assert len({str(chooser.choose(method, 6, seed)[0]) for seed in range(3)}) == 1
+    assert len({str(chooser.choose("random", 6, seed)[0]) for seed in range(3)}) > 1
+
+
+def test_a_broken_model_is_told_by_its_layer_before_any_work(tmp_path):
+    for change, message in (
+        (lambda m: attention_layers(m)[1].module("value").weight.data.fill_(float("inf")), "Attention layer 1 "),
+        (lambda m: m.classifier.weight.data.fill_(float("nan")), "logits are not finite"),
+    ):
+        model = tiny_model()
+        change(model)
+        with pytest.raises(PruningError, match=message):
+            compare(tmp_path / "runs", model=model)
+        assert not (tmp_path / "runs").exists()
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path):
@@ -59,6 +152,8 @@ def test_another_set_up_is_refused(tmp_path):
     compare(tmp_path / "runs", seeds=[0])
     with pytest.raises(CheckpointError, match=r"another set-up \(model: '\w+', now '\w+'\)"):
         compare(tmp_path / "runs", seeds=[0], model=tiny_model(seed=1))
+    with pytest.raises(CheckpointError, match=r"another set-up \(gate_epochs: None, now 2\)"):
+        compare(tmp_path / "runs", seeds=[0], gate_epochs=2)
     with pytest.raises(CheckpointError, match=r"another set-up \(recovery"):
         compare(tmp_path / "runs", seeds=[0], recovery=RecoverySettings(epochs=7))
     (tmp_path / "other").mkdir()
@@ -84,16 +179,13 @@ def test_the_model_stays_as_it_was(tmp_path):
         ({"heads": [13]}, SelectionError, "asks for 13 heads"),
         ({"heads": []}, ConfigError, "at least one number each"),
         ({"seeds": []}, ConfigError, "at least one number each"),
+        ({"gate_epochs": 0}, ConfigError, "`gate_epochs` must be above 0"),
     ],
 )
 def test_bad_settings_before_any_work(changes, error, message, tmp_path):
     with pytest.raises(error, match=message):
         compare(tmp_path / "runs", **changes)
     assert not (tmp_path / "runs").exists()
-
-
-def made_up(method, seed, hits):
-    return Run(method, 6, seed, "none", float(np.mean(hits)), 1.0, pack(hits), len(hits), {}, 0, {})
 
 
 def test_differences_are_paired_over_examples():
@@ -124,19 +216,20 @@ def test_the_command(given, capsys):
                  str(given / "eval.jsonl"), "-o", str(given / "runs"), "--methods", "cahp,obs", "--heads", "0.5",
                  "--seeds", "0", "--recover", "none", "least-squares", "--quiet"]  # fmt: skip
     assert main([*arguments, "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads(capsys.readouterr().out)
+    rows = result["rows"]
+    assert [place["method"] for place in result["structure"]] == ["cahp", "obs"] and result["knee"] is None
     assert [(row["method"], row["recover"]) for row in rows] == [
         ("dense", "none"), ("cahp", "least-squares"), ("obs", "least-squares"), ("cahp", "none"), ("obs", "none"),
     ]  # fmt: skip
     assert main(arguments) == 0
-    assert "against cahp" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "against cahp" in text and "last third" in text
     assert main([*arguments, "--methods", "magic"]) == 1
     assert "known are cahp" in capsys.readouterr().err
 
 
 def test_dense_is_the_model_itself(tmp_path):
-    from cahp_plugin.data import encode, find_columns, make_dataloader
-
     found = compare(tmp_path / "runs", seeds=[0])
     test, model = Dataset.from_list(word_examples(30)), tiny_model()
     encoded = encode(test, find_columns(test), tiny_tokenizer(), model)

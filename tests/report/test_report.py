@@ -5,22 +5,12 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from pages import selection
 from PIL import Image
 
-from cahp_plugin import CAHPConfig
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.report.figures import plot_curve, plot_graph_space, plot_heads_per_layer, plot_kept_heads
-
-
-def selection(layers=4, heads=6, absent=(), **changes):
-    rng = np.random.default_rng(0)
-    salience = rng.random((layers, heads))
-    for place in absent:
-        salience[place] = np.nan
-    present = [(layer, head) for layer, head in np.ndindex(layers, heads) if not np.isnan(salience[layer, head])]
-    return select_from_separation(rng.random((len(present), 12)), present, salience, CAHPConfig(**changes))
 
 
 def test_all_figures_are_written(tmp_path):

@@ -1,0 +1,20 @@
+"""A small comparison, and runs made up for what is computed from them."""
+
+import numpy as np
+from datasets import Dataset
+from tiny import tiny_model
+from words import tiny_tokenizer, word_examples
+
+from cahp_plugin.compare import compare_methods
+from cahp_plugin.compare.runs import Run, pack
+
+
+def compare(folder, **changes):
+    train, test = (Dataset.from_list(word_examples(count)) for count in (60, 30))
+    settings = {"heads": [6, 0.25], "seeds": [0, 1], "methods": ["cahp", "random"], "recoveries": ["none"]} | changes
+    model = settings.pop("model", None) or tiny_model()
+    return compare_methods(model, tiny_tokenizer(), train, test, output_dir=folder, **settings)
+
+
+def made_up(method, seed, hits):
+    return Run(method, 6, seed, "none", float(np.mean(hits)), 1.0, pack(hits), len(hits), {}, 0, {})

@@ -1,0 +1,125 @@
+"""Folders that the page is made from, and a reader of the page, for its tests."""
+
+import dataclasses
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+
+from cahp_plugin import CAHPConfig
+from cahp_plugin.cli import main
+from cahp_plugin.compare.runs import Run, pack
+from cahp_plugin.method.representatives import select_from_separation
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "results"
+VOID = {"meta", "br", "hr"}
+
+
+class Node:
+    """An element: name, attributes, children, and all text below it."""
+
+    def __init__(self, name, attributes):
+        self.name, self.attributes, self.children = name, attributes, []
+
+    def all(self, name, /, **attributes):
+        found = []
+        for child in self.children:
+            if isinstance(child, Node):
+                if child.name == name and all(child.attributes.get(key) == value for key, value in attributes.items()):
+                    found.append(child)
+                found += child.all(name, **attributes)
+        return found
+
+    def text(self):
+        return "".join(child if isinstance(child, str) else child.text() for child in self.children)
+
+
+class Reader(HTMLParser):
+    """Builds a tree; an element that is closed out of turn, or never, is an error."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.root = Node("", {})
+        self.open = [self.root]
+        self.feed(text)
+        self.close()
+        assert self.open == [self.root], [node.name for node in self.open]
+
+    def handle_starttag(self, name, attributes):
+        node = Node(name, dict(attributes))
+        assert len(node.attributes) == len(attributes), f"{name} has an attribute twice"
+        self.open[-1].children.append(node)
+        if name not in VOID:
+            self.open.append(node)
+
+    def handle_endtag(self, name):
+        assert self.open.pop().name == name
+
+    def handle_data(self, data):
+        self.open[-1].children.append(data)
+
+
+def read(path):
+    return Reader(Path(path).read_text(encoding="utf-8")).root
+
+
+def cells(page, caption):
+    """Rows of the table with this caption, as dictionaries."""
+    table = next(table for table in page.all("table") if table.all("caption")[0].text() == caption)
+    names = [cell.text() for cell in table.all("thead")[0].all("th")]
+    return [
+        dict(zip(names, [cell.text() for cell in row.children], strict=True))
+        for row in table.all("tbody")[0].all("tr")
+    ]
+
+
+def figure(page, kind, place=0):
+    """A picture by the kind in its id."""
+    found = [node for node in page.all("svg", role="img") if f"-{kind}-" in node.attributes["aria-labelledby"]]
+    return found[place]
+
+
+def notes(node, name):
+    """Words of each mark of a picture that has some -> the mark."""
+    return {mark.all("title")[0].text(): mark for mark in node.all(name) if mark.all("title")}
+
+
+def selection(layers=4, heads=6, absent=(), **changes):
+    """A selection among drawn heads."""
+    rng = np.random.default_rng(0)
+    salience = rng.random((layers, heads))
+    for place in absent:
+        salience[place] = np.nan
+    present = [(layer, head) for layer, head in np.ndindex(layers, heads) if not np.isnan(salience[layer, head])]
+    return select_from_separation(rng.random((len(present), 12)), present, salience, CAHPConfig(**changes))
+
+
+def write_runs(folder, methods, *, layers=6, heads=8, counts=(24, 12), recoveries=("none", "least-squares"), seeds=3):
+    """A comparison's folder with drawn results."""
+    rng = np.random.default_rng(0)
+    hard = rng.random(200)
+    folder.mkdir(parents=True)
+    keys = [(method, count, seed, how) for how in recoveries for count in counts for seed in range(seeds)
+            for method in methods]  # fmt: skip
+    with open(folder / "runs.jsonl", "w") as file:
+        for method, count, seed, how in [("dense", layers * heads, 0, "none"), *keys]:
+            hits = hard < 0.4 + 0.3 * count / layers / heads + 0.05 * rng.standard_normal()
+            places = np.random.default_rng([len(method), count, seed]).permutation(layers * heads)
+            drawn = sorted(int(place) for place in places[:count])  # the recovery does not change the choice
+            kept = {str(layer): [p % heads for p in drawn if p // heads == layer] for layer in range(layers)}
+            run = Run(method, count, seed, how, float(hits.mean()), 1.0, pack(hits), 200, kept, 1000 * count,
+                      {"choose": 1.0, "recover": 2.0})  # fmt: skip
+            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
+    (folder / "setup.json").write_text(json.dumps({"model": "0123", "config": {}, "recovery": {}, "versions": {}}))
+
+
+def copy_examples(folder):
+    """A measured deployment and a measured latency, as the project ships them."""
+    for name in ("deploy", "latency"):
+        shutil.copytree(EXAMPLES / name, folder / name)
+
+
+def report(folders, output, *more):
+    return main(["report", *map(str, folders), "-o", str(output), *more])

@@ -1,0 +1,456 @@
+"""The page: what it holds, that it is whole and asks for nothing, and that its numbers are those of the files."""
+
+import dataclasses
+import json
+import re
+import shlex
+
+import numpy as np
+import pytest
+from commands import prune_arguments
+from pages import cells, copy_examples, figure, notes, read, report, selection, write_runs
+
+from cahp_plugin import HeadSelection
+from cahp_plugin.cli import build_parser, main
+from cahp_plugin.cli.common import method_config
+from cahp_plugin.compare.page import read_comparison
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.report.html import Contents, read_contents
+from cahp_plugin.report.html.axes import ticks
+from cahp_plugin.report.html.markup import Html, table, tag
+from cahp_plugin.report.html.page import build_page
+from cahp_plugin.report.html.style import _DARK, _LIGHT, SERIES, sheet
+
+BAD = "<img src=x onerror=alert(1)>\"'&"
+
+
+def write_selection(folder, found):
+    """A folder with a selection alone, as an importance's `selection.to_dict()` would leave it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "selection.json").write_text(json.dumps(found.to_dict()))
+    return folder
+
+
+def page_of(folder):
+    return build_page([read_contents(folder)])
+
+
+def check_whole(path):
+    """Well-formed, accessible, and without anything that a browser would fetch or run."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\(|@import|javascript:|\bnan\b", text)
+    page = read(path)
+    elements = page.all("html")[0]
+    assert elements.attributes["lang"] == "en" and page.all("meta", name="viewport") and page.all("title")
+    for name in ("script", "link", "img", "iframe", "object", "embed", "form", "base", "foreignobject", "use"):
+        assert not page.all(name), name
+    seen = []
+
+    def walk(node):
+        for key, value in node.attributes.items():
+            assert not key.startswith("on") and key not in ("src", "srcset", "action", "data", "xlink:href"), key
+            if key == "href":
+                assert value.startswith("#")
+        seen.extend([node.attributes["id"]] if "id" in node.attributes else [])
+        for child in node.children:
+            if not isinstance(child, str):
+                walk(child)
+
+    walk(page)
+    assert len(seen) == len(set(seen)), "an id is there twice"
+    assert {link.attributes["href"][1:] for link in page.all("a")} <= set(seen)
+    for picture in page.all("svg"):
+        if picture.attributes.get("role") == "img":
+            named = picture.attributes["aria-labelledby"].split()
+            assert [picture.all("title")[0].attributes["id"], picture.all("desc")[0].attributes["id"]] == named
+            assert all(picture.all(part)[0].text().strip() for part in ("title", "desc"))
+        else:
+            assert picture.attributes["aria-hidden"] == "true"
+    for one in page.all("table"):
+        assert one.all("caption") and all(head.attributes["scope"] in ("col", "row") for head in one.all("th"))
+    levels = [int(node.name[1]) for node in page.all("body")[0].children[0].all("h1")]
+    assert levels == [1]
+    return page
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """A page of all kinds of folders."""
+    root = tmp_path_factory.mktemp("all")
+    write_selection(root / "selected", selection(layers=4, heads=6))
+    write_runs(root / "runs", ["cahp", "obs", "random"])
+    copy_examples(root)
+    folders = [root / name for name in ("selected", "runs", "deploy", "latency")]
+    assert report(folders, root / "page.html") == 0
+    return root
+
+
+def test_the_page_is_whole_and_has_every_section(everything):
+    page = check_whole(everything / "page.html")
+    headings = [heading.text() for heading in page.all("h2")]
+    assert headings == [
+        "Heads kept: selected", "Settings, versions, commands: selected",
+        "Ways of choosing heads: runs", "Settings, versions, commands: runs",
+        "Heads kept: deploy", "Latency: deploy", "Exported graphs: deploy", "Settings, versions, commands: deploy",
+        "Latency: latency", "Settings, versions, commands: latency",
+    ]  # fmt: skip
+    assert [link.text() for link in page.all("a")] == headings
+    kinds = {node.attributes["aria-labelledby"].split("-")[-3] for node in page.all("svg", role="img")}
+    assert kinds == {"kept", "layers", "curve", "space", "accuracy", "difference", "perlayer", "latency"}
+
+
+def test_the_pictures_show_the_selection(everything):
+    page = read(everything / "page.html")
+    found = HeadSelection.from_dict(json.loads((everything / "selected" / "selection.json").read_text()))
+    squares = notes(figure(page, "kept"), "rect")
+    kept = {tuple(map(int, re.findall(r"\d+", note)[:2])) for note in squares if ": kept" in note}
+    assert kept == {(layer, head) for layer, heads in found.kept.items() for head in heads}
+    assert len(squares) == 24
+    for layer, head in found.heads:
+        state = "kept" if head in found.kept[layer] else "removed"
+        assert f"Layer {layer}, head {head}: {state}, salience {found.salience[layer, head]:.3f}" in squares
+    bars = notes(figure(page, "layers"), "rect")
+    assert list(bars) == [
+        f"Layer {layer}: {len(heads)} of 6 heads, {100 * len(heads) / 6:.1f} %" for layer, heads in found.kept.items()
+    ]
+    dots = notes(figure(page, "curve"), "circle")
+    assert list(dots) == [f"k = {k}: {mss:.4f}" for k, mss in zip(found.curve.k, found.curve.mss, strict=True)]
+    for side, values, sign in (("cx", found.curve.k, 1), ("cy", found.curve.mss, -1)):
+        assert_affine([float(dot.attributes[side]) for dot in dots.values()], values, sign)
+    heads = notes(figure(page, "space"), "circle")
+    order = [tuple(map(int, re.findall(r"\d+", note)[:2])) for note in heads]
+    xy = np.array([found.coordinates[found.heads.index(place)] for place in order])
+    slopes = [
+        assert_affine([float(dot.attributes[side]) for dot in heads.values()], xy[:, column], sign)
+        for side, column, sign in (("cx", 0, 1), ("cy", 1, -1))
+    ]
+    assert slopes[0] == pytest.approx(-slopes[1], rel=1e-3)  # distances are the same in both directions
+    for note, dot in heads.items():
+        assert (dot.attributes["stroke"] == "var(--accent)") == (": kept" in note)
+        assert dot.attributes["fill"] == f"var(--layer-{note.split()[1].rstrip(',')})"
+
+
+def assert_affine(drawn, values, sign):
+    """Places in a picture are those of a linear scale, to the rounding of 0.01; returns its slope."""
+    slope, offset = np.polyfit(np.asarray(values, float), drawn, 1)
+    np.testing.assert_allclose(drawn, slope * np.asarray(values, float) + offset, atol=0.012)
+    assert np.sign(slope) == sign
+    return slope
+
+
+def test_a_comparison_is_shown_as_it_was_computed(everything):
+    page = read(everything / "page.html")
+    rows = read_comparison(everything / "runs").rows
+    for place, (recovery, words) in enumerate((("none", "no recovery"), ("least-squares", "least-squares repair"))):
+        mine = [row for row in rows if row.recover == recovery and row.method != "dense"]
+        shown = cells(page, f"All methods, {words}")
+        assert len(shown) == len(mine) == 6
+        for row, line in zip(mine, shown, strict=True):
+            assert (line["method"], line["heads"], line["seeds"]) == (row.method, f"{row.num_heads}", "3")
+            assert line["accuracy, %"] == f"{100 * row.mean:.1f} \u00b1 {100 * row.deviation:.1f}"
+            if row.method == "cahp":
+                assert line["against cahp"] == line["95 % interval"] == ""
+            else:
+                low, high = (100 * end for end in row.interval)
+                assert line["against cahp"] == f"{100 * row.difference:+.1f}"
+                assert line["95 % interval"] == f"[{low:+.1f}, {high:+.1f}]"
+        marks = notes(figure(page, "accuracy", place), "path")
+        drawn, values = [], []
+        for row in mine:
+            spread = f"{100 * row.mean:.1f} \u00b1 {100 * row.deviation:.1f} %"
+            note = f"{row.method}, {row.num_heads} heads: {spread} (3 seeds)"
+            drawn.append(float(marks[note].attributes["transform"].split()[1].rstrip(")")))
+            values.append(row.mean)
+        assert_affine(drawn, values, -1)
+        differences = notes(figure(page, "difference", place), "path")
+        drawn, values = [], []
+        for row in mine:
+            if row.method != "cahp":
+                mark = next(m for n, m in differences.items() if n.startswith(f"{row.method}, {row.num_heads} heads:"))
+                drawn.append(float(re.search(r"\((\S+)", mark.attributes["transform"]).group(1)))
+                values.append(row.difference)
+                hollow = mark.attributes["fill"] == "var(--card)"
+                assert hollow == (row.interval[0] <= 0 <= row.interval[1])
+        assert_affine(drawn, values, 1)
+    runs = read_comparison(everything / "runs").runs
+    mean = np.mean([len(run.kept["2"]) for run in runs if (run.method, run.num_heads, run.recover) ==
+                    ("obs", 12, "none")])  # fmt: skip
+    assert f"obs, layer 2: {mean:.1f} heads on average" in notes(figure(page, "perlayer", 1), "rect")
+
+
+def test_times_stages_and_exports_are_those_of_the_files(everything):
+    page = read(everything / "page.html")
+    told = json.loads((everything / "deploy" / "cahp_deploy.json").read_text())
+    shown = cells(page, "The model at each stage, on the evaluation set")
+    assert [(line["stage"], line["accuracy"], line["parameters"]) for line in shown] == [
+        (stage["name"], f"{100 * stage['accuracy']:.2f} %", f"{stage['parameters']:,}")
+        for stage in told["pruning"]["stages"]
+    ]
+    entries = told["latency"]["measurements"]
+    for entry, line in zip(entries, cells(page, "All times"), strict=True):
+        assert (line["target"], line["tokens"]) == (entry["target"], f"{entry['sequence_length']}")
+        assert line["p50, ms"] == f"{entry['p50_ms']:.2f}" and line["ratio"] == f"{entry['ratio']:.3f}"
+    bars = notes(figure(page, "latency"), "rect")
+    widths = [float(bar.attributes["width"]) for bar in bars.values()]
+    assert_affine(widths, [entry["p50_ms"] for entry in entries[:4]], 1)
+    assert list(bars)[2] == "pruned-onnx: 6.48 ms (0.83\u00d7), theory 0.83\u00d7"
+    assert "theory" not in list(bars)[3]  # int8 against fp32: less work does not say how much less time
+    graphs = {line["graph"]: line for line in cells(page, "Graphs for onnxruntime")}
+    assert graphs["pruned-int8"]["accuracy"] == "48.64 %" and graphs["pruned-int8"]["precision"] == "int8 dynamic"
+    summary = " ".join(line.text() for line in page.all("p", **{"class": "summary"})).replace("\u00a0", " ")
+    assert "keeps 36 of its 72 attention heads (50.0 %)" in summary and "from 50.9 % to 48.6 %" in summary
+
+
+def command_of(line):
+    """A command as a shell reads it: a backslash at the end of a line goes on in the next."""
+    return build_parser().parse_args(shlex.split(line.replace("\\\n", ""))[1:])
+
+
+def test_the_commands_give_the_settings_back(everything, tmp_path):
+    changes = {"polynomial_degree": 6, "tsne_init": "random", "seed": 3, "min_heads_per_layer": 0}
+    found = selection(**changes)
+    text = page_of(write_selection(tmp_path / "it's here", found))
+    (tmp_path / "page.html").write_text(text)
+    lines = [node.text() for node in read(tmp_path / "page.html").all("code")]
+    lines += [node.text() for node in read(everything / "page.html").all("code")]
+    parsed = [command_of(line) for line in lines]
+    assert [one.command for one in parsed] == ["prune", "prune", "compare", "deploy", "benchmark"]
+    assert method_config(parsed[0]) == found.config and parsed[0].output == "it's here"
+    compared, deployed, measured = parsed[2:]
+    assert (compared.methods, compared.heads, compared.seeds) == (["cahp", "obs", "random"], [24, 12], [0, 1, 2])
+    assert compared.recover == ["none", "least-squares"]
+    told = json.loads((everything / "deploy" / "cahp_deploy.json").read_text())
+    assert method_config(deployed).to_dict() == told["pruning"]["config"] and deployed.recover == "least-squares"
+    assert deployed.sequence_length == [32, 128, 512] and measured.rounds == 60
+
+
+def head_map_entry(kept, num_heads, *, version):
+    """What a pruned model's config holds under ``cahp_config``."""
+    shape = {"num_heads": num_heads, "head_dim": 8, "group_size": 1}
+    layers = {str(layer): shape | {"kept": list(heads)} for layer, heads in kept.items()}
+    return {"format": 2, "version": version, "layers": layers}
+
+
+def test_nothing_from_outside_becomes_markup(tmp_path):
+    folder = tmp_path / BAD
+    found = dataclasses.replace(selection(), note=BAD)
+    write_selection(folder, found)
+    width = found.salience.shape[1]
+    entry = head_map_entry(found.kept, width, version=BAD)
+    values = {"cahp_config": entry, "architectures": [BAD], "_name_or_path": "<script>alert(1)</script>\x1b[31m"}
+    (folder / "config.json").write_text(json.dumps(values))
+    stage = {"name": BAD, "heads": 3, "parameters": 7, "accuracy": 0.5, "loss": 1.0}
+    (folder / "cahp_report.json").write_text(
+        json.dumps({"stages": [stage, stage], "seconds": {BAD: 1}, "versions": {BAD: BAD}, "recovery": {BAD: BAD}})
+    )
+    write_runs(tmp_path / "runs", ["cahp", BAD], recoveries=["none", BAD])
+    copy_examples(tmp_path)
+    latency = tmp_path / "latency" / "latency.json"
+    latency.write_text(latency.read_text().replace('"dense"', json.dumps(BAD)))
+    assert report([folder, tmp_path / "runs", tmp_path / "latency"], tmp_path / "page.html") == 0
+    page = check_whole(tmp_path / "page.html")
+    assert page.all("h1")[0].text().startswith(f"Report: {BAD}, runs")
+    assert {"<script>alert(1)</script>\ufffd[31m", BAD} <= {cell.text() for cell in page.all("td")}
+    assert BAD in cells(page, "Seconds by phase")[0]["phase"]
+    assert "<script" not in (tmp_path / "page.html").read_text() and "<img" not in (tmp_path / "page.html").read_text()
+
+
+def test_a_pruned_folder_gets_its_page(given, capsys):
+    assert (
+        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--recover-examples", "50")) == 0
+    )
+    assert f"All in one page: {given / 'pruned' / 'report.html'}" in capsys.readouterr().out
+    page = check_whole(given / "pruned" / "report.html")
+    told = json.loads((given / "pruned" / "cahp_report.json").read_text())
+    assert [line["accuracy"] for line in cells(page, "The model at each stage, on the evaluation set")] == [
+        f"{100 * stage['accuracy']:.2f} %" for stage in told["stages"]
+    ]
+    command = command_of(page.all("code")[0].text())
+    assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 50, 6)
+    assert dict((line["name"], line["value"]) for line in cells(page, "Model"))["architecture"].startswith("Bert")
+    assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures", output="plain")) == 0
+    assert not (given / "plain" / "report.html").exists()
+    # The same folder, told again: the same page.
+    assert report([given / "pruned"], given / "again.html") == 0
+    assert (given / "again.html").read_text() == (given / "pruned" / "report.html").read_text()
+    # Without what the method left behind, the model's config alone still says which heads are there.
+    for name in ("selection.json", "cahp_report.json"):
+        (given / "pruned" / name).unlink()
+    assert report([given / "pruned"], given / "bare.html") == 0
+    bare = check_whole(given / "bare.html")
+    kept = [note for note in notes(figure(bare, "kept"), "rect") if ": kept" in note]
+    assert len(kept) == 6 and not bare.all("code")
+
+
+def test_a_comparison_gets_its_page(given):
+    arguments = ["compare", str(given / "model"), "--train", str(given / "train.jsonl"), "--test",
+                 str(given / "eval.jsonl"), "-o", str(given / "runs"), "--methods", "cahp,random", "--heads", "6",
+                 "--recover", "none", "--quiet"]  # fmt: skip
+    assert main([*arguments, "--seeds", "0"]) == 0
+    assert {
+        line["seeds"] for line in cells(check_whole(given / "runs" / "report.html"), "All methods, no recovery")
+    } == {"1"}
+    assert main([*arguments, "--seeds", "0", "1"]) == 0
+    page = check_whole(given / "runs" / "report.html")
+    assert {line["seeds"] for line in cells(page, "All methods, no recovery")} == {"2"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"clustering": "louvain", "num_neighbors": 3},
+        {"num_heads": 5, "min_heads_per_layer": 0},
+        {"layers": 1, "heads": 3},
+        {"layers": 1, "heads": 2},
+        {"absent": [(0, slice(None)), (1, 2)], "min_heads_per_layer": 0},
+        {"layers": 30, "heads": 20},
+    ],
+)
+def test_unusual_selections_are_drawn(changes, tmp_path):
+    write_selection(tmp_path / "s", selection(**changes))
+    assert report([tmp_path / "s"], tmp_path / "page.html") == 0
+    page = check_whole(tmp_path / "page.html")
+    squares = notes(figure(page, "kept"), "rect")
+    absent = [note for note in squares if "removed before" in note]
+    assert len(absent) == (7 if "absent" in changes else 0)
+    for mark in page.all("svg", role="img"):
+        for node in mark.all("rect") + mark.all("circle") + mark.all("text"):
+            for side, most in (("x", 400), ("cx", 400), ("y", 2000), ("cy", 2000)):
+                assert 0 <= float(node.attributes.get(side, 0)) <= most
+
+
+@pytest.mark.parametrize("methods", [["random"], ["cahp"], ["obs", "random"], [f"way-{i}" for i in range(13)]])
+def test_unusual_comparisons_are_drawn(methods, tmp_path):
+    write_runs(tmp_path / "runs", methods, counts=[6], recoveries=["magic"], seeds=1)
+    with open(tmp_path / "runs" / "runs.jsonl", "a") as file:
+        file.write('{"method": "cut by a ki')
+    assert report([tmp_path / "runs"], tmp_path / "page.html") == 0
+    page = check_whole(tmp_path / "page.html")
+    assert len(cells(page, "All methods, magic")) == len(methods)
+    assert not [node for node in page.all("h3") if node.text().startswith("Difference")]
+
+
+def test_mistakes_are_told_and_nothing_is_written(tmp_path, capsys):
+    output = tmp_path / "page.html"
+
+    def message(*folders, more=()):
+        assert report(folders, output, *more) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("cahp report: ") and captured.out == "" and not output.is_file()
+        return captured.err
+
+    (tmp_path / "empty").mkdir()
+    found = message(tmp_path / "empty")
+    for name in (
+        "config.json",
+        "selection.json",
+        "cahp_report.json",
+        "runs.jsonl",
+        "latency.json",
+        "cahp_export.json",
+    ):
+        assert name in found
+    assert "There is no folder" in message(tmp_path / "nowhere")
+    for name in ("selection.json", "cahp_report.json", "config.json", "latency.json", "cahp_export.json",
+                 "cahp_deploy.json", "setup.json"):  # fmt: skip
+        for place, text in enumerate(
+            ('{"cahp_config": {"format"', "[1]", "\xff\xfe", '{"cahp_config": 3, "kept": 4}')
+        ):
+            folder = tmp_path / f"{name}-{place}"
+            folder.mkdir()
+            (folder / name).write_text(text, encoding="latin-1")
+            if name == "setup.json":
+                if place == 3:
+                    continue
+                write_runs(folder / "runs", ["cahp"])
+                (folder / "runs" / "runs.jsonl").rename(folder / "runs.jsonl")
+            assert str(folder / name) in message(folder)
+    write_runs(tmp_path / "runs", ["cahp"])
+    lines = (tmp_path / "runs" / "runs.jsonl").read_text().splitlines()
+    for damage in (lines[2][:50], lines[2].replace('"num_examples": 200', '"num_examples": 9999'), '{"method": "x"}'):
+        (tmp_path / "runs" / "runs.jsonl").write_text("\n".join([*lines[:2], damage, *lines[3:], ""]))
+        assert f"{tmp_path / 'runs' / 'runs.jsonl'}, line 3" in message(tmp_path / "runs")
+    # Two models' files in one folder.
+    write_selection(tmp_path / "mixed", selection())
+    entry = head_map_entry({0: (0,)}, 6, version="0")
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps({"cahp_config": entry}))
+    assert "not of one model" in message(tmp_path / "mixed")
+    output.mkdir()
+    assert "is a folder" in message(write_selection(tmp_path / "good", selection()))
+
+
+def test_a_file_that_is_there_is_only_replaced_when_asked(tmp_path, capsys):
+    folder, output = write_selection(tmp_path / "good", selection()), tmp_path / "page.html"
+    output.write_text("mine")
+    assert report([folder], output) == 1 and "--overwrite" in capsys.readouterr().err
+    assert output.read_text() == "mine"
+    assert report([folder], output, "--overwrite") == 0
+    assert capsys.readouterr().out.strip() == str(output)
+    check_whole(output)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
+
+
+def test_two_folders_of_one_name(tmp_path):
+    for name in ("a", "b"):
+        write_selection(tmp_path / name / "pruned", selection())
+    assert report([tmp_path / "a" / "pruned", tmp_path / "b" / "pruned"], tmp_path / "page.html") == 0
+    check_whole(tmp_path / "page.html")
+
+
+def test_markup_escapes_all_but_markup():
+    assert tag("p", "a < b & c", Html("<b>x</b>"), title='"<', class_="k", stroke_width=0.126, hidden=None) == (
+        '<p title="&quot;&lt;" class="k" stroke-width="0.13">a &lt; b &amp; c<b>x</b></p>'
+    )
+    assert tag("p", Html("<b>") + "x") == "<p>&lt;b&gt;x</p>"  # joined with plain text it is plain text
+    found = table("t", [{"a": "x", "b": "1.5"}, {"a": "<y>", "b": "2"}])
+    assert '<th scope="row">&lt;y&gt;</th><td class="number">2</td>' in found
+    assert table("t", []) == ""
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (2, 71), (-15.2, 6.1), (0.47, 0.95), (0, 109.2), (1e-4, 3e-4)])
+def test_ticks_are_round_and_inside(low, high):
+    found = ticks(low, high)
+    assert 2 <= len(found) <= 6 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
+    steps = np.diff(found)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+    assert float(f"{steps[0]:.1e}"[:3]) in (1, 2, 5)
+    assert all(value == int(value) for value in ticks(2, 5, whole=True))
+    assert ticks(3, 3) == [3]
+
+
+def contrast(one, other):
+    """WCAG 2 contrast ratio of two colours."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("theme", "colours"), [(0, _LIGHT), (1, _DARK)], ids=["light", "dark"])
+def test_colours_can_be_told_from_the_ground(theme, colours):
+    for ground in ("card", "page"):
+        for name in ("ink", "muted", "kept"):
+            assert contrast(colours[name], colours[ground]) >= 4.5, name  # text
+    assert contrast(colours["accent"], colours["card"]) >= 4.5
+    assert contrast(colours["on-kept"], colours["kept"]) >= 4.5
+    for pair in SERIES:
+        assert contrast(pair[theme], colours["card"]) >= 3  # marks
+    # The number on a cell, at every shade of the table of layers.
+    kept, card = ([int(colours[name][i : i + 2], 16) for i in (1, 3, 5)] for name in ("kept", "card"))
+    for shade in np.linspace(0, float(colours["depth"]), 20):
+        mixed = "#" + "".join(f"{round(shade * a + (1 - shade) * b):02x}" for a, b in zip(kept, card, strict=True))
+        assert contrast(colours["ink"], mixed) >= 4.5, shade
+    layers = re.findall(r"--layer-\d+:(#\w{6})", sheet(24))
+    assert len(layers) == 48 and len(set(layers[:24])) == 24
+    for colour in layers[24 * theme : 24 * (theme + 1)]:
+        assert contrast(colour, colours["card"]) >= 1.8
+
+
+def test_a_folder_with_nothing_is_false(tmp_path):
+    assert not read_contents(tmp_path) and not Contents("x")
+    with pytest.raises(CheckpointError, match="no folder"):
+        read_contents(tmp_path / "missing")
