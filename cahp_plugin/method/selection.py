@@ -88,7 +88,7 @@ class HeadSelection:
         """Layer -> original indices of the heads that the model had, ascending, for every layer."""
         found: dict[int, list[int]] = {layer: [] for layer in self.kept}
         for layer, head in self.heads:
-            found[layer].extend(range(head, head + self.group_size))
+            found.setdefault(layer, []).extend(range(head, head + self.group_size))
         return {layer: tuple(sorted(heads)) for layer, heads in found.items()}
 
     @property
