@@ -226,7 +226,7 @@ def _map_sums(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
     layers = attention_layers(model)
     with torch.no_grad(), attention_maps(model, layers, consume):
-        model(**inputs, **map_arguments(layers))
+        model(**inputs, **map_arguments(model, layers))
     if len(sums) < sum(bool(layer.heads) for layer in layers):
         return torch.zeros(1)
     return torch.cat(sums)

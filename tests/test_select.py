@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import ARCHITECTURES, tiny_batches, tiny_model
-from transformers import BertConfig, BertModel, GPT2Config, GPT2ForSequenceClassification
+from transformers import BertConfig, BertModel, BloomConfig, BloomForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
 from cahp_plugin.architectures import attention_layers
@@ -108,12 +108,12 @@ def test_salience_is_that_of_the_observation():
 
 
 def test_unsupported_architectures_name_the_supported_ones():
-    config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4, pad_token_id=0, num_labels=3)
+    config = BloomConfig(vocab_size=100, hidden_size=32, n_layer=1, n_head=4, pad_token_id=0, num_labels=3)
     with pytest.raises(
         UnsupportedModelError,
-        match=r"bert, camembert, deberta-v2, distilbert, electra, roberta, xlm-roberta.*register_architecture",
+        match=r"It has BloomAttention\. Supported architectures: albert, bart, bert, .*register_architecture",
     ):
-        select_heads(GPT2ForSequenceClassification(config), tiny_batches())
+        select_heads(BloomForSequenceClassification(config), tiny_batches())
 
 
 def test_a_model_without_a_classification_head():

@@ -60,7 +60,7 @@ def attention_entropy(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> Ar
                 counts[position] += len(entropies)
 
             with attention_maps(model, layers, consume):
-                model(**batch.inputs_on(device), **map_arguments(layers))
+                model(**batch.inputs_on(device), **map_arguments(model, layers))
     table = np.full((len(layers), max(layer.num_original_heads for layer in layers)), np.nan)
     for layer, total, count in zip(present, sums, counts, strict=True):
         table[layer.index, list(layer.heads)] = total.numpy() / count

@@ -84,6 +84,14 @@ class HeadSelection:
         return len(self.heads) * self.group_size
 
     @property
+    def present(self) -> dict[int, tuple[int, ...]]:
+        """Layer -> original indices of the heads that the model had, ascending, for every layer."""
+        found: dict[int, list[int]] = {layer: [] for layer in self.kept}
+        for layer, head in self.heads:
+            found.setdefault(layer, []).extend(range(head, head + self.group_size))
+        return {layer: tuple(sorted(heads)) for layer, heads in found.items()}
+
+    @property
     def num_clusters(self) -> int:
         """Number of clusters that the kept heads were drawn from."""
         return int(self.clusters.max()) + 1 if len(self.clusters) else 0
@@ -161,9 +169,7 @@ class HeadSelection:
         total = self.num_present
         share = 100 * self.num_heads / total if total else 0.0
         lines = [f"HeadSelection: keeps {self.num_heads} of {total} heads ({share:.1f} %). {self.note}"]
-        present: dict[int, set[int]] = {layer: set() for layer in self.kept}
-        for layer, head in self.heads:
-            present[layer].update(range(head, head + self.group_size))
+        present = self.present
         for layer, heads in self.kept.items():
             cells = "".join(
                 "#" if head in heads else "." if head in present[layer] else " "

@@ -35,7 +35,7 @@ def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Bat
         consume(position, maps if maps.shape[1] == count else maps.unflatten(1, (count, -1)).mean(dim=2))
 
     with torch.inference_mode(), attention_maps(model, layers, consume_units):
-        return model(**batch.inputs_on(device), **forward_arguments(model), **map_arguments(layers))
+        return model(**batch.inputs_on(device), **forward_arguments(model), **map_arguments(model, layers))
 
 
 @torch.inference_mode()

@@ -15,12 +15,15 @@ from cahp_plugin.errors import UnsupportedModelError
 MapConsumer = Callable[[int, Tensor], None]
 
 
-def map_arguments(layers: Sequence[AttentionLayer]) -> dict[str, Any]:
+def map_arguments(model: nn.Module, layers: Sequence[AttentionLayer]) -> dict[str, Any]:
     """What the forward call needs so that the layers compute their maps.
 
-    Transformers 5's eager path returns them always; asking there would only make the model collect them all.
+    The eager path of transformers 5, and of those models of 4.57 that record outputs by class, returns them always;
+    asking there would make the model collect them, ahead of any hook, and hold N x S x S numbers.
     """
-    asks = TRANSFORMERS_MAJOR < 5 or any(layer.spec.maps_on_request for layer in layers)
+    records = any("attentions" in (getattr(part, "_can_record_outputs", None) or {}) for part in model.modules())
+    always = TRANSFORMERS_MAJOR >= 5 or records
+    asks = not always or any(layer.spec.maps_on_request for layer in layers)
     return {"output_attentions": True} if asks else {}
 
 
@@ -30,7 +33,7 @@ def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: 
 
     ``maps`` has the shape ``(batch, heads, queries, keys)`` and is not kept: memory holds one layer's maps at a time.
     ``position`` counts the layers that have heads, from 0. Call the model with
-    ``**map_arguments(layers)``.
+    ``**map_arguments(model, layers)``.
 
     Raises:
         UnsupportedModelError: (from the model's forward call) a layer returned no map.

@@ -133,7 +133,7 @@ def plot_graph_space(selection: HeadSelection) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(
-        f"{selection.num_heads} of {len(selection.heads)} heads kept (ringed), from {selection.num_clusters} clusters"
+        f"{selection.num_heads} of {selection.num_present} heads kept (ringed), from {selection.num_clusters} clusters"
     )
     axes.set_xlabel("t-SNE 1 (no unit)")
     axes.set_ylabel("t-SNE 2 (no unit)")
@@ -170,7 +170,7 @@ def plot_kept_heads(selection: HeadSelection) -> Figure:
         spine.set_visible(False)
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    axes.set_title(f"{selection.num_heads} of {len(selection.heads)} heads kept")
+    axes.set_title(f"{selection.num_heads} of {selection.num_present} heads kept")
     legend = [
         Patch(facecolor=style.KEPT, label="kept"),
         Patch(facecolor=style.DROPPED, label="removed"),
@@ -188,7 +188,7 @@ def plot_heads_per_layer(selection: HeadSelection) -> Figure:
 
     figure, axes = new_figure(max(5.6, 2.4 + 0.42 * len(selection.kept)), 3.8)
     layers = sorted(selection.kept)
-    before = [sum(layer == other for other, _ in selection.heads) for layer in layers]
+    before = [len(selection.present[layer]) for layer in layers]
     after = [len(selection.kept[layer]) for layer in layers]
     axes.bar(layers, before, color=style.DROPPED, width=0.72, label="before")
     bars = axes.bar(layers, after, color=style.KEPT, width=0.72, label="kept")

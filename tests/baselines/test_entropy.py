@@ -24,7 +24,7 @@ def by_loops(model, data):
             alone = {"input_ids": ids[mask.bool()][None], "attention_mask": mask[mask.bool()][None]}
             maps = []
             with torch.no_grad(), attention_maps(model, layers, lambda *found, maps=maps: maps.append(found)):
-                model(**alone, **map_arguments(layers))
+                model(**alone, **map_arguments(model, layers))
             for layer, found in maps:
                 depths = sum(other == layer for other, _ in maps)  # layers that depths share are seen at each
                 for head, rows in enumerate(found[0].tolist()):

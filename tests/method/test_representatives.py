@@ -128,6 +128,7 @@ def test_groups_of_heads_go_together():
     assert found.kept == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7, 8, 9, 10, 11), 2: ()}
     assert (found.num_heads, found.num_present, found.num_clusters) == (12, 36, 3)
     assert "keeps 12 of 36 heads" in str(found) and "12 heads asked for, from 3 clusters" in found.note
+    assert found.present == {layer: tuple(range(12)) for layer in range(3)}
     assert str(found).splitlines()[2].startswith("  layer  1  ....########   8 kept")
     assert HeadSelection.from_dict(found.to_dict()).to_dict() == found.to_dict()
     assert choose_groups(num_heads=0.7, min_heads_per_layer=5).num_heads == 24  # two groups hold five heads

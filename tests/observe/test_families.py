@@ -1,5 +1,8 @@
 """What is observed of decoders, encoder-decoders, images and shared layers, against slow computations."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +18,7 @@ from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.js import MAX_DISTANCE
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.observe.maps import attention_maps, map_arguments
 
 FAMILIES = ("albert", "modernbert", "vit", "clip", "gpt2", "llama", "gemma2", "t5", "bart", "whisper")
 SEQ2SEQ = ("t5", "bart", "whisper")
@@ -252,3 +256,19 @@ def test_classes_that_no_memory_holds_are_told_before_the_walk(monkeypatch):
     monkeypatch.setattr("cahp_plugin.select.observe", lambda *_, **__: pytest.fail("the walk began"))
     with pytest.raises(DataError, match=r"Comparing 3 classes pair by pair at 9 x 9 cells.*`conditioning=\"none\"`"):
         select_heads(classifier("llama"), [padded()], CAHPConfig(signature_size=9))
+
+
+def test_one_layers_maps_are_held_at_a_time():
+    model, inputs = zoo_model("llama"), zoo_inputs("llama")
+    layers, seen = attention_layers(model), []
+    alive = []
+
+    def consume(position, maps):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in seen))
+        seen.append(weakref.ref(maps))
+
+    with torch.inference_mode(), attention_maps(model, layers, consume):
+        output = model(**inputs, **map_arguments(model, layers))
+    assert len(seen) == len(layers) and max(alive) <= 1
+    assert not getattr(output, "attentions", None) or all(maps is None for maps in output.attentions)

@@ -208,7 +208,7 @@ def _pruned(folder: Path, told: dict[str, Any] | None) -> Pruned | None:
                 f"{folder / SELECTION_NAME} and {folder / CONFIG_NAME} keep different heads: they "
                 "are not of one model."
             )
-        present = {layer: tuple(head for other, head in selection.heads if other == layer) for layer in kept}
+        present = selection.present
         told = {**told, "note": selection.note, "config": selection.config.to_dict()}
     classes = config.get("architectures")
     architecture = ", ".join(map(str, classes)) if isinstance(classes, list) and classes else None
