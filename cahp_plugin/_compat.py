@@ -35,3 +35,35 @@ def attention_maps_enabled(model: Any) -> Iterator[None]:
     finally:
         if switch:
             model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def traceable_masks() -> Iterator[None]:
+    """Lets decoders be traced: transformers 4.57 makes their masks by ``torch.vmap``, which the tracer can't follow.
+
+    The mask is a function of four indices; here they are broadcast against each other, as in transformers 5.
+    """
+    if TRANSFORMERS_MAJOR >= 5:
+        yield
+        return
+    from transformers import masking_utils
+
+    def broadcast(mask_function: Any, bh_indices: bool = True) -> Any:
+        def mask_of(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            mask = mask_function(
+                batch[:, None, None, None], head[None, :, None, None], query[None, None, :, None], key[None, None, None]
+            )
+            return mask.expand(batch.shape[0], -1, query.shape[0], key.shape[0])
+
+        return mask_of
+
+    # The second makes vmap index by tensors, and keeps the tracer from following plain indexing.
+    names = {"_vmap_for_bhqkv": broadcast, "TransformGetItemToIndex": contextlib.nullcontext}
+    before = {name: getattr(masking_utils, name) for name in names}
+    for name, value in names.items():
+        setattr(masking_utils, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(masking_utils, name, value)

@@ -131,3 +131,13 @@ def _tokens(config: Any, shape: tuple[int, int], generator: torch.Generator) -> 
 def _special(config: Any, name: str) -> int | None:
     token = getattr(config, name, None)
     return token if isinstance(token, int) and 0 <= token < config.vocab_size else None
+
+
+def model_inputs(model_class: Any) -> list[str]:
+    """Inputs of a call of a model, named as in its ``forward``: what it can't do without, and the attention mask."""
+    accepted = inspect.signature(model_class.forward).parameters
+    main = str(getattr(model_class, "main_input_name", "input_ids"))
+    names = [name for name in ("input_ids", "pixel_values", "input_features") if name in accepted]
+    if main in names and len(names) > 1 and "CLIP" not in model_class.__name__:
+        names = [main]
+    return names

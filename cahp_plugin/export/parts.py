@@ -79,8 +79,11 @@ class DecoderStep(torch.nn.Module):
             encoder_hidden_states: Of shape ``(batch_size, encoder_sequence_length, hidden_size)``.
             encoder_attention_mask: Of shape ``(batch_size, encoder_sequence_length)``.
         """
+        # Without a mask at all transformers looks for packed texts, by an operator that ONNX does not have.
+        own_mask = torch.ones_like(input_ids) if encoder_attention_mask is None else None
         return self.model(
             decoder_input_ids=input_ids,
+            decoder_attention_mask=own_mask,
             encoder_outputs=(encoder_hidden_states,),
             attention_mask=encoder_attention_mask,
             use_cache=False,

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from transformers.utils import logging
 
-from cahp_plugin._compat import TRANSFORMERS_MAJOR
+from cahp_plugin._compat import TRANSFORMERS_MAJOR, traceable_masks
 from cahp_plugin.architectures import attention_layers, kept_state
 from cahp_plugin.errors import ConfigError, ExportError, MissingDependencyError
 from cahp_plugin.export.inputs import speech_frames
@@ -157,7 +157,7 @@ def _write_with_torch(source: Source, folder: Path, opset: int, example: dict[st
     for part in source.parts:
         inputs = source.part_inputs(part, given)
         given = {**given, **source.run(part, inputs)}
-        with torch.no_grad():
+        with torch.no_grad(), traceable_masks():
             torch.onnx.export(
                 _Named(part, tuple(inputs)),
                 tuple(inputs.values()),
