@@ -50,10 +50,9 @@ def traceable_masks() -> Iterator[None]:
 
     def broadcast(mask_function: Any, bh_indices: bool = True) -> Any:
         def mask_of(batch: Any, head: Any, query: Any, key: Any) -> Any:
-            mask = mask_function(
-                batch[:, None, None, None], head[None, :, None, None], query[None, None, :, None], key[None, None, None]
-            )
-            return mask.expand(batch.shape[0], -1, query.shape[0], key.shape[0])
+            batch, head = batch[:, None, None, None], head[None, :, None, None]
+            query, key = query[None, None, :, None], key[None, None, None, :]
+            return mask_function(batch, head, query, key).expand(batch.shape[0], -1, query.shape[2], key.shape[3])
 
         return mask_of
 

@@ -116,7 +116,9 @@ class ExportReport:
 
     def __str__(self) -> str:
         by = f"by the {self.backend} exporter, opset {self.opset}" if self.opset else "from the graph that was there"
-        lines = [f"{self.output / ' + '.join(self.files)}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."]
+        lines = [
+            f"{self.output / ' + '.join(self.files)}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."
+        ]
         if self.fused:
             lines.append("Fused: " + ", ".join(f"{count} {name}" for name, count in self.fused.items()) + ".")
         if self.parity:
@@ -291,12 +293,14 @@ def _check(quantize: str | None, optimize: str | None, calibration: Any, opset: 
 def _check_fit(original: Source, quantize: str | None, evaluation: Any) -> None:
     """What can be said about the settings only when the model is known, before any work."""
     if evaluation is not None and original.task.name not in _CLASSIFICATION:
-        raise DataError(f"Accuracy is measured for {' and '.join(_CLASSIFICATION)}; this model does {original.task.name}.")
+        raise DataError(
+            f"Accuracy is measured for {' and '.join(_CLASSIFICATION)}; this model does {original.task.name}."
+        )
     if quantize == "static" and len(original.parts) > 1:
         raise ConfigError(
             f"Static quantization takes one graph; {original.task.name} is exported as "
-            f"{' and '.join(part.name for part in original.parts)}, whose calibration would need texts for the decoder "
-            "too. `quantize='dynamic'` needs no data, and is as fast."
+            f"{' and '.join(part.name for part in original.parts)}, whose calibration would need texts for the "
+            "decoder too. `quantize='dynamic'` needs no data, and is as fast."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import torch
 
 Padding = Literal["left", "right"]
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
 def random_inputs(
@@ -77,9 +79,9 @@ def speech_frames(config: Any) -> int:
 
 
 def fixed_length(config: Any) -> int | None:
-    """Tokens that the encoder sees where the config fixes them (patches of an image, positions of speech), or ``None``.
+    """Tokens that the encoder sees where the config fixes them: an image's patches, the positions of speech.
 
-    A model of texts and images counts by its texts, whose length is free.
+    ``None`` for texts. A model of texts and images counts by its texts, whose length is free.
     """
     if getattr(config, "max_source_positions", None) and getattr(config, "num_mel_bins", None):
         return int(config.max_source_positions)
@@ -134,10 +136,17 @@ def _special(config: Any, name: str) -> int | None:
 
 
 def model_inputs(model_class: Any) -> list[str]:
-    """Inputs of a call of a model, named as in its ``forward``: what it can't do without, and the attention mask."""
+    """Names of the inputs that a call of a model needs: texts, images or speech, and what a decoder starts from."""
     accepted = inspect.signature(model_class.forward).parameters
-    main = str(getattr(model_class, "main_input_name", "input_ids"))
     names = [name for name in ("input_ids", "pixel_values", "input_features") if name in accepted]
-    if main in names and len(names) > 1 and "CLIP" not in model_class.__name__:
-        names = [main]
+    if "input_ids" in names and "attention_mask" in accepted:
+        names.append("attention_mask")
+    # Classifiers make the decoder's tokens from the encoder's.
+    if "decoder_input_ids" in accepted and not model_class.__name__.endswith(_CLASSIFIERS):
+        names.append("decoder_input_ids")
     return names
+
+
+def call_options(model_class: Any) -> dict[str, Any]:
+    """Settings of a call that is to compute outputs and nothing beside: no key-value cache, as in a graph."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model_class.forward).parameters else {}

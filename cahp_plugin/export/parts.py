@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ExportError
+from cahp_plugin.export.inputs import call_options
 from cahp_plugin.export.tasks import Task
 
 MODEL, ENCODER, DECODER = "model", "encoder_model", "decoder_model"
@@ -50,8 +51,7 @@ class Part:
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Runs the module: name -> tensor in, name -> tensor out."""
-        options = {"use_cache": False} if "use_cache" in _accepted(self.module) else {}
-        result = self.module(**inputs, **options)
+        result = self.module(**inputs, **call_options(type(self.module)))
         return {name: result[name] for name in self.outputs}
 
 

@@ -45,8 +45,8 @@ def graph_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
     if files:
         raise ExportError(
             f"{folder} holds {len(files)} graphs ({', '.join(file.name for file in files)}); expected one, or an "
-            f"encoder and a decoder ({ENCODER}*.onnx, {DECODER}*.onnx) without a cache. Keep each model in a folder of "
-            "its own."
+            f"encoder and a decoder ({ENCODER}*.onnx, {DECODER}*.onnx) without a cache. Keep each model in a folder "
+            "of its own."
         )
     return {}
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.architectures.positions import max_positions
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.export.inputs import call_options, fixed_length, model_inputs, random_inputs
 from cahp_plugin.prune.checkpoint import untrained_model
 
 CONVENTION = (
@@ -33,7 +34,8 @@ class Work:
 
     Attributes:
         num_heads: Attention heads in it.
-        macs: Sequence length in tokens -> multiply-accumulates for one example.
+        macs: Sequence length in tokens -> multiply-accumulates for one example; of a model of texts and images, for
+            one text and two images.
     """
 
     num_heads: int
@@ -49,12 +51,12 @@ def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
         name: Name of the model, for messages.
 
     Raises:
-        ConfigError: The model has no positions for the longest sequence.
+        ConfigError: The model has no positions for the longest sequence, or takes one length only.
         UnsupportedModelError: Its architecture is not supported.
     """
     model = untrained_model(config).requires_grad_(False)
-    limit = max_positions(model) if not getattr(config, "is_encoder_decoder", False) else source_positions(config)
     fixed = fixed_length(config)
+    limit = None if fixed is not None else max_positions(model)
     if fixed is not None and set(sequence_lengths) != {fixed}:
         raise ConfigError(
             f"{name} takes images or speech of {fixed} tokens, no more and no less; `sequence_lengths` holds "
