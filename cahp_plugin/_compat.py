@@ -46,3 +46,34 @@ def forget_pruned_heads(config: Any) -> None:
         config.pruned_heads = {}
     else:
         vars(config).pop("pruned_heads", None)
+
+
+@contextlib.contextmanager
+def traceable_masks() -> Iterator[None]:
+    """Lets decoders be traced: transformers 4.57 makes their masks by ``torch.vmap``, which the tracer can't follow.
+
+    The mask is a function of four indices; here they are broadcast against each other, as in transformers 5.
+    """
+    if TRANSFORMERS_MAJOR >= 5:
+        yield
+        return
+    from transformers import masking_utils
+
+    def broadcast(mask_function: Any, bh_indices: bool = True) -> Any:
+        def mask_of(batch: Any, head: Any, query: Any, key: Any) -> Any:
+            batch, head = batch[:, None, None, None], head[None, :, None, None]
+            query, key = query[None, None, :, None], key[None, None, None, :]
+            return mask_function(batch, head, query, key).expand(batch.shape[0], -1, query.shape[2], key.shape[3])
+
+        return mask_of
+
+    # The second makes vmap index by tensors, and keeps the tracer from following plain indexing.
+    names = {"_vmap_for_bhqkv": broadcast, "TransformGetItemToIndex": contextlib.nullcontext}
+    before = {name: getattr(masking_utils, name) for name in names}
+    for name, value in names.items():
+        setattr(masking_utils, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(masking_utils, name, value)

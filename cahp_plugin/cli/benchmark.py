@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options."""
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="checkpoint, Hub id or exported folder")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="examples a call (default: 1)")
-    parser.add_argument("--sequence-length", type=int, nargs="+", default=[128], help="tokens (default: 128)")
+    parser.add_argument(
+        "--sequence-length", type=int, nargs="+", help="tokens (default: 128; images, speech: their own)"
+    )
     parser.add_argument("--output", "-o", help="folder for latency.json, .csv, .md and .png")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     add_measurement_options(parser)

@@ -14,7 +14,8 @@ def add_parser(commands: Any) -> None:
         "export",
         help="export to ONNX, compare with torch, optimize, quantize",
         description="Exports a checkpoint to ONNX and compares the graph with torch at several shapes; an exported "
-        "folder can be optimized and quantized in a second step.",
+        "folder can be optimized and quantized in a second step. Models that generate are exported without a "
+        "key-value cache; an encoder-decoder as encoder_model.onnx and decoder_model.onnx.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)

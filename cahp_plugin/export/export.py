@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,13 +20,16 @@ from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError, DataError
+from cahp_plugin.export.companions import save_companions
 from cahp_plugin.export.graph import check_graph, onnx_module
 from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
+from cahp_plugin.export.parts import MODEL
 from cahp_plugin.export.quantize import Quantization, quantize_graph
 from cahp_plugin.export.session import onnxruntime, open_session, run_session
 from cahp_plugin.export.source import Source, open_source
-from cahp_plugin.export.to_onnx import OPSETS, choose_backend, write_graph
+from cahp_plugin.export.tasks import task_named
+from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import int8_preset
 from cahp_plugin.prune import check_output_directory, replaced_folder
@@ -35,8 +39,8 @@ from cahp_plugin.report import format_table
 
 EXPORT_REPORT_NAME = "cahp_export.json"
 OPSET = 18
-_FILES = {None: "model.onnx", "dynamic": "model_quantized.onnx", "static": "model_quantized.onnx",
-          "fp16": "model_fp16.onnx"}  # fmt: skip
+_ENDINGS = {None: "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
+_CLASSIFICATION = ("text-classification", "image-classification")
 _FP16_TOLERANCE = 2e-2
 
 Batches = Iterable[Mapping[str, torch.Tensor]]
@@ -48,7 +52,7 @@ class ExportReport:
 
     Attributes:
         output: The folder.
-        file: Name of the graph in it.
+        files: Names of the graphs in it: one, or the encoder's and the decoder's.
         task: Optimum's name of the task.
         backend: Which exporter ran: ``"optimum"``, ``"torch"``; ``None`` for a graph that was there already.
         opset: Version of ONNX's operators; ``None`` for a graph that was there already.
@@ -56,8 +60,8 @@ class ExportReport:
         preset: The int8 preset, chosen from the machine; ``None`` without int8.
         optimize: Level of optimization, or ``None``.
         num_heads: Attention heads in the graph.
-        mib: Size of the written graph, MiB.
-        fp32_mib: Size of the fp32 graph, MiB.
+        mib: Size of the written graphs, MiB.
+        fp32_mib: Size of the fp32 graphs, MiB.
         parity: The fp32 graph (optimized, where asked for) against the model; empty for a graph that was there.
         difference: Largest absolute difference of an output between the quantized graph and the model (or the graph
             that was there) on the same inputs; ``None`` without quantization.
@@ -71,7 +75,7 @@ class ExportReport:
     """
 
     output: Path
-    file: str
+    files: tuple[str, ...]
     task: str
     backend: str | None
     opset: int | None
@@ -91,9 +95,14 @@ class ExportReport:
     seconds: float
     versions: dict[str, str]
 
+    @property
+    def file(self) -> str:
+        """Name of the graph; of an encoder-decoder, of its encoder."""
+        return self.files[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values."""
-        entries = dataclasses.asdict(self)
+        entries = dataclasses.asdict(self) | {"files": list(self.files)}
         for name in ("fp32", "quantized"):
             evaluation = getattr(self, name)
             entries[name] = None if evaluation is None else evaluation.to_dict()
@@ -106,14 +115,19 @@ class ExportReport:
 
     def __str__(self) -> str:
         by = f"by the {self.backend} exporter, opset {self.opset}" if self.opset else "from the graph that was there"
-        lines = [f"{self.output / self.file}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."]
+        lines = [
+            f"{self.output / ' + '.join(self.files)}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."
+        ]
         if self.fused:
             lines.append("Fused: " + ", ".join(f"{count} {name}" for name, count in self.fused.items()) + ".")
         if self.parity:
             worst = max(entry.max_abs for entry in self.parity)
+            shapes = {(entry.batch_size, entry.sequence_length, entry.padded) for entry in self.parity}
+            padding = " with and without padding" if any(entry.padded for entry in self.parity) else ""
+            against = "torch" if self.backend else "the graph that was there"
             lines.append(
-                f"fp32 graph against torch: {worst:.1e} at most over {len(self.parity)} shapes with and without "
-                f"padding (tolerance {self.tolerance:.0e})."
+                f"fp32 graph against {against}: {worst:.1e} at most over {len(shapes)} shapes{padding} (tolerance "
+                f"{self.tolerance:.0e})."
             )
         if self.quantize is not None:
             preset = f", preset {self.preset}" if self.preset else ""
@@ -152,19 +166,21 @@ def export_pruned(
 ) -> ExportReport:
     """Exports a model to ONNX, compares the graph with the model, and optimizes and quantizes it where asked to.
 
-    The folder appears only when all of that went well, and holds one graph, the config (with ``cahp_config``), the
-    tokenizer and ``cahp_export.json``: ``ORTModelFor...from_pretrained`` and ``pipeline`` load it.
+    The folder appears only when all of that went well, and holds one graph (an encoder-decoder's two,
+    ``encoder_model.onnx`` and ``decoder_model.onnx``), the config (with ``cahp_config``), the tokenizer, what images
+    or speech are prepared with, and ``cahp_export.json``: ``ORTModelFor...from_pretrained`` and ``pipeline`` load it.
+    Models that generate are exported without a key-value cache: load them with ``use_cache=False``.
 
     Args:
-        source: A model, a folder or Hub id of one, or a folder with an exported graph to optimize or quantize.
+        source: A model, a folder or Hub id of one, or a folder with exported graphs to optimize or quantize.
         output: Folder to write.
         task: Optimum's name of the task; the one that the model's class does without it.
         quantize: ``"dynamic"`` or ``"static"`` int8, or ``"fp16"`` (for GPUs).
         optimize: ``"O1"`` or ``"O2"``; on CPUs neither makes these models faster.
         calibration: Batches that give the ranges of the activations, for ``"static"``.
-        evaluation: Labelled batches that accuracy and agreement are measured on, for classifiers.
+        evaluation: Labelled batches that accuracy and agreement are measured on, for classifiers of texts or images.
         tokenizer: Saved beside the graph; taken from the source folder without it.
-        backend: ``"auto"`` (Optimum's exporter where it runs), ``"optimum"`` or ``"torch"``.
+        backend: ``"auto"`` (Optimum's exporter where it runs and knows the model), ``"optimum"`` or ``"torch"``.
         opset: Version of ONNX's operators, 14 to 20.
         tolerance: Largest difference allowed between an output of the fp32 graph and of the model, for outputs up to
             1, and relative to the largest output above.
@@ -174,7 +190,7 @@ def export_pruned(
         What was written and measured.
 
     Raises:
-        ConfigError: A setting is unknown or out of range.
+        ConfigError: A setting is unknown, out of range or not for this model.
         ExportError: The model can't be exported, or the graph differs from it by more than the tolerance.
         CheckpointError: The source is no model, or the output folder is not empty.
         DataError: ``"static"`` without calibration data, or an evaluation of a model that is no classifier.
@@ -182,40 +198,45 @@ def export_pruned(
     """
     start = time.perf_counter()
     _check(quantize, optimize, calibration, opset, tolerance)
+    choose_backend(backend)
+    if task is not None:
+        task_named(task)
     onnx_module()
     onnxruntime()
     check_output_directory(output, overwrite=overwrite)
     original = open_source(source, task)
-    exporter = choose_backend(backend) if original.graph is None else None
-    if evaluation is not None and original.task.name != "text-classification":
-        raise DataError(f"Accuracy is measured for text-classification; this model does {original.task.name}.")
+    _check_fit(original, quantize, evaluation)
+    exporter = None if original.graphs else exporter_of(original, backend)
 
     bar = logging.tqdm(total=3 + (optimize is not None) + (quantize is not None), desc="Exporting", unit="step")
     with bar, replaced_folder(output, overwrite=overwrite) as partial, _scratch(partial) as scratch:
-        graph = scratch / "model.onnx"
+        graphs = dict(original.graphs)
         if exporter is not None:
-            check_graph(graph, write_graph(original, graph, backend=exporter, opset=opset))
-        elif original.graph is not None:
-            graph = original.graph
+            graphs = {part.name: scratch / f"{part.name}.onnx" for part in original.parts}
+            example = write_graphs(original, scratch, backend=exporter, opset=opset)
+            for part in original.parts:
+                check_graph(graphs[part.name], example, part.inputs)
         bar.update()
-        fused = {}
+        fused: Counter[str] = Counter()
         if optimize is not None:
-            plain, graph = graph, scratch / "optimized.onnx"
-            fused = optimize_graph(plain, graph, optimize, head_dim=original.head_dim)
+            for name, plain in graphs.items():
+                graphs[name] = scratch / f"{name}.optimized.onnx"
+                fused.update(optimize_graph(plain, graphs[name], optimize, head_dims=original.head_dims))
             bar.update()
-        parity = compare(original, open_session(graph))
+        parity = compare(original, _open(graphs))
         require_parity(parity, tolerance, f"The graph optimized by {optimize}" if optimize else "The graph")
         bar.update()
-        final = graph
+        final = graphs
         quantized = _Quantized()
         if quantize is not None:
-            final = scratch / "quantized.onnx"
-            quantized = _quantize(original, graph, final, quantize, calibration)
+            final = {name: scratch / f"{name}.quantized.onnx" for name in graphs}
+            quantized = _quantize(original, graphs, final, quantize, calibration)
             bar.update()
-        fp32, measured, agreement = _measure(graph, None if quantize is None else final, evaluation)
+        fp32, measured, agreement = _measure(graphs, None if quantize is None else final, evaluation)
+        written = {name: f"{name}{_ENDINGS[quantize]}.onnx" for name in graphs}
         report = ExportReport(
             output=Path(output),
-            file=_FILES[quantize],
+            files=tuple(written.values()),
             task=original.task.name,
             backend=exporter,
             opset=opset if exporter is not None else None,
@@ -223,20 +244,21 @@ def export_pruned(
             preset=quantized.preset,
             optimize=optimize,
             num_heads=original.num_heads,
-            mib=final.stat().st_size / 2**20,
-            fp32_mib=graph.stat().st_size / 2**20,
+            mib=_mib(final),
+            fp32_mib=_mib(graphs),
             parity=parity,
             difference=quantized.difference,
             tolerance=tolerance,
-            fused=fused,
+            fused=dict(fused),
             fp32=fp32,
             quantized=measured,
             agreement=agreement,
             seconds=time.perf_counter() - start,
             versions=package_versions() | _versions("onnx", "onnxruntime", "optimum-onnx"),
         )
-        shutil.copyfile(final, partial / report.file)
-        _save_companions(original, partial, tokenizer)
+        for name, path in final.items():
+            shutil.copyfile(path, partial / written[name])
+        save_companions(original, partial, tokenizer)
         report.save(partial)
         bar.update()
     return report
@@ -267,6 +289,28 @@ def _check(quantize: str | None, optimize: str | None, calibration: Any, opset: 
         )
 
 
+def _check_fit(original: Source, quantize: str | None, evaluation: Any) -> None:
+    """What can be said about the settings only when the model is known, before any work."""
+    if evaluation is not None and original.task.name not in _CLASSIFICATION:
+        raise DataError(
+            f"Accuracy is measured for {' and '.join(_CLASSIFICATION)}; this model does {original.task.name}."
+        )
+    if quantize == "static" and len(original.parts) > 1:
+        raise ConfigError(
+            f"Static quantization takes one graph; {original.task.name} is exported as "
+            f"{' and '.join(part.name for part in original.parts)}, whose calibration would need texts for the "
+            "decoder too. `quantize='dynamic'` needs no data, and is as fast."
+        )
+
+
+def _open(graphs: Mapping[str, Path]) -> dict[str, Any]:
+    return {name: open_session(path) for name, path in graphs.items()}
+
+
+def _mib(graphs: Mapping[str, Path]) -> float:
+    return sum(path.stat().st_size for path in graphs.values()) / 2**20
+
+
 @dataclasses.dataclass(frozen=True)
 class _Quantized:
     preset: str | None = None
@@ -274,27 +318,32 @@ class _Quantized:
 
 
 def _quantize(
-    original: Source, graph: Path, target: Path, kind: Quantization, calibration: Batches | None
+    original: Source,
+    graphs: Mapping[str, Path],
+    targets: Mapping[str, Path],
+    kind: Quantization,
+    calibration: Batches | None,
 ) -> _Quantized:
     preset = int8_preset()
-    quantize_graph(graph, target, kind, preset=preset, calibration=calibration)
-    drift = compare(original, open_session(target))
+    for name, graph in graphs.items():
+        quantize_graph(graph, targets[name], kind, preset=preset, calibration=calibration)
+    drift = compare(original, _open(targets))
     if kind == "fp16":
         require_parity(drift, _FP16_TOLERANCE, "The fp16 graph")
     return _Quantized(None if kind == "fp16" else preset, max(entry.max_abs for entry in drift))
 
 
 def _measure(
-    graph: Path, quantized: Path | None, evaluation: Batches | None
+    graphs: Mapping[str, Path], quantized: Mapping[str, Path] | None, evaluation: Batches | None
 ) -> tuple[Evaluation | None, Evaluation | None, float | None]:
     """Accuracy of the fp32 and of the quantized graph, and the share of examples that both classify alike."""
     if evaluation is None:
         return None, None, None
     batches = list(evaluation)
-    fp32 = evaluate_graph(graph, batches)
+    fp32 = evaluate_graph(graphs[MODEL], batches)
     if quantized is None:
         return fp32, None, None
-    other = evaluate_graph(quantized, batches)
+    other = evaluate_graph(quantized[MODEL], batches)
     same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, other.predictions, strict=True))
     return fp32, other, same / fp32.num_examples
 
@@ -311,13 +360,6 @@ def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
     """
     session = open_session(path)
     return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)
-
-
-def _save_companions(original: Source, folder: Path, tokenizer: Any) -> None:
-    original.config.save_pretrained(folder)
-    tokenizer = tokenizer if tokenizer is not None else original.tokenizer
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,16 @@ def onnx_module() -> Any:
     return onnx
 
 
-def check_graph(path: Path, example: Mapping[str, int]) -> None:
+def check_graph(path: Path, example: Mapping[str, int], free: Mapping[str, Collection[int]]) -> None:
     """Checks a graph without running it.
 
     It passes ``onnx.checker`` with full type checks and a strict shape inference with data propagation; no initializer
-    has a side of 0; the inputs' axes are free; no shape holds a size of the traced example.
+    has a side of 0; the inputs' axes are free where they have to be; no shape holds a size of the traced example.
 
     Args:
         path: The graph.
         example: Axis name -> size in the example that the graph was traced with.
+        free: Input name -> its axes that must be free.
 
     Raises:
         ExportError: It does not.
@@ -50,8 +51,8 @@ def check_graph(path: Path, example: Mapping[str, int]) -> None:
     if empty:
         raise ExportError(f"The graph holds tensors of size 0: {', '.join(empty[:4])}.")
     for entry in graph.input:
-        sides = entry.type.tensor_type.shape.dim[:2]
-        fixed = [side.dim_value for side in sides if not side.dim_param]
+        sides = entry.type.tensor_type.shape.dim
+        fixed = [sides[axis].dim_value for axis in free.get(entry.name, ()) if not sides[axis].dim_param]
         if fixed:
             raise ExportError(f"The input `{entry.name}` has fixed sides {fixed}; batch size and length must be free.")
     baked = [(name, value) for name, value in _shape_constants(onnx, graph) if value in example.values()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from cahp_plugin.export.session import onnxruntime
 Optimization = Literal["O1", "O2"]
 
 
-def optimize_graph(source: Path, target: Path, level: Optimization, *, head_dim: int) -> dict[str, int]:
+def optimize_graph(source: Path, target: Path, level: Optimization, *, head_dims: Collection[int]) -> dict[str, int]:
     """Writes an optimized copy of a graph.
 
     ``"O1"`` applies onnxruntime's basic rules (constants folded, redundant nodes removed). ``"O2"`` fuses the parts of
@@ -25,7 +26,7 @@ def optimize_graph(source: Path, target: Path, level: Optimization, *, head_dim:
         source: The graph.
         target: File to write.
         level: What to do.
-        head_dim: Channels a head in the model.
+        head_dims: Channels a head in the model; several numbers where its layers differ.
 
     Returns:
         Operator -> number of fused nodes of it.
@@ -34,7 +35,7 @@ def optimize_graph(source: Path, target: Path, level: Optimization, *, head_dim:
         ExportError: onnxruntime fails, or gave a fused attention another number of heads than its weights have.
     """
     try:
-        return _basic(source, target) if level == "O1" else _fused(source, target, head_dim)
+        return _basic(source, target) if level == "O1" else _fused(source, target, head_dims)
     except (ExportError, OSError):
         raise
     except Exception as error:  # onnxruntime's tools raise whatever went wrong below them
@@ -51,7 +52,7 @@ def _basic(source: Path, target: Path) -> dict[str, int]:
     return {}
 
 
-def _fused(source: Path, target: Path, head_dim: int) -> dict[str, int]:
+def _fused(source: Path, target: Path, head_dims: Collection[int]) -> dict[str, int]:
     from onnxruntime.transformers.optimizer import optimize_model
 
     before = logging.root.manager.disable
@@ -63,16 +64,16 @@ def _fused(source: Path, target: Path, head_dim: int) -> dict[str, int]:
             model.save_model_to_file(str(target))
     finally:
         logging.disable(before)
-    check_fused_heads(onnx_module().load(str(target)).graph, head_dim)
+    check_fused_heads(onnx_module().load(str(target)).graph, head_dims)
     return {name: count for name, count in model.get_fused_operator_statistics().items() if count}
 
 
-def check_fused_heads(graph: Any, head_dim: int) -> None:
+def check_fused_heads(graph: Any, head_dims: Collection[int]) -> None:
     """Checks that each fused attention splits its channels into heads of the model's size.
 
     Args:
         graph: An ONNX graph.
-        head_dim: Channels a head in the model.
+        head_dims: Channels a head in the model; several numbers where its layers differ.
 
     Raises:
         ExportError: One does not.
@@ -83,7 +84,8 @@ def check_fused_heads(graph: Any, head_dim: int) -> None:
             continue
         heads = next(attribute.i for attribute in node.attribute if attribute.name == "num_heads")
         width = widths[node.input[1]][-1] // 3  # the weights of query, key and value, side by side
-        if heads * head_dim != width:
+        if all(heads * head_dim != width for head_dim in head_dims):
+            head_dim = min(head_dims)
             raise ExportError(
                 f"The fused attention {node.name} was given {heads} heads for {width} channels; heads of {head_dim} "
                 f"channels make {width // head_dim}. Export with transformers 4.57, or leave `optimize` out."

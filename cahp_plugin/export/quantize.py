@@ -16,6 +16,7 @@ from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.session import graph_inputs, open_session
 
 Quantization = Literal["dynamic", "static", "fp16"]
+_ARITHMETIC = ("Abs", "Add", "Cast", "Div", "Floor", "Log", "Mul", "Neg", "Sub")
 
 
 def quantize_graph(
@@ -122,7 +123,28 @@ def _fp16(source: Path, target: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     onnx = onnx_module()
-    onnx.save(convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), str(target))
+    model = onnx.load(str(source))
+    exact = integers_by_way_of_floats(model.graph)
+    onnx.save(convert_float_to_float16(model, keep_io_types=True, node_block_list=exact), str(target))
+
+
+def integers_by_way_of_floats(graph: Any) -> list[str]:
+    """Names of the nodes that compute integers in floating point: T5's buckets of distances, by a logarithm.
+
+    Half precision would put a distance at the edge of a bucket into the next one, whose bias is quite another.
+    """
+    types = onnx_module().TensorProto
+    makers = {output: node for node in graph.node for output in node.output}
+    whole = {types.INT32, types.INT64}
+    found: dict[str, None] = {}
+    open_ends = [node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i in whole]
+    while open_ends:
+        for name in open_ends.pop().input:
+            node = makers.get(name)
+            if node is not None and node.op_type in _ARITHMETIC and node.name not in found:
+                found[node.name] = None
+                open_ends.append(node)
+    return list(found)
 
 
 @contextlib.contextmanager

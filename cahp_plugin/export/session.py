@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import DataError, ExportError, MissingDependencyError
+from cahp_plugin.export.parts import DECODER, ENCODER, MODEL
 
 
 def onnxruntime() -> Any:
@@ -25,22 +26,33 @@ def onnxruntime() -> Any:
     return module
 
 
-def onnx_file(folder: str | os.PathLike[str]) -> Path | None:
-    """Finds the graph in a folder.
+def graph_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Finds the graphs of an exported model in a folder.
 
     Returns:
-        The only ``.onnx`` file; ``None`` where there is none.
+        Name -> file: one ``model``, or ``encoder_model`` and ``decoder_model`` in this order, whatever stands behind
+        these in the file's name (``_quantized``); empty where there is no ``.onnx`` file.
 
     Raises:
-        ExportError: There are several.
+        ExportError: There are others.
     """
     files = sorted(Path(folder).glob("*.onnx"))
-    if len(files) > 1:
+    if len(files) == 1 and not files[0].stem.startswith((ENCODER, DECODER)):
+        return {MODEL: files[0]}
+    pair = {name: [file for file in files if file.stem.startswith(name)] for name in (ENCODER, DECODER)}
+    if len(files) == 2 and all(len(found) == 1 for found in pair.values()) and not _of_a_cache(pair[DECODER][0]):
+        return {name: found[0] for name, found in pair.items()}
+    if files:
         raise ExportError(
-            f"{folder} holds {len(files)} graphs ({', '.join(file.name for file in files)}); expected one. Keep each "
-            "in a folder of its own."
+            f"{folder} holds {len(files)} graphs ({', '.join(file.name for file in files)}); expected one, or an "
+            f"encoder and a decoder ({ENCODER}*.onnx, {DECODER}*.onnx) without a cache. Keep each model in a folder "
+            "of its own."
         )
-    return files[0] if files else None
+    return {}
+
+
+def _of_a_cache(decoder: Path) -> bool:
+    return "with_past" in decoder.stem or "merged" in decoder.stem
 
 
 def open_session(path: Path, *, threads: int | None = None) -> Any:

@@ -1,170 +1,224 @@
-"""What is exported: a model, or a graph that was exported before."""
+"""What is exported: a model, or graphs that were exported before."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers, head_map, kept_state
-from cahp_plugin.architectures.positions import max_positions
-from cahp_plugin.errors import CheckpointError, DataError
-from cahp_plugin.export.session import onnx_file, open_session, run_session
-from cahp_plugin.export.tasks import TASKS, Task, exported_model, input_names, task_named, task_of
+from cahp_plugin.architectures import attention_layers, head_entries, head_map, kept_state
+from cahp_plugin.architectures.positions import config_positions, max_positions
+from cahp_plugin.errors import CheckpointError, DataError, ExportError
+from cahp_plugin.export.inputs import random_inputs
+from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
+from cahp_plugin.export.session import graph_files, open_session, run_session
+from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
 from cahp_plugin.prune import load_pruned
-from cahp_plugin.prune.checkpoint import load_config, load_tokenizer
+from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
 
 logger = logging.get_logger(__name__)
 
 _ANY_LENGTH = 2**31
 
-Run = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
-
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model or a graph, as the export needs it.
+    """A model or its graphs, as the export needs it.
 
     Attributes:
         task: What it does.
         config: Its config.
-        inputs: Names of its inputs.
-        longest: Longest sequence that it takes, in tokens.
+        parts: What is exported as a graph each, in the order in which they run.
+        longest: Longest text that it takes, in tokens.
         num_heads: Attention heads in it.
-        head_dim: Channels a head.
-        run: From inputs by name to outputs by name.
-        model: The module that is exported, fp32 on the CPU; ``None`` for a graph.
-        graph: The file; ``None`` for a model.
+        head_dims: Channels a head; more than one number where layers differ.
+        model: The model that is exported, fp32 on the CPU; ``None`` for graphs.
+        graphs: Name of a part -> file; empty for a model.
         tokenizer: The tokenizer beside it, or ``None``.
+        folder: Folder or Hub id that it comes from; ``None`` for a model in memory.
+        generation_config: How it generates, for models that do.
     """
 
     task: Task
     config: Any
-    inputs: tuple[str, ...]
+    parts: tuple[Part, ...]
     longest: int
     num_heads: int
-    head_dim: int
-    run: Run
+    head_dims: frozenset[int]
     model: Any = None
-    graph: Path | None = None
+    graphs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     tokenizer: Any = None
+    folder: str | None = None
+    generation_config: Any = None
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it takes texts, whose length is free and which are padded."""
+        return any("input_ids" in part.inputs for part in self.parts[:1])
 
     def random_inputs(
-        self, batch_size: int, sequence_length: int, *, padded: bool, generator: torch.Generator
+        self,
+        batch_size: int,
+        sequence_length: int,
+        *,
+        target_length: int | None = None,
+        padded: bool,
+        generator: torch.Generator,
     ) -> dict[str, torch.Tensor]:
-        """Draws inputs of one shape.
+        """Draws inputs of one shape for the whole; see :func:`cahp_plugin.export.inputs.random_inputs`.
 
         Args:
             batch_size: Examples.
-            sequence_length: Tokens; no more than ``longest``.
-            padded: Whether the examples behind the first are padded on the right, each to another length.
-            generator: Source of the token ids.
+            sequence_length: Tokens of a text; no more than ``longest``.
+            target_length: Tokens of a decoder; about two thirds of a text's without it.
+            padded: Whether the examples behind the first are padded, each to another length.
+            generator: Source of the numbers.
 
         Returns:
-            Input name -> int64 tensor of shape ``(batch_size, sequence_length)``.
+            Input name -> tensor.
         """
-        shape = (batch_size, sequence_length)
-        mask = torch.ones(shape, dtype=torch.long)
-        if padded:
-            for row in range(1, batch_size):
-                mask[row, max(1, sequence_length * row // batch_size) :] = 0
-        padding = getattr(self.config, "pad_token_id", None) or 0
-        tokens = torch.randint(0, self.config.vocab_size, shape, generator=generator)
-        tokens = tokens.masked_fill(tokens == padding, (padding + 1) % self.config.vocab_size)
-        every = {
-            "input_ids": tokens.masked_fill(mask == 0, padding),
-            "attention_mask": mask,
-            "token_type_ids": torch.zeros(shape, dtype=torch.long),
-        }
-        return {name: every[name] for name in self.inputs}
+        names = [*self.parts[0].inputs, *(["decoder_input_ids"] if len(self.parts) > 1 else [])]
+        padding = "left" if self.parts[0].left else "right"
+        return random_inputs(
+            names,
+            self.config,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            target_length=target_length or max(1, sequence_length * 2 // 3),
+            padding=padding if padded else None,  # type: ignore[arg-type]  # one of two literals
+            generator=generator,
+        )
+
+    def run(self, part: Part, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Runs one part: inputs by name to outputs by name."""
+        if self.model is None:
+            return run_session(open_session(self.graphs[part.name]), inputs)
+        with kept_state(self.model), torch.inference_mode():
+            self.model.eval()
+            return part.run(inputs)
+
+    def part_inputs(self, part: Part, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Picks a part's inputs out of those of the whole and the outputs of the parts before."""
+        own = feed(part.name, given)
+        return {name: own[name] for name in part.inputs if name in own}
 
 
 def open_source(source: Any, task: str | None = None) -> Source:
     """Opens what is to be exported.
 
     Args:
-        source: A model, a folder or Hub id of one, or a folder with an exported graph.
+        source: A model, a folder or Hub id of one, or a folder with exported graphs.
         task: Optimum's name of the task; the one that the model's class does without it.
 
     Raises:
         CheckpointError: It is no model.
-        ExportError: The model can't do the task, or there are several graphs.
+        ExportError: The model can't do the task, or there are graphs of several models.
     """
     if isinstance(source, torch.nn.Module):
-        return _of_model(source, task, tokenizer=None)
+        return _of_model(source, task, folder=None)
     name = os.fspath(source)
-    graph = onnx_file(name)
-    if graph is not None:
-        return _of_graph(graph, task)
-    return _of_model(load_pruned(name, dtype=torch.float32), task, tokenizer=_tokenizer(name))
+    graphs = graph_files(name)
+    if graphs:
+        return _of_graphs(graphs, task, name)
+    return _of_model(load_pruned(name, dtype=torch.float32), task, folder=name)
 
 
-def _of_model(model: Any, task_name: str | None, *, tokenizer: Any) -> Source:
+def _of_model(model: Any, task_name: str | None, *, folder: str | None) -> Source:
     task = task_of(model, task_name)
-    part = exported_model(model, task)
-    if any(parameter.device.type != "cpu" or parameter.dtype != torch.float32 for parameter in part.parameters()):
+    whole = exported_model(model, task)
+    if any(parameter.device.type != "cpu" or parameter.dtype != torch.float32 for parameter in whole.parameters()):
         raise DataError(
             f"{type(model).__name__} is not in fp32 on the CPU, where the graph is compared with it: "
             "`model.float().cpu()` first. `quantize='fp16'` makes an fp16 graph."
         )
-    layers = attention_layers(part)
-    if not head_map(part.config):
+    layers = attention_layers(whole)
+    if not head_map(whole.config):
         logger.info(f"{type(model).__name__} was not pruned by cahp-plugin; it is exported as it is.")
-
-    def run(inputs: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        with kept_state(part), torch.inference_mode():
-            part.eval()
-            result = part(**inputs)
-        return {name: result[name] for name in task.outputs}
-
-    return Source(
-        task,
-        part.config,
-        input_names(part),
-        max_positions(part) or _ANY_LENGTH,
-        sum(len(layer.heads) for layer in layers),
-        layers[0].head_dim,
-        run,
-        model=part,
-        tokenizer=tokenizer,
-    )
-
-
-def _of_graph(graph: Path, task_name: str | None) -> Source:
-    folder = graph.parent
-    config = load_config(folder)
-    session = open_session(graph)
-    task = task_named(task_name) if task_name else _task_of_outputs(config, session)
-    kept = head_map(config)
-    count = int(config.num_attention_heads)
+    config = copy.deepcopy(whole.config)
+    config.architectures = [type(whole).__name__]
+    parts = parts_of(whole, task)
     return Source(
         task,
         config,
-        tuple(entry.name for entry in session.get_inputs()),
-        getattr(config, "max_position_embeddings", None) or _ANY_LENGTH,
-        sum(len(heads) for heads in kept.values()) if kept else count * int(config.num_hidden_layers),
-        int(config.hidden_size) // count,
-        lambda inputs: run_session(session, inputs),
-        graph=graph,
-        tokenizer=_tokenizer(str(folder)),
+        parts,
+        max_positions(whole) or _ANY_LENGTH,
+        sum(len(layer.heads) for layer in layers),
+        frozenset(layer.head_dim for layer in layers),
+        model=whole,
+        tokenizer=None if folder is None else _tokenizer(folder, parts),
+        folder=folder,
+        generation_config=copy.deepcopy(getattr(whole, "generation_config", None)),
     )
 
 
-def _task_of_outputs(config: Any, session: Any) -> Task:
-    names = {entry.name for entry in session.get_outputs()}
-    class_name = (config.architectures or [""])[0]
-    fitting = [task for task in TASKS.values() if set(task.outputs) == names]
-    return next((task for task in fitting if class_name.endswith(task.suffixes)), (fitting or list(TASKS.values()))[0])
+def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -> Source:
+    config = load_config(folder)
+    sessions = {name: open_session(path) for name, path in graphs.items()}
+    task = task_named(task_name) if task_name else _task_of_graphs(config, sessions)
+    entries = head_entries(config).values()
+    if entries:
+        num_heads, head_dims = sum(len(entry.kept) for entry in entries), {entry.head_dim for entry in entries}
+    else:
+        layers = attention_layers(untrained_model(config))
+        num_heads, head_dims = sum(len(layer.heads) for layer in layers), {layer.head_dim for layer in layers}
+    names = {entry.name for session in sessions.values() for entry in session.get_inputs()}
+    left = task.name == "text-generation" or "position_ids" in names
+    parts = tuple(
+        Part(
+            name,
+            {entry.name: {} for entry in session.get_inputs()},
+            {entry.name: {} for entry in session.get_outputs()},
+            None,
+            left,
+        )
+        for name, session in sessions.items()
+    )
+    return Source(
+        task,
+        config,
+        parts,
+        config_positions(config) or _ANY_LENGTH,
+        num_heads,
+        frozenset(head_dims),
+        graphs=graphs,
+        tokenizer=_tokenizer(folder, parts),
+        folder=folder,
+        generation_config=_generation_config(folder),
+    )
 
 
-def _tokenizer(name: str) -> Any:
+def _task_of_graphs(config: Any, sessions: Mapping[str, Any]) -> Task:
+    inputs = {entry.name for session in sessions.values() for entry in session.get_inputs()}
+    outputs = {entry.name for entry in list(sessions.values())[-1].get_outputs()}
+    main_input = next((name for name in ("input_features", "pixel_values") if name in inputs), "input_ids")
+    if MODEL not in sessions:
+        return next(task for task in TASKS.values() if task.two_graphs and task.main_input == main_input)
+    own = own_task((config.architectures or [""])[0], main_input)
+    if own is not None and not own.two_graphs and set(own.outputs) <= outputs:
+        return own
+    fitting = [task for task in TASKS.values() if set(task.outputs) <= outputs and not task.two_graphs]
+    if not fitting:
+        raise ExportError(f"The graph gives {', '.join(sorted(outputs))}, the outputs of none of: {', '.join(TASKS)}.")
+    return fitting[0]
+
+
+def _tokenizer(name: str, parts: tuple[Part, ...]) -> Any:
+    texts = any("input_ids" in part.inputs for part in parts)
     try:
         return load_tokenizer(name)
     except CheckpointError as error:
-        logger.warning(f"{error} The exported folder has none either.")
+        if texts:
+            logger.warning(f"{error} The exported folder has none either.")
         return None
+
+
+def _generation_config(folder: str) -> Any:
+    from transformers import GenerationConfig
+
+    return GenerationConfig.from_pretrained(folder) if (Path(folder) / "generation_config.json").is_file() else None

@@ -1,14 +1,15 @@
-"""Which task a model is exported for, under Optimum's names, and what goes in and comes out."""
+"""Which task a model is exported for, under Optimum's names."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from typing import Any
 
 from cahp_plugin.errors import ExportError
 
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_BATCH = {0: "batch_size"}
+_TOKENS = {0: "batch_size", 1: "sequence_length"}
+_TARGETS = {0: "batch_size", 1: "decoder_sequence_length"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +20,18 @@ class Task:
         name: Optimum's name of the task.
         suffixes: Endings of the class names of the models that do it.
         outputs: Output name -> its dynamic axes.
+        two_graphs: Whether encoder and decoder are a graph each; the outputs are the decoder's.
+        main_input: Start of the names of the inputs that tell the task from others of the same suffixes.
     """
 
     name: str
     suffixes: tuple[str, ...]
     outputs: dict[str, dict[int, str]]
+    two_graphs: bool = False
+    main_input: str = "input_ids"
 
 
-_BATCH = {0: "batch_size"}
-_TOKENS = {0: "batch_size", 1: "sequence_length"}
-
+#: In the order in which classes are matched: `GPT2LMHeadModel` is no bare model.
 TASKS = {
     task.name: task
     for task in (
@@ -36,7 +39,32 @@ TASKS = {
         Task("token-classification", ("ForTokenClassification",), {"logits": _TOKENS}),
         Task("question-answering", ("ForQuestionAnswering",), {"start_logits": _TOKENS, "end_logits": _TOKENS}),
         Task("fill-mask", ("ForMaskedLM",), {"logits": _TOKENS}),
-        Task("feature-extraction", ("Model",), {"last_hidden_state": _TOKENS}),
+        Task(
+            "image-classification",
+            ("ForImageClassification", "ForImageClassificationWithTeacher"),
+            {"logits": _BATCH},
+            main_input="pixel_values",
+        ),
+        Task("text-generation", ("ForCausalLM", "LMHeadModel"), {"logits": _TOKENS}),
+        Task("text2text-generation", ("ForConditionalGeneration", "MTModel"), {"logits": _TARGETS}, two_graphs=True),
+        Task(
+            "automatic-speech-recognition",
+            ("ForConditionalGeneration",),
+            {"logits": _TARGETS},
+            two_graphs=True,
+            main_input="input_features",
+        ),
+        Task(
+            "zero-shot-image-classification",
+            ("CLIPModel",),
+            {
+                "logits_per_image": {0: "image_batch_size", 1: "text_batch_size"},
+                "logits_per_text": {0: "text_batch_size", 1: "image_batch_size"},
+                "text_embeds": {0: "text_batch_size"},
+                "image_embeds": {0: "image_batch_size"},
+            },
+        ),
+        Task("feature-extraction", ("Model", "WithProjection"), {"last_hidden_state": _TOKENS}),
     )
 }
 
@@ -49,12 +77,26 @@ def task_named(name: str) -> Task:
     """
     if name.endswith("-with-past"):
         raise ExportError(
-            f"The task {name!r} exports a key-value cache, whose shapes Optimum takes from the config: one head count "
-            f"for all layers, which a pruned model does not have. Export {name.removesuffix('-with-past')!r} instead."
+            f"The task {name!r} puts a key-value cache into the graph. Optimum's exporter and its ORTModel classes "
+            "take the shapes of that cache from the config: one head count for all layers, which a pruned model does not "
+            f"have, so the graph would fail or be wrong. Export {name.removesuffix('-with-past')!r} instead, which "
+            "computes all tokens anew at each step (load it with `use_cache=False`), or generate in torch, where the "
+            "cache works."
         )
     if name not in TASKS:
         raise ExportError(f"The task {name!r} is not supported; expected one of {', '.join(TASKS)}.")
     return TASKS[name]
+
+
+def own_task(class_name: str, main_input: str) -> Task | None:
+    """Finds the task of a class of models.
+
+    Args:
+        class_name: Name of the class.
+        main_input: Name of its first input.
+    """
+    fitting = [task for task in TASKS.values() if class_name.endswith(task.suffixes)]
+    return next((task for task in fitting if task.main_input == main_input), fitting[0] if fitting else None)
 
 
 def task_of(model: Any, name: str | None = None) -> Task:
@@ -62,14 +104,14 @@ def task_of(model: Any, name: str | None = None) -> Task:
 
     Args:
         model: A transformers model.
-        name: Optimum's name of a task; ``feature-extraction`` is possible for every model.
+        name: Optimum's name of a task; ``feature-extraction`` is possible for every model of one sequence.
 
     Raises:
         ExportError: The task is unknown, unsupported, or not what the model's head does.
     """
     asked = None if name is None else task_named(name)
     class_name = type(model).__name__
-    own = next((task for task in TASKS.values() if class_name.endswith(task.suffixes)), None)
+    own = own_task(class_name, str(getattr(model, "main_input_name", "input_ids")))
     if own is None:
         raise ExportError(
             f"{class_name} belongs to none of the supported tasks ({', '.join(TASKS)}); `task='feature-extraction'` "
@@ -77,31 +119,26 @@ def task_of(model: Any, name: str | None = None) -> Task:
             if name is None
             else f"{class_name} can't be exported for {name!r}."
         )
-    if asked is None or asked == own:
-        return own
-    if asked.name == "feature-extraction":
-        return asked
-    raise ExportError(
-        f"{class_name} does {own.name}, not {name}: its head was trained for that. Export it for {own.name!r} or for "
-        "'feature-extraction', or load the checkpoint with the class you want and train its head first."
-    )
+    task = own if asked is None else asked
+    features = task.name == "feature-extraction"
+    if task != own and not features:
+        raise ExportError(
+            f"{class_name} does {own.name}, not {name}: its head was trained for that. Export it for {own.name!r} or "
+            "for 'feature-extraction', or load the checkpoint with the class you want and train its head first."
+        )
+    if features and (own.two_graphs or own.name == "zero-shot-image-classification"):
+        raise ExportError(f"{class_name} has no one sequence of features; export it for {own.name!r}.")
+    if features and own != task and model.base_model is model:
+        raise ExportError(f"{class_name} has no model below its head; export it for {own.name!r}.")
+    if features and getattr(model.config, "is_encoder_decoder", False) and hasattr(model.base_model, "decoder"):
+        raise ExportError(
+            f"{class_name} is an encoder-decoder, whose features are two sequences; export its encoder "
+            "(`model.get_encoder()`), or the model with its head for 'text2text-generation'."
+        )
+    return task
 
 
 def exported_model(model: Any, task: Task) -> Any:
     """The part of a model that is exported: the whole, or what lies below its head for ``feature-extraction``."""
-    own = task_of(model)
-    return model.base_model if task.name == "feature-extraction" and own.name != task.name else model
-
-
-def input_names(model: Any) -> tuple[str, ...]:
-    """Names of the inputs that the exported graph takes, in order.
-
-    Token types are an input where the model has more than one of them, as in Optimum.
-    """
-    accepted = inspect.signature(model.forward).parameters
-    names = [name for name in _TEXT_INPUTS if name in accepted]
-    if "token_type_ids" in names and getattr(model.config, "type_vocab_size", 0) < 2:
-        names.remove("token_type_ids")
-    if "input_ids" not in names:
-        raise ExportError(f"{type(model).__name__} takes no `input_ids`; only text models can be exported.")
-    return tuple(names)
+    below = task.name == "feature-extraction" and task_of(model).name != task.name
+    return model.base_model if below else model

@@ -12,12 +12,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.architectures.positions import max_positions
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.export.inputs import call_options, fixed_length, model_inputs, random_inputs
 from cahp_plugin.prune.checkpoint import untrained_model
 
 CONVENTION = (
-    "Theory: the ratio of multiply-accumulates, counted by torch.utils.flop_counter over all matrix products of a "
-    "forward pass without padding (projections, attention products, feed-forward, heads). Embeddings, norms, softmax "
-    "and activations are not counted; a quantized graph counts like its fp32 original."
+    "Theory: the ratio of multiply-accumulates, counted by torch.utils.flop_counter over all matrix products and "
+    "convolutions of a forward pass without padding (projections, attention products, feed-forward, heads, patches). "
+    "Causal and local attention count in full; keys and values that several heads share count once in their "
+    "projections and once a head in the products. Embeddings, norms, softmax and activations are not counted; a "
+    "quantized graph counts like its fp32 original."
+)
+ENCODER_DECODER_NOTE = (
+    "Encoder-decoders: one call is the way to the first token, the encoder over the length given and the decoder over "
+    "one token; each later token costs a decoder step more."
 )
 
 
@@ -27,7 +34,8 @@ class Work:
 
     Attributes:
         num_heads: Attention heads in it.
-        macs: Sequence length in tokens -> multiply-accumulates for one example.
+        macs: Sequence length in tokens -> multiply-accumulates for one example; of a model of texts and images, for
+            one text and two images.
     """
 
     num_heads: int
@@ -43,11 +51,17 @@ def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
         name: Name of the model, for messages.
 
     Raises:
-        ConfigError: The model has no positions for the longest sequence.
+        ConfigError: The model has no positions for the longest sequence, or takes one length only.
         UnsupportedModelError: Its architecture is not supported.
     """
     model = untrained_model(config).requires_grad_(False)
-    limit = max_positions(model)
+    fixed = fixed_length(config)
+    limit = None if fixed is not None else max_positions(model)
+    if fixed is not None and set(sequence_lengths) != {fixed}:
+        raise ConfigError(
+            f"{name} takes images or speech of {fixed} tokens, no more and no less; `sequence_lengths` holds "
+            f"{', '.join(map(str, sequence_lengths))}. Leave it out."
+        )
     if limit is not None and max(sequence_lengths) > limit:
         raise ConfigError(f"{name} takes {limit} tokens at most; `sequence_lengths` holds {max(sequence_lengths)}.")
     return Work(
@@ -57,7 +71,13 @@ def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
 
 
 def _count(model: Any, sequence_length: int) -> int:
-    tokens = torch.ones(1, sequence_length, dtype=torch.long)
+    inputs = random_inputs(
+        model_inputs(type(model)),
+        model.config,
+        batch_size=1,
+        sequence_length=sequence_length,
+        generator=torch.Generator().manual_seed(0),
+    )
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(input_ids=tokens, attention_mask=tokens)
+        model(**inputs, **call_options(type(model)))
     return counter.get_total_flops() // 2

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.latency.macs import CONVENTION, Work, work_of
+from cahp_plugin.latency.macs import CONVENTION, ENCODER_DECODER_NOTE, Work, work_of
 from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.latency.memory import peak_memory
 from cahp_plugin.latency.report import LatencyReport
@@ -27,9 +27,11 @@ from cahp_plugin.latency.targets import (
     Call,
     Target,
     check_device,
+    check_inputs,
     example_inputs,
     find_targets,
     load_target,
+    sequence_lengths_of,
 )
 from cahp_plugin.machine import cpu_flags, cpu_name
 
@@ -40,7 +42,7 @@ def measure_latency(
     targets: Sequence[str | os.PathLike[str]],
     *,
     batch_sizes: Sequence[int] = (1,),
-    sequence_lengths: Sequence[int] = (128,),
+    sequence_lengths: Sequence[int] | None = None,
     device: str = "cpu",
     threads: int = 1,
     rounds: int = 50,
@@ -55,7 +57,9 @@ def measure_latency(
         targets: Folders or Hub ids: checkpoints, pruned or not, run by torch; folders with a graph, by onnxruntime.
             Ratios are to the first.
         batch_sizes: Examples a call.
-        sequence_lengths: Tokens an example, without padding.
+        sequence_lengths: Tokens an example, without padding. Without it 128, or as many as the model has positions
+            for; images and speech have one length, their own, and no other is taken. An encoder-decoder's encoder
+            gets this length and its decoder one token: the way to the first token.
         device: ``"cpu"`` or ``"cuda"``.
         threads: Threads inside an operator, in torch and in onnxruntime.
         rounds: Timed calls of each target at each shape; below 50 the intervals are wide.
@@ -69,7 +73,8 @@ def measure_latency(
         The times and what they were measured on.
 
     Raises:
-        ConfigError: A number is out of range, the device is absent, or a sequence is too long for a model.
+        ConfigError: A number is out of range, the device is absent, a sequence is too long for a model, or the
+            targets can't be given the same inputs.
         CheckpointError: A target is no model.
         ExportError: A folder holds several graphs.
         MissingDependencyError: onnxruntime is needed and not installed.
@@ -77,6 +82,8 @@ def measure_latency(
     _check(targets, batch_sizes, sequence_lengths, threads, rounds, warmup)
     found = find_targets(targets)
     check_device(found, device)
+    check_inputs(found)
+    sequence_lengths = sequence_lengths_of(found, sequence_lengths)
     work = [work_of(target.config, sequence_lengths, target.name) for target in found]
     load_before = _load_average()
     with _torch_threads(threads):
@@ -125,14 +132,14 @@ def measure_latency(
             "memory_shape": list(largest) if memory else None,
         },
         environment=_environment(device) | {"load_before": load_before, "load_after": load_after},
-        convention=CONVENTION,
+        convention=CONVENTION + (f" {ENCODER_DECODER_NOTE}" if "decoder_input_ids" in found[0].inputs else ""),
     )
 
 
 def _check(
     targets: Sequence[Any],
     batch_sizes: Sequence[int],
-    sequence_lengths: Sequence[int],
+    sequence_lengths: Sequence[int] | None,
     threads: int,
     rounds: int,
     warmup: int,
@@ -141,7 +148,7 @@ def _check(
         raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
     for name, values, least in (
         ("batch_sizes", batch_sizes, 1),
-        ("sequence_lengths", sequence_lengths, 1),
+        ("sequence_lengths", [1] if sequence_lengths is None else sequence_lengths, 1),
         ("threads", [threads], 1),
         ("rounds", [rounds], 2),
         ("warmup", [warmup], 0),

@@ -15,7 +15,7 @@ class Measurement:
         precision: ``"fp32"``, ``"fp16"``, ``"int8 dynamic"``, ``"int8 static"``, or a checkpoint's dtype.
         num_heads: Attention heads in it.
         batch_size: Examples a call.
-        sequence_length: Tokens an example.
+        sequence_length: Tokens an example; of an image, its patches.
         p50_ms: Median, milliseconds.
         p90_ms: 90th percentile, milliseconds.
         p99_ms: 99th percentile, milliseconds.

@@ -61,7 +61,7 @@ def _main(settings: dict[str, Any]) -> None:
 
     torch.set_num_threads(settings["threads"])
     target = find_targets([settings["path"]])[0]
-    if target.graph is None:  # imports are not the model's memory
+    if not target.graphs:  # imports are not the model's memory
         model_class(target.config, target.path)
     else:
         onnxruntime()

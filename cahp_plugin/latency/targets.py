@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cahp_plugin.architectures.positions import config_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.session import graph_inputs, onnx_file, onnxruntime
+from cahp_plugin.export.inputs import (
+    call_options,
+    fixed_length,
+    image_shape,
+    model_inputs,
+    random_inputs,
+    speech_frames,
+    text_config,
+)
+from cahp_plugin.export.parts import feed
+from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime
 from cahp_plugin.prune import load_pruned
-from cahp_plugin.prune.checkpoint import load_config
+from cahp_plugin.prune.checkpoint import load_config, model_class
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+_LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +39,7 @@ class Target:
     Attributes:
         name: Short name, different from the others'.
         path: Folder or Hub id.
-        graph: Its graph; ``None`` for a checkpoint that torch runs.
+        graphs: Its graphs by name, in the order in which they run; empty for a checkpoint that torch runs.
         precision: ``"fp32"``, ``"fp16"``, ``"int8 dynamic"`` or ``"int8 static"``; of a checkpoint, its dtype.
         config: Its config.
         mib: Size of its weights on disk, MiB; ``None`` for a checkpoint on the Hub.
@@ -35,7 +47,7 @@ class Target:
 
     name: str
     path: str
-    graph: Path | None
+    graphs: Mapping[str, Path]
     precision: str
     config: Any
     mib: float | None
@@ -43,7 +55,12 @@ class Target:
     @property
     def backend(self) -> str:
         """``"torch"`` or ``"onnxruntime"``."""
-        return "torch" if self.graph is None else "onnxruntime"
+        return "onnxruntime" if self.graphs else "torch"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that the model needs."""
+        return tuple(model_inputs(model_class(self.config, self.path)))
 
 
 def find_targets(paths: Sequence[str | os.PathLike[str]]) -> list[Target]:
@@ -64,13 +81,15 @@ def _short_names(paths: list[str]) -> list[str]:
 
 
 def _look_at(name: str, path: str) -> Target:
-    graph = onnx_file(path)
+    graphs = graph_files(path)
     config = load_config(path)
-    files = [graph] if graph is not None else sorted(Path(path).glob("*.safetensors"))
+    files = list(graphs.values()) if graphs else sorted(Path(path).glob("*.safetensors"))
     mib = sum(file.stat().st_size for file in files) / 2**20 if files else None
-    precision = _precision_of(graph) if graph is not None else str(getattr(config, "dtype", None) or "float32")
+    precision = str(getattr(config, "dtype", None) or "float32")
+    if graphs:
+        precision = " + ".join(dict.fromkeys(_precision_of(graph) for graph in graphs.values()))
     precision = {"torch.float32": "fp32", "float32": "fp32", "torch.float16": "fp16"}.get(precision, precision)
-    return Target(name, path, graph, precision, config, mib)
+    return Target(name, path, graphs, precision, config, mib)
 
 
 def _precision_of(graph: Path) -> str:
@@ -85,6 +104,45 @@ def _precision_of(graph: Path) -> str:
     return "fp16" if types.count(onnx.TensorProto.FLOAT16) > types.count(onnx.TensorProto.FLOAT) else "fp32"
 
 
+def check_inputs(targets: Sequence[Target]) -> None:
+    """Checks that all targets can be given the same inputs.
+
+    Raises:
+        ConfigError: Some take texts and others images, images of another size, or only some decode.
+    """
+    kinds = {target.name: (set(target.inputs) - {"attention_mask"}, _sides(target)) for target in targets}
+    first = next(iter(kinds))
+    for name, kind in kinds.items():
+        if kind != kinds[first]:
+            raise ConfigError(
+                f"{first} and {name} take other inputs ({_words(kinds[first])}; {_words(kind)}); only models that can "
+                "be given the same are measured side by side."
+            )
+
+
+def _sides(target: Target) -> tuple[int, ...]:
+    if "pixel_values" in target.inputs:
+        return image_shape(target.config)
+    if "input_features" in target.inputs:
+        return int(target.config.num_mel_bins), speech_frames(target.config)
+    return ()
+
+
+def _words(kind: tuple[set[str], tuple[int, ...]]) -> str:
+    names, sides = kind
+    return ", ".join(sorted(names)) + (f" of {' x '.join(map(str, sides))}" if sides else "")
+
+
+def sequence_lengths_of(targets: Sequence[Target], asked: Sequence[int] | None) -> tuple[int, ...]:
+    """The lengths to measure at: those asked for, the one that images or speech have, or else 128 tokens."""
+    if asked is not None:
+        return tuple(asked)
+    fixed = fixed_length(targets[0].config)
+    if fixed is not None:
+        return (fixed,)
+    return (min([_LENGTH, *(limit for target in targets if (limit := config_positions(target.config)))]),)
+
+
 def check_device(targets: Sequence[Target], device: str) -> None:
     """Checks that all targets can run where they are asked to, before anything is loaded.
 
@@ -95,15 +153,21 @@ def check_device(targets: Sequence[Target], device: str) -> None:
         raise ConfigError(f"`device` must be cpu or cuda; got {device!r}.")
     if device == "cpu":
         return
-    if any(target.graph is None for target in targets) and not torch.cuda.is_available():
+    if any(not target.graphs for target in targets) and not torch.cuda.is_available():
         raise ConfigError("`device` is cuda, but torch sees no CUDA device here. Nothing was measured.")
-    if any(target.graph is not None for target in targets):
+    if any(target.graphs for target in targets):
         providers = onnxruntime().get_available_providers()
         if CUDA_PROVIDER not in providers:
             raise ConfigError(
                 f"`device` is cuda, but this onnxruntime has only {', '.join(providers)}. Install onnxruntime-gpu; "
                 "a figure from the CPU would not be one of the GPU, so nothing was measured."
             )
+    pairs = [target.name for target in targets if len(target.graphs) > 1]
+    if pairs:
+        raise ConfigError(
+            f"{', '.join(pairs)}: graphs of an encoder and a decoder are timed on the CPU only; their checkpoints are "
+            "timed on the GPU too, by torch."
+        )
     slow = [target.name for target in targets if target.precision == "int8 dynamic"]
     if slow:
         raise ConfigError(
@@ -112,15 +176,32 @@ def check_device(targets: Sequence[Target], device: str) -> None:
         )
 
 
-def example_inputs(targets: Sequence[Target], batch_size: int, sequence_length: int, seed: int) -> dict[str, Any]:
-    """Random token ids that every target knows, without padding: name -> int64 ``(batch_size, sequence_length)``."""
-    vocabulary = min(int(target.config.vocab_size) for target in targets)
-    padding = {getattr(target.config, "pad_token_id", None) for target in targets}
-    tokens = torch.randint(0, vocabulary, (batch_size, sequence_length), generator=torch.Generator().manual_seed(seed))
-    other = next(token for token in range(vocabulary) if token not in padding)
-    for token in padding - {None}:
-        tokens[tokens == token] = other
-    return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+def example_inputs(
+    targets: Sequence[Target], batch_size: int, sequence_length: int, seed: int
+) -> dict[str, torch.Tensor]:
+    """Random inputs that every target knows, without padding; decoders of encoder-decoders get one token.
+
+    Returns:
+        Name -> tensor; see :func:`cahp_plugin.export.inputs.random_inputs`.
+    """
+    smallest = min(targets, key=lambda target: getattr(text_config(target.config), "vocab_size", 0)).config
+    names = [*dict.fromkeys(name for target in targets for name in target.inputs)]
+    texts = [name for name in names if name.endswith("input_ids")]
+    if "input_ids" in texts:
+        names += ["attention_mask", "position_ids"]
+    inputs = random_inputs(
+        dict.fromkeys(names),
+        smallest,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    padding = {getattr(text_config(target.config), "pad_token_id", None) for target in targets} - {None}
+    for name in texts:
+        other = next(token for token in range(text_config(smallest).vocab_size) if token not in padding)
+        for token in padding:
+            inputs[name][inputs[name] == token] = other
+    return inputs
 
 
 Call = Callable[[], Any]
@@ -139,20 +220,23 @@ def load_target(target: Target, *, device: str, threads: int, attn_implementatio
         A function from inputs (name -> tensor on the CPU) to the call that is timed. The call ends when the outputs
         are there; copies of inputs to a GPU are not in it.
     """
-    if target.graph is None:
+    if not target.graphs:
         return _load_torch(target, device, attn_implementation)
-    return _load_onnx(target.graph, device, threads)
+    if len(target.graphs) == 1:
+        return _load_onnx(next(iter(target.graphs.values())), device, threads)
+    return _load_chain(target.graphs, threads)
 
 
 def _load_torch(target: Target, device: str, attn_implementation: str | None) -> Callable[..., Call]:
     model = load_pruned(target.path, attn_implementation=attn_implementation).to(device).eval()
+    options = call_options(type(model))
 
     def prepare(inputs: dict[str, torch.Tensor]) -> Call:
-        placed = {name: tensor.to(device) for name, tensor in inputs.items()}
+        placed = {name: inputs[name].to(device) for name in target.inputs}
 
         def call() -> None:
             with torch.inference_mode():
-                model(**placed)
+                model(**placed, **options)
             if device == "cuda":
                 torch.cuda.synchronize()
 
@@ -161,7 +245,28 @@ def _load_torch(target: Target, device: str, attn_implementation: str | None) ->
     return prepare
 
 
-def _load_onnx(graph: Path, device: str, threads: int) -> Callable[..., Call]:
+def _load_chain(graphs: Mapping[str, Path], threads: int) -> Callable[..., Call]:
+    """Encoder, then decoder on what the encoder gave; on the CPU."""
+    sessions = {name: _session(graph, "cpu", threads) for name, graph in graphs.items()}
+    takes = {name: [entry.name for entry in session.get_inputs()] for name, session in sessions.items()}
+    gives = {name: [entry.name for entry in session.get_outputs()] for name, session in sessions.items()}
+
+    def prepare(inputs: dict[str, torch.Tensor]) -> Call:
+        given = {name: tensor.numpy() for name, tensor in inputs.items()}
+
+        def call() -> None:
+            known: dict[str, Any] = given
+            for name, session in sessions.items():
+                own = feed(name, known)
+                outputs = session.run(None, {key: own[key] for key in takes[name]})
+                known = {**known, **dict(zip(gives[name], outputs, strict=True))}
+
+        return call
+
+    return prepare
+
+
+def _session(graph: Path, device: str, threads: int) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -173,6 +278,12 @@ def _load_onnx(graph: Path, device: str, threads: int) -> Callable[..., Call]:
     session.disable_fallback()
     if session.get_providers()[0] != wanted:
         raise ConfigError(f"onnxruntime runs {graph} on {session.get_providers()[0]}, not on {wanted}.")
+    return session
+
+
+def _load_onnx(graph: Path, device: str, threads: int) -> Callable[..., Call]:
+    ort = onnxruntime()
+    session = _session(graph, device, threads)
     names = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
 

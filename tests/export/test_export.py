@@ -1,5 +1,9 @@
 import json
 import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -192,6 +196,29 @@ def test_a_kill_in_the_middle_leaves_nothing(tmp_path):
     assert nothing_left(tmp_path)
 
 
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from tiny import tiny_model
+import cahp_plugin.export.export as module
+module.compare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # with the graph on disk, before it is compared
+module.export_pruned(tiny_model(), sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal here")
+def test_a_kill_that_lets_nothing_run_leaves_no_output(tmp_path):
+    tests = Path(__file__).parents[1]
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tests), str(tmp_path / "onnx")], capture_output=True, cwd=tests.parent
+    )
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "onnx").exists()
+    assert all(path.name.startswith(".onnx.") for path in tmp_path.iterdir())  # the graph had been begun
+    assert list(tmp_path.rglob("model.onnx"))
+    export_pruned(tiny_model(), tmp_path / "onnx")  # and what is left is in nobody's way
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
@@ -207,7 +234,11 @@ def test_a_kill_in_the_middle_leaves_nothing(tmp_path):
         ({"quantize": "static"}, DataError, "needs calibration data"),
         ({"quantize": "static", "calibration": []}, DataError, "calibration set is empty"),
         ({"quantize": "static", "calibration": [{"labels": torch.zeros(1)}]}, DataError, "lacks attention_mask"),
-        ({"task": "feature-extraction", "evaluation": []}, DataError, "measured for text-classification"),
+        (
+            {"task": "feature-extraction", "evaluation": []},
+            DataError,
+            "measured for text-classification and image-classification",
+        ),
         ({"evaluation": []}, DataError, "evaluation set is empty"),
     ],
 )

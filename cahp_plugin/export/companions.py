@@ -1,0 +1,60 @@
+"""What lies beside the graphs: the config, and all that a pipeline prepares its inputs with."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file, logging
+
+from cahp_plugin.export.source import Source
+
+logger = logging.get_logger(__name__)
+
+_PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+
+
+def save_companions(source: Source, folder: Path, tokenizer: Any = None) -> None:
+    """Saves what belongs to a source beside its graphs.
+
+    The config, with the map of heads; the generation config, without a cache; the tokenizer; and the settings of the
+    image processor or feature extractor.
+
+    Args:
+        source: What was exported.
+        folder: Folder with the graphs.
+        tokenizer: Saved in place of the source's own.
+    """
+    source.config.save_pretrained(folder)
+    if source.generation_config is not None and _generates(source):
+        settings = copy.deepcopy(source.generation_config)
+        settings.use_cache = False
+        settings.save_pretrained(folder)
+    tokenizer = tokenizer if tokenizer is not None else source.tokenizer
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if {"pixel_values", "input_features"} & set(source.parts[0].inputs):
+        _copy_preprocessors(source, folder)
+
+
+def _generates(source: Source) -> bool:
+    return source.task.two_graphs or source.task.name == "text-generation"
+
+
+def _copy_preprocessors(source: Source, folder: Path) -> None:
+    found = [_file(source.folder, name) for name in _PREPROCESSORS] if source.folder is not None else []
+    for path in filter(None, found):
+        shutil.copyfile(path, folder / Path(path).name)
+    if source.folder is not None and not any(found):
+        logger.warning(f"{source.folder} has no {_PREPROCESSORS[0]}; the exported folder has none either.")
+
+
+def _file(folder: str, name: str) -> str | None:
+    try:
+        return cached_file(
+            folder, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        )
+    except OSError:  # not a repository either
+        return None
