@@ -20,7 +20,7 @@ import torch
 from cahp_plugin import finetune
 from cahp_plugin._compat import package_versions
 from cahp_plugin.cli.demo import minilm_folder
-from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
+from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.recover import evaluate_classifier
 
 
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         training_arguments=extra | ({"bf16": True} if arguments.bf16 else {}),
     )
-    found = evaluate_classifier(model, make_dataloader(encoded_held_out, tokenizer))
+    found = evaluate_classifier(model, make_dataloader(by_length(encoded_held_out), tokenizer))
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     report = {

@@ -20,7 +20,7 @@ from cahp_plugin.compare.methods import METHODS, Candidate
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.data import by_length, encode, find_columns, make_dataloader
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.prune import CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
@@ -90,9 +90,7 @@ def compare_methods(
         raise ConfigError("`heads` and `seeds` must hold at least one number each.")
     columns = find_columns(train, text_columns, label_column)
     encoded = encode(train, columns, tokenizer, model, max_length=max_length)
-    encoded_test = encode(test, columns, tokenizer, model, max_length=max_length)
-    # Sentences of a length share a batch: about half of the evaluation is padding otherwise.
-    encoded_test = encoded_test.select(np.argsort([len(ids) for ids in encoded_test["input_ids"]], kind="stable"))
+    encoded_test = by_length(encode(test, columns, tokenizer, model, max_length=max_length))
     evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
     log = RunLog(output_dir, _setup(model, encoded, encoded_test, config, recovery))
     labels = np.asarray(encoded_test["labels"])
@@ -104,7 +102,7 @@ def compare_methods(
     ]
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
-    observed = select_heads(model, make_dataloader(encoded, tokenizer), config) if missing else None
+    observed = select_heads(model, make_dataloader(by_length(encoded), tokenizer), config) if missing else None
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         assert observed is not None  # it was made for these
         start = time.perf_counter()
