@@ -1,5 +1,9 @@
 """Other ways of choosing heads, as importances that drop into the same pruners: what CAHP is compared with."""
 
+from cahp_plugin.baselines.controls import NoiseImportance, SeparationImportance, ShuffledLabelImportance
+from cahp_plugin.baselines.entropy import HIESImportance, attention_entropy
+from cahp_plugin.baselines.hard_concrete import HardConcreteImportance
+from cahp_plugin.baselines.iterative import IterativeSalienceImportance
 from cahp_plugin.baselines.ranking import (
     MagnitudeImportance,
     MichelImportance,
@@ -8,12 +12,21 @@ from cahp_plugin.baselines.ranking import (
     SalienceImportance,
 )
 from cahp_plugin.baselines.reconstruction import ReconstructionImportance
+from cahp_plugin.baselines.subset import SubsetPruningImportance
 
 __all__ = [
+    "HIESImportance",
+    "HardConcreteImportance",
+    "IterativeSalienceImportance",
     "MagnitudeImportance",
     "MichelImportance",
+    "NoiseImportance",
     "RandomImportance",
     "RankingImportance",
     "ReconstructionImportance",
     "SalienceImportance",
+    "SeparationImportance",
+    "ShuffledLabelImportance",
+    "SubsetPruningImportance",
+    "attention_entropy",
 ]

@@ -11,10 +11,15 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
 from cahp_plugin.baselines.ranking import head_count
-from cahp_plugin.errors import PruningError
+from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.prune import CAHPImportance
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+
+logger = logging.get_logger(__name__)
+
+#: Least ridge, relative to the mean square of a channel: a singular Gram matrix stays invertible.
+_LEAST_RIDGE = 1e-10
 
 
 class ReconstructionImportance(CAHPImportance):
@@ -33,7 +38,8 @@ class ReconstructionImportance(CAHPImportance):
         num_heads: Heads to keep, a count or a share in (0, 1).
         min_heads_per_layer: Heads that each layer keeps at least.
         num_examples: Examples used.
-        ridge: Strength of a ridge, relative to the mean square of a channel.
+        ridge: Strength of a ridge, relative to the mean square of a channel; 1e-10 at least is taken, so that heads
+            that copy each other, or too few tokens, have an answer.
 
     Attributes:
         kept: Layer -> original indices of the heads to keep.
@@ -41,6 +47,7 @@ class ReconstructionImportance(CAHPImportance):
 
     Raises:
         SelectionError: The number does not fit the heads there are.
+        ConfigError: ``ridge`` or ``num_examples`` is out of its range.
         DataError: There is no batch.
         PruningError: A layer has activations that are not finite.
     """
@@ -55,6 +62,10 @@ class ReconstructionImportance(CAHPImportance):
         num_examples: int = 384,
         ridge: float = 1e-3,
     ) -> None:
+        if not ridge >= 0 or num_examples < 1:
+            raise ConfigError(
+                f"`ridge` must be at least 0 and `num_examples` at least 1; got {ridge} and {num_examples}."
+            )
         layers = [layer for layer in attention_layers(model) if layer.heads]
         present = sum(len(layer.heads) for layer in layers)
         least = sum(min(min_heads_per_layer, len(layer.heads)) for layer in layers)
@@ -126,9 +137,17 @@ def _measure(
             if not bool(torch.isfinite(found.behind).all()):
                 raise PruningError(f"Attention layer {index} has activations that are not finite.")
             sums[index].add(found.context, found.behind)
+    widest = max(layers, key=lambda layer: len(layer.heads), default=None)
+    channels = len(widest.heads) * widest.head_dim if widest else 0
+    tokens = sums[widest.index].count if widest else 0
+    if tokens < 2 * channels:
+        logger.warning(
+            f"{tokens} tokens for {channels} channels: too few to tell the heads apart well. Give more examples "
+            "(`num_examples`)."
+        )
     eliminations = []
     for layer in layers:
         gram, variance = sums[layer.index].centred()
-        strength = ridge * float(gram.diagonal().mean()) or 1e-12
+        strength = max(ridge, _LEAST_RIDGE) * float(gram.diagonal().mean()) or 1e-12
         eliminations.append(_Elimination(layer, gram + strength * torch.eye(len(gram)), variance or 1.0))
     return eliminations

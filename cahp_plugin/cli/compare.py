@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from cahp_plugin.cli.common import (
@@ -18,7 +21,9 @@ from cahp_plugin.cli.common import (
     recovery_settings,
 )
 from cahp_plugin.cli.prune import MODEL_HELP
+from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from cahp_plugin.config import CAHPConfig
+from cahp_plugin.errors import CAHPError, ConfigError
 
 
 def add_parser(commands: Any) -> None:
@@ -26,8 +31,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="compare ways of choosing heads",
-        description="Runs every method at every number of heads, with every recovery and seed. Resumable: each run is "
-        "a line of runs.jsonl, and the same command goes on where it was stopped.",
+        description="Runs every method at every number of heads, with every recovery and seed. Resumable: each run\n"
+        "is a line of runs.jsonl, and the same command goes on where it was stopped.",
+        epilog="methods:\n" + "\n".join(f"  {name:<20}{text}" for name, text in METHOD_NAMES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
@@ -36,21 +43,35 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--train-split", help="split of the training set, where it has several")
     group.add_argument("--test-split", help="split of the test set, where it has several")
     add_column_options(group)
-    parser.add_argument("--output", "-o", required=True, help="folder of the runs")
+    parser.add_argument("--output", "-o", help="folder of the runs; needed without --check")
+    parser.add_argument(
+        "--check",
+        metavar="FOLDER",
+        help="run again (into --output, or a folder that is thrown away) and hold the accuracies against the results "
+        "in FOLDER; exit code 1 where one is outside of their interval",
+    )
     parser.add_argument(
         "--methods",
         type=lambda text: text.split(","),
-        default=["cahp", "salience-layernorm", "obs", "random"],
+        default=list(DEFAULT_METHODS),
         metavar="NAME,NAME",
-        help="cahp, medoid, salience, salience-layernorm, magnitude, obs, random "
-        "(default: cahp,salience-layernorm,obs,random)",
+        help=f"names from the list below (default: {','.join(DEFAULT_METHODS)})",
     )
     parser.add_argument(
         "--heads", type=count_or_share, nargs="+", default=[0.5, 0.25], help="counts or shares (default: 0.5 0.25)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument(
-        "--recover", nargs="+", default=["none", "least-squares"], help="recoveries (default: none least-squares)"
+        "--recover",
+        nargs="+",
+        default=["none", "least-squares"],
+        help="none, bias, least-squares, finetune, least-squares+finetune (default: none least-squares)",
+    )
+    parser.add_argument(
+        "--gate-epochs", type=float, default=1.0, help="passes over the training set for voita and dsp (default: 1)"
+    )
+    parser.add_argument(
+        "--knee", action="store_true", help="also let the knee choose from noise in place of the model's separation"
     )
     add_finetuning_options(parser.add_argument_group("recovery"), epochs=3, learning_rate=2e-5)
     add_method_options(parser, without=("num_heads", "seed"))
@@ -59,14 +80,38 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the subcommand."""
+    """Runs the subcommand.
+
+    Raises:
+        ConfigError: There is no place for the runs.
+        CAHPError: Results are outside of the intervals of those that they are checked against.
+    """
     config = method_config(arguments)
     check_recovery_options(arguments)
-    with console(arguments):
-        print_result(arguments, _compare(arguments, config))
+    if arguments.output is None and arguments.check is None:
+        raise ConfigError("`--output` is missing: it names the folder of the runs. Only `--check` goes without.")
+    with console(arguments), _output(arguments) as output:
+        comparison = _compare(arguments, config, output)
+        print_result(arguments, comparison)
+    if comparison.check is not None and comparison.check.outside:
+        outside = "; ".join(
+            f"{row.method} at {row.num_heads} heads ({row.recover}): {100 * row.found:.1f} %, allowed "
+            f"{100 * row.interval[0]:.1f} to {100 * row.interval[1]:.1f}"
+            for row in comparison.check.outside
+        )
+        raise CAHPError(f"Not as in {arguments.check}: {outside}.")
 
 
-def _compare(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
+@contextlib.contextmanager
+def _output(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.output is not None:
+        yield arguments.output
+    else:
+        with tempfile.TemporaryDirectory(prefix="cahp-check-") as folder:
+            yield folder
+
+
+def _compare(arguments: argparse.Namespace, config: CAHPConfig, output: str) -> Any:
     from cahp_plugin.compare import compare_methods
     from cahp_plugin.data import load_examples
     from cahp_plugin.workflow import load_classifier
@@ -79,13 +124,16 @@ def _compare(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
         tokenizer,
         train,
         test,
-        output_dir=arguments.output,
+        output_dir=output,
         methods=arguments.methods,
         heads=arguments.heads,
         seeds=arguments.seeds,
         recoveries=arguments.recover,
         config=config,
         recovery=recovery_settings(arguments),
+        gate_epochs=arguments.gate_epochs,
+        knee=arguments.knee,
+        check=arguments.check,
         text_columns=arguments.text_columns,
         label_column=arguments.label_column,
         max_length=arguments.max_length,

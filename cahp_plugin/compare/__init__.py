@@ -1,6 +1,34 @@
-"""Ways of choosing heads side by side: the same number of heads, the same recovery, the same seeds."""
+"""Ways of choosing heads side by side: the same number of heads, the same recovery, the same seeds.
 
-from cahp_plugin.compare.grid import compare_methods
-from cahp_plugin.compare.summary import Comparison
+The names below are loaded when they are first used, so that ``cahp --help`` can list the methods quickly.
+"""
 
-__all__ = ["Comparison", "compare_methods"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cahp_plugin.compare.check import Check, check_runs
+    from cahp_plugin.compare.grid import compare_methods
+    from cahp_plugin.compare.knee import KneeTable, knee_under_noise
+    from cahp_plugin.compare.summary import Comparison
+
+__all__ = ["Check", "Comparison", "KneeTable", "check_runs", "compare_methods", "knee_under_noise"]
+
+_MODULES = {
+    "Check": "check",
+    "Comparison": "summary",
+    "KneeTable": "knee",
+    "check_runs": "check",
+    "compare_methods": "grid",
+    "knee_under_noise": "knee",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.architectures import attention_layers, kept_state
 from cahp_plugin.baselines.ranking import head_count
-from cahp_plugin.compare.methods import METHODS, Candidate
+from cahp_plugin.compare.check import check_runs, committed_runs
+from cahp_plugin.compare.choose import Chooser
+from cahp_plugin.compare.knee import KneeTable, knee_under_noise
+from cahp_plugin.compare.methods import METHODS
+from cahp_plugin.compare.names import DEFAULT_METHODS
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import by_length, encode, find_columns, make_dataloader
-from cahp_plugin.errors import ConfigError
-from cahp_plugin.prune import CAHPPruner
+from cahp_plugin.errors import ConfigError, PruningError
+from cahp_plugin.files import write_text
+from cahp_plugin.observe.batches import read_inputs
+from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.select import select_heads
+from cahp_plugin.recover.streams import attention_tokens
+
+STRUCTURE_NAME = "structure.json"
 
 logger = logging.get_logger(__name__)
 
@@ -37,12 +47,15 @@ def compare_methods(
     test: Any,
     *,
     output_dir: str | os.PathLike[str],
-    methods: Sequence[str] = ("cahp", "salience-layernorm", "obs", "random"),
+    methods: Sequence[str] = DEFAULT_METHODS,
     heads: Sequence[int | float] = (0.5, 0.25),
     seeds: Sequence[int] = (0, 1, 2),
     recoveries: Sequence[str] = ("none", "least-squares"),
     config: CAHPConfig | None = None,
     recovery: RecoverySettings | None = None,
+    gate_epochs: float = 1.0,
+    knee: bool = False,
+    check: str | os.PathLike[str] | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     max_length: int | None = None,
@@ -51,7 +64,11 @@ def compare_methods(
 
     Every run is a line of ``runs.jsonl``; runs that are there are not repeated, so the same call goes on after a kill.
     ``setup.json`` holds fingerprints of the model and the data, settings and versions; a folder with another set-up is
-    refused.
+    refused. ``structure.json`` says where the kept heads are.
+
+    Nothing is computed twice. Heads are chosen once for each method, number and seed (once for all seeds where the
+    method has none), and every run that uses the choice carries the seconds that it took. Without a recovery, a run
+    of the same heads as another has its figures: it is written with them and not evaluated again.
 
     Args:
         model: The fine-tuned classifier; unchanged.
@@ -65,6 +82,10 @@ def compare_methods(
         recoveries: ``"none"``, ``"bias"``, ``"least-squares"``, ``"finetune"``, ``"least-squares+finetune"``.
         config: Settings of CAHP and of the observation.
         recovery: Settings of the recoveries; its ``method`` is not looked at.
+        gate_epochs: Passes over the training set for methods that train gates (``"voita"``, ``"dsp"``).
+        knee: Whether to look for the knee in noise too (:func:`cahp_plugin.compare.knee_under_noise`).
+        check: Folder of an earlier comparison on the same model, data and settings, whose results are held against
+            these.
         text_columns: One or two text columns; found by their usual names without it.
         label_column: Column of the labels; found without it.
         max_length: Tokens that examples are truncated to.
@@ -75,8 +96,9 @@ def compare_methods(
     Raises:
         ConfigError: A method or recovery is unknown, or a list is empty.
         SelectionError: A number of heads does not fit the model.
-        CheckpointError: The folder holds runs of another set-up.
+        CheckpointError: The folder holds runs of another set-up, or ``check`` has nothing to compare.
         DataError: The data can't be used.
+        PruningError: The model's activations are not finite.
     """
     config = CAHPConfig() if config is None else config
     recovery = RecoverySettings() if recovery is None else recovery
@@ -88,36 +110,40 @@ def compare_methods(
     counts = list(dict.fromkeys(head_count(asked, present, least) for asked in heads))
     if not counts or not seeds:
         raise ConfigError("`heads` and `seeds` must hold at least one number each.")
+    if not gate_epochs > 0:
+        raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
     columns = find_columns(train, text_columns, label_column)
     encoded = encode(train, columns, tokenizer, model, max_length=max_length)
     encoded_test = by_length(encode(test, columns, tokenizer, model, max_length=max_length))
     evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
-    log = RunLog(output_dir, _setup(model, encoded, encoded_test, config, recovery))
-    labels = np.asarray(encoded_test["labels"])
-
-    if ("dense", present, 0, "none") not in log.runs:
-        log.add(_run(("dense", present, 0, "none"), model, evaluate_classifier(model, evaluated), labels, {}))
+    _check_activations(model, evaluated)
+    dense = ("dense", present, 0, "none")
     wanted = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
+    setup = _setup(model, encoded, encoded_test, config, recovery)
+    if gate_epochs != 1:  # left out at its default: folders from before there was a choice stay valid
+        setup["gate_epochs"] = gate_epochs
+    committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
+    log = RunLog(output_dir, setup)
+    labels = np.asarray(encoded_test["labels"])
+    if dense not in log.runs:
+        log.add(_run(dense, model, evaluate_classifier(model, evaluated), labels, {}))
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
-    observed = select_heads(model, make_dataloader(by_length(encoded), tokenizer), config) if missing else None
+    chooser = Chooser(log, model, encoded, tokenizer, config, batch_size=recovery.batch_size, gate_epochs=gate_epochs)
+    inputs = {name: value[:1] for name, value in next(iter(evaluated)).items() if name != "labels"}
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
-        assert observed is not None  # it was made for these
-        start = time.perf_counter()
-        calibration = make_dataloader(encoded, tokenizer, shuffle=True, seed=seed)
-        importance = METHODS[method](Candidate(model, observed, calibration, count, seed))
-        chosen = time.perf_counter()
-        twin = _twin(log.runs.values(), importance.resolve(layers), seed, how)
+        key = (method, count, seed, how)
+        kept, choosing = chooser.choose(method, count, seed)
+        twin = log.twin({str(layer): list(heads) for layer, heads in kept.items()}) if how == "none" else None
         if twin is not None:
-            seconds = twin.seconds | {"choose": round(chosen - start, 2)}
+            seconds = twin.seconds | {"choose": round(choosing, 2), "recover": 0.0}
             log.add(dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
             continue
         pruned = copy.deepcopy(model)
         if count < present:
-            inputs = {name: value[:1] for name, value in next(iter(evaluated)).items() if name != "labels"}
-            CAHPPruner(pruned, inputs, importance=importance).step()
+            CAHPPruner(pruned, inputs, importance=CAHPImportance(kept)).step()
         settings = dataclasses.replace(recovery, method=how)  # type: ignore[arg-type]  # checked above
         cut = time.perf_counter()
         if count < present:
@@ -125,19 +151,58 @@ def compare_methods(
         train_again(pruned, encoded, tokenizer, settings, seed=seed)
         recovered = time.perf_counter()
         evaluation = evaluate_classifier(pruned, evaluated)
-        seconds = {"choose": chosen - start, "recover": recovered - cut, "evaluate": evaluation.seconds}
-        log.add(_run((method, count, seed, how), pruned, evaluation, labels, seconds))
-    shown = {("dense", present, 0, "none"), *wanted}
-    return Comparison(Path(output_dir), tuple(run for key, run in log.runs.items() if key in shown))
+        seconds = {"choose": choosing, "recover": recovered - cut, "evaluate": evaluation.seconds}
+        log.add(_run(key, pruned, evaluation, labels, seconds))
+    shown = {dense, *wanted}
+    runs = tuple(run for key, run in log.runs.items() if key in shown)
+    comparison = Comparison(Path(output_dir), runs, _knee(output_dir, chooser, seeds) if knee else None)
+    _write_structure(comparison)
+    if committed is not None and check is not None:
+        comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
+    return comparison
 
 
-def _twin(runs: Iterable[Run], kept: Mapping[int, tuple[int, ...]], seed: int, how: str) -> Run | None:
-    """A run that kept the same heads and did the same with them: doing it again would give the same numbers."""
-    wanted = {str(layer): list(heads) for layer, heads in kept.items()}
-    for run in runs:
-        if run.kept == wanted and run.recover == how and (run.seed == seed or how == "none"):
-            return run
-    return None
+def _knee(folder: str | os.PathLike[str], chooser: Chooser, seeds: Sequence[int]) -> KneeTable:
+    """The knee in noise; read back where an earlier call has written it."""
+    known = _read_structure(folder).get("knee")
+    if known is not None and known["seeds"] == list(seeds):
+        return KneeTable.from_dict(known)
+    return knee_under_noise(chooser.observed, seeds=seeds)
+
+
+def _read_structure(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    path = Path(folder) / STRUCTURE_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _write_structure(comparison: Comparison) -> None:
+    """Writes where the heads are; a knee table of an earlier call stays."""
+    values = {name: value for name, value in comparison.to_dict().items() if name in ("structure", "knee")}
+    if values["knee"] is None:
+        values["knee"] = _read_structure(comparison.output).get("knee")
+    write_text(comparison.output / STRUCTURE_NAME, json.dumps(values, indent=2) + "\n")
+
+
+def _check_activations(model: Any, batches: Any) -> None:
+    """Runs one batch, so that a broken model is told by its first broken layer and before any work.
+
+    Raises:
+        PruningError: A layer's activations, or the logits, are not finite.
+    """
+    layers = [layer for layer in attention_layers(model) if layer.heads]
+    batch = next(read_inputs(batches, model))
+    with kept_state(model), torch.inference_mode():
+        model.eval()
+        found = attention_tokens(model, layers, batch) if layers else {}
+        logits = model(**batch.inputs_on(model.device)).logits
+    for layer in layers:
+        if not bool(torch.isfinite(found[layer.index].behind).all()):
+            raise PruningError(
+                f"Attention layer {layer.index} ({layer.name}) has activations that are not finite. Check the model's "
+                "weights, and its dtype: half precision overflows in some models."
+            )
+    if not bool(torch.isfinite(logits).all()):
+        raise PruningError("The model's logits are not finite, behind attention layers that are. Check its weights.")
 
 
 def _run(

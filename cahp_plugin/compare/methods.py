@@ -3,19 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from cahp_plugin.baselines import (
+    HardConcreteImportance,
+    HIESImportance,
+    IterativeSalienceImportance,
     MagnitudeImportance,
     MichelImportance,
+    NoiseImportance,
     RandomImportance,
     ReconstructionImportance,
     SalienceImportance,
+    SeparationImportance,
+    SubsetPruningImportance,
+    attention_entropy,
 )
+from cahp_plugin.baselines.controls import shuffled_separation
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance
+
+
+class Measurements:
+    """Measurements that several choices share; what each took is charged to every choice that uses it.
+
+    Attributes:
+        saved: Seconds that measurements took which were not made again, in all.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[Any, float]] = {}
+        self.saved = 0.0
+
+    def once(self, key: Hashable, measure: Callable[[], Any]) -> Any:
+        """Returns ``measure()``, called for the first of equal keys only."""
+        if key in self._known:
+            self.saved += self._known[key][1]
+        else:
+            start = time.perf_counter()
+            value = measure()
+            self._known[key] = value, time.perf_counter() - start
+        return self._known[key][0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +56,32 @@ class Candidate:
     Attributes:
         model: The dense model.
         observed: A selection on it, for its separation matrix, salience and settings.
-        calibration: Batches of the training set.
+        train: Batches of the training set, the shortest examples first.
+        calibration: Batches of the training set, in an order drawn by the seed.
         num_heads: Heads to keep.
         seed: Seed of whatever is drawn.
+        gate_epochs: Passes over the training set for methods that train gates.
+        measurements: Shared with the other choices on this model and data.
     """
 
     model: Any
     observed: HeadSelection
+    train: Any
     calibration: Any
     num_heads: int
     seed: int
+    gate_epochs: float
+    measurements: Measurements
+
+    @property
+    def least(self) -> dict[str, int]:
+        """The layers' minimum, as a keyword argument."""
+        return {"min_heads_per_layer": self.observed.config.min_heads_per_layer}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Keyword arguments of what trains gates."""
+        return {"epochs": self.gate_epochs, "seed": self.seed, **self.least}
 
 
 def _cahp(candidate: Candidate, **changes: Any) -> CAHPImportance:
@@ -46,17 +93,34 @@ def _cahp(candidate: Candidate, **changes: Any) -> CAHPImportance:
     )
 
 
-def _least(candidate: Candidate) -> dict[str, int]:
-    return {"min_heads_per_layer": candidate.observed.config.min_heads_per_layer}
+def _shuffled(c: Candidate) -> CAHPImportance:
+    separation = c.measurements.once(
+        ("shuffled", c.seed), lambda: shuffled_separation(c.model, c.train, c.observed, seed=c.seed)
+    )
+    return SeparationImportance(c.observed, separation, c.num_heads, seed=c.seed)
 
 
-#: Name -> from what may be looked at to the heads to keep.
+def _hies(c: Candidate) -> CAHPImportance:
+    entropy = c.measurements.once("entropy", lambda: attention_entropy(c.model, c.train))
+    return HIESImportance(c.observed.salience, entropy, c.num_heads, **c.least)
+
+
+#: Name -> from what may be looked at to the heads to keep; the names of ``names.METHOD_NAMES``.
 METHODS: dict[str, Callable[[Candidate], CAHPImportance]] = {
     "cahp": _cahp,
     "medoid": lambda c: _cahp(c, representative="medoid"),
-    "salience": lambda c: SalienceImportance(c.observed.salience, c.num_heads, **_least(c)),
-    "salience-layernorm": lambda c: MichelImportance(c.observed.salience, c.num_heads, **_least(c)),
-    "magnitude": lambda c: MagnitudeImportance(c.model, c.num_heads, **_least(c)),
-    "obs": lambda c: ReconstructionImportance(c.model, c.calibration, c.num_heads, **_least(c)),
-    "random": lambda c: RandomImportance(c.model, c.num_heads, seed=c.seed, **_least(c)),
+    "shuffled": _shuffled,
+    "noise": lambda c: NoiseImportance(c.observed, c.num_heads, seed=c.seed),
+    "salience": lambda c: SalienceImportance(c.observed.salience, c.num_heads, **c.least),
+    "salience-layernorm": lambda c: MichelImportance(c.observed.salience, c.num_heads, **c.least),
+    "salience-iterative": lambda c: IterativeSalienceImportance(c.model, c.calibration, c.num_heads, **c.least),
+    "hies": _hies,
+    "voita": lambda c: HardConcreteImportance(c.model, c.calibration, c.num_heads, **c.training),
+    "dsp": lambda c: SubsetPruningImportance(c.model, c.calibration, c.num_heads, **c.training),
+    "magnitude": lambda c: MagnitudeImportance(c.model, c.num_heads, **c.least),
+    "obs": lambda c: ReconstructionImportance(c.model, c.calibration, c.num_heads, **c.least),
+    "random": lambda c: RandomImportance(c.model, c.num_heads, seed=c.seed, **c.least),
 }
+
+#: Methods that choose the same heads for every seed.
+UNSEEDED = frozenset({"salience", "salience-layernorm", "hies", "magnitude"})

@@ -104,7 +104,11 @@ class RunLog:
         whole, _, rest = text.rpartition("\n")
         if rest:  # a kill cut the last line short
             write_text(self.path, whole + "\n" if whole else "")
-        return [Run(**json.loads(line)) for line in whole.splitlines()]
+        return read_runs(self.path)
+
+    def twin(self, kept: dict[str, list[int]]) -> Run | None:
+        """A run whose model is the dense one without exactly these heads, and nothing else changed."""
+        return next((run for run in self.runs.values() if run.recover == "none" and run.kept == kept), None)
 
     def add(self, run: Run) -> None:
         """Appends a run, for good when this returns."""
@@ -113,6 +117,12 @@ class RunLog:
             file.flush()
             os.fsync(file.fileno())
         self.runs[run.key] = run
+
+
+def read_runs(path: Path) -> list[Run]:
+    """Reads the whole lines of a file of runs."""
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    return [Run(**json.loads(line)) for line in whole.splitlines()]
 
 
 def fingerprint_of_model(model: Any) -> str:

@@ -9,8 +9,9 @@ from words import tiny_tokenizer, word_examples
 from cahp_plugin.cli import main
 from cahp_plugin.compare import compare_methods
 from cahp_plugin.compare.methods import METHODS
+from cahp_plugin.compare.rows import bootstrap_interval
 from cahp_plugin.compare.runs import Run, pack
-from cahp_plugin.compare.summary import Comparison, bootstrap_interval
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError, ConfigError, SelectionError
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 

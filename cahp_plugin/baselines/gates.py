@@ -1,0 +1,151 @@
+"""Training of gates on heads while the model itself stands still: what the gate-based baselines share."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.baselines.ranking import head_count
+from cahp_plugin.errors import ConfigError, DataError
+from cahp_plugin.observe import head_masks, prepare_batches
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.observation import classifier_logits, frozen_eval
+
+Array = np.ndarray[Any, Any]
+
+
+class Gates(Protocol):
+    """Gates on N heads, counted layer by layer.
+
+    Attributes:
+        scores: What is trained, float64 of shape ``(N,)``; the higher, the sooner a head stays.
+    """
+
+    scores: Tensor
+
+    def sample(self, progress: float) -> Tensor:
+        """Draws the gates' values, in [0, 1], shape ``(N,)``; ``progress`` through the training is in [0, 1]."""
+        ...
+
+    def penalty(self, progress: float) -> Tensor:
+        """What is added to the mean cross-entropy of a batch, nat."""
+        ...
+
+    def update(self, progress: float) -> None:
+        """Follows each step of the optimiser."""
+        ...
+
+
+def masked_loss(
+    model: nn.Module,
+    layers: Sequence[AttentionLayer],
+    batch: Batch,
+    masks: Mapping[int, Tensor],
+    *,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """Cross-entropy of a labelled batch with the heads' outputs multiplied by masks.
+
+    Args:
+        model: A sequence classifier.
+        layers: Its attention layers.
+        batch: Labelled examples.
+        masks: Layer index -> mask over the heads present, of shape ``(heads,)`` or ``(batch, heads)``.
+        reduction: Over the examples.
+
+    Returns:
+        The loss, nat, a scalar.
+
+    Raises:
+        DataError: The loss is not a number.
+        UnsupportedModelError: The model gives no logits of shape ``(batch, classes)``.
+    """
+    device = next(model.parameters()).device
+    with head_masks(layers, masks):
+        logits = classifier_logits(model(**batch.inputs_on(device)), len(batch.labels))
+    loss = nn.functional.cross_entropy(logits.float(), batch.labels.to(device), reduction=reduction)
+    if not bool(torch.isfinite(loss)):
+        raise DataError(
+            f"The loss is {loss.item()}: the model's logits are not numbers. Check its weights and its dtype."
+        )
+    return loss
+
+
+def train_gates(
+    model: nn.Module,
+    dataloader: Iterable[Mapping[str, Any]],
+    gates: Gates,
+    *,
+    epochs: float,
+    learning_rate: float,
+    description: str,
+) -> tuple[float, ...]:
+    """Trains gates by Adam on cross-entropy and penalty; the model's weights are frozen, dropout is off.
+
+    Args:
+        model: A sequence classifier; unchanged.
+        dataloader: Labelled dict batches; their size is the training's.
+        gates: Trained in place.
+        epochs: Passes over the data; a fraction ends within one.
+        learning_rate: Adam's.
+        description: Label of the progress bar.
+
+    Returns:
+        The cross-entropy at each step, nat.
+
+    Raises:
+        ConfigError: A number is out of its range.
+        DataError: The data can't be used, or the loss is not a number.
+    """
+    if not epochs > 0 or not learning_rate > 0:
+        raise ConfigError(f"`epochs` and `learning_rate` must be above 0; got {epochs} and {learning_rate}.")
+    layers = attention_layers(model)
+    present = [layer for layer in layers if layer.heads]
+    batches = prepare_batches(dataloader, model)
+    steps = math.ceil(epochs * batches.num_batches)
+    optimizer = torch.optim.Adam([gates.scores], lr=learning_rate)
+    like = next(model.parameters())
+    losses = []
+    walk = itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), steps)
+    with frozen_eval(model), torch.enable_grad():
+        for step, batch in enumerate(logging.tqdm(walk, total=steps, desc=description, unit="step")):
+            progress = step / max(1, steps - 1)
+            values = gates.sample(progress).to(like.device, like.dtype)
+            parts = values.split([len(layer.heads) for layer in present])
+            masks = {layer.index: part for layer, part in zip(present, parts, strict=True)}
+            loss = masked_loss(model, layers, batch, masks)
+            optimizer.zero_grad()
+            (loss + gates.penalty(progress).to(loss)).backward()
+            optimizer.step()
+            gates.update(progress)
+            losses.append(float(loss.detach()))
+    return tuple(losses)
+
+
+def heads_to_keep(model: nn.Module, num_heads: int | float, min_heads_per_layer: int) -> tuple[int, int]:
+    """How many heads are there and how many are to stay, checked before anything is trained.
+
+    Raises:
+        SelectionError: The number does not fit the heads there are.
+    """
+    counts = [len(layer.heads) for layer in attention_layers(model)]
+    least = sum(min(min_heads_per_layer, count) for count in counts)
+    return sum(counts), head_count(num_heads, sum(counts), least)
+
+
+def scores_by_layer(model: nn.Module, scores: Tensor) -> Array:
+    """Scores of the heads present, ``(N,)``, as ``(num_layers, num_original_heads)`` with NaN for absent heads."""
+    layers = attention_layers(model)
+    table = np.full((len(layers), max(layer.num_original_heads for layer in layers)), np.nan)
+    places = [(layer.index, head) for layer in layers for head in layer.heads]
+    for (layer, head), score in zip(places, scores.detach().tolist(), strict=True):
+        table[layer, head] = score
+    return table

@@ -1,0 +1,143 @@
+"""Whether results that were written down come out again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.compare.rows import Row, bootstrap_interval
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.report import format_table
+
+#: What must be the same for two folders' results to be comparable; versions may differ.
+_SAME = ("model", "train", "test", "config", "recovery", "gate_epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckRow:
+    """One way of choosing heads at one number of heads after one recovery, then and now.
+
+    Attributes:
+        method: Name of the way.
+        num_heads: Heads kept.
+        recover: Recovery.
+        expected: Mean accuracy in the committed results, in [0, 1].
+        interval: What still counts as the same: the wider, on each side, of the 95 % bootstrap interval over test
+            examples and twice the standard deviation over seeds.
+        found: Mean accuracy now.
+    """
+
+    method: str
+    num_heads: int
+    recover: str
+    expected: float
+    interval: tuple[float, float]
+    found: float
+
+    @property
+    def inside(self) -> bool:
+        """Whether the accuracy now is in the interval."""
+        return self.interval[0] <= self.found <= self.interval[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Results now beside results in a folder.
+
+    Attributes:
+        folder: Folder of the committed results.
+        rows: One for each method, number of heads and recovery that was run now.
+    """
+
+    folder: Path
+    rows: tuple[CheckRow, ...]
+
+    @property
+    def outside(self) -> tuple[CheckRow, ...]:
+        """Rows that did not come out again."""
+        return tuple(row for row in self.rows if not row.inside)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the rows as plain JSON values."""
+        rows = [dataclasses.asdict(row) | {"inside": row.inside} for row in self.rows]
+        return {"folder": str(self.folder), "rows": rows}
+
+    def __str__(self) -> str:
+        cells = [
+            {
+                "recovery": row.recover,
+                "heads": f"{row.num_heads}",
+                "method": row.method,
+                "committed": f"{100 * row.expected:.1f}",
+                "allowed": f"[{100 * row.interval[0]:.1f}, {100 * row.interval[1]:.1f}]",
+                "now": f"{100 * row.found:.1f}",
+                "": "" if row.inside else "outside",
+            }
+            for row in self.rows
+        ]
+        return (
+            f"{format_table(cells)}\n\n{len(self.rows) - len(self.outside)} of {len(self.rows)} as in {self.folder}."
+        )
+
+
+def committed_runs(
+    folder: str | os.PathLike[str], wanted: Sequence[tuple[str, int, int, str]], setup: dict[str, Any]
+) -> dict[tuple[str, int, str], list[Run]]:
+    """Reads a folder's results, and makes sure before any work that they can be compared.
+
+    Args:
+        folder: A comparison's folder.
+        wanted: Keys of the runs that will be compared.
+        setup: What the runs will share.
+
+    Returns:
+        The folder's runs by method, number of heads and recovery.
+
+    Raises:
+        CheckpointError: The folder holds no comparison, one of another model, data or settings, or lacks a result.
+    """
+    path, runs_path = Path(folder) / SETUP_NAME, Path(folder) / RUNS_NAME
+    if not path.exists() or not runs_path.exists():
+        raise CheckpointError(f"{folder} holds no comparison: there is no {SETUP_NAME} and {RUNS_NAME} in it.")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    other = [name for name in _SAME if before.get(name) != setup.get(name)]
+    if other:
+        changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)
+        raise CheckpointError(f"The results in {folder} are of another set-up, so they can't be checked ({changes}).")
+    found: dict[tuple[str, int, str], list[Run]] = {}
+    for run in read_runs(runs_path):
+        found.setdefault((run.method, run.num_heads, run.recover), []).append(run)
+    absent = sorted({(method, count, how) for method, count, _, how in wanted} - set(found))
+    if absent:
+        names = ", ".join(f"{method} at {count} heads ({how})" for method, count, how in absent)
+        raise CheckpointError(f"{folder} has no results for {names}: name the methods, heads and recoveries it has.")
+    return found
+
+
+def check_runs(
+    now: Sequence[Row], committed: dict[tuple[str, int, str], list[Run]], folder: str | os.PathLike[str]
+) -> Check:
+    """Compares mean accuracies with committed ones.
+
+    Args:
+        now: Rows of the runs made now.
+        committed: From :func:`committed_runs`.
+        folder: Where they are from.
+    """
+    rows = []
+    for row in now:
+        runs = committed[row.method, row.num_heads, row.recover]
+        accuracies = [run.accuracy for run in runs]
+        mean = float(np.mean(accuracies))
+        low, high = bootstrap_interval(np.mean([run.hits() for run in runs], axis=0))
+        spread = 2 * float(np.std(accuracies, ddof=1)) if len(runs) > 1 else 0.0
+        interval = (min(low, mean - spread), max(high, mean + spread))
+        rows.append(CheckRow(row.method, row.num_heads, row.recover, mean, interval, row.mean))
+    return Check(Path(folder), tuple(rows))

@@ -1,0 +1,86 @@
+"""Runs taken together over seeds: means, spread, and the difference from CAHP with its interval."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.compare.runs import Run
+
+REFERENCE = "cahp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One way of choosing heads at one number of heads after one recovery.
+
+    Attributes:
+        method: Name of the way.
+        num_heads: Heads kept.
+        recover: Recovery.
+        num_seeds: Runs behind it.
+        mean: Mean accuracy over the runs, in [0, 1].
+        deviation: Standard deviation over the runs; ``None`` for a single one.
+        loss: Mean loss, nat.
+        difference: Mean accuracy minus CAHP's, ``None`` for CAHP and where CAHP was not run.
+        interval: Its 95 % bootstrap interval over test examples, both evaluated on the same ones.
+        seconds: Median seconds of choosing and recovering.
+    """
+
+    method: str
+    num_heads: int
+    recover: str
+    num_seeds: int
+    mean: float
+    deviation: float | None
+    loss: float
+    difference: float | None
+    interval: tuple[float, float] | None
+    seconds: float
+
+
+def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], reference: Sequence[Run] | None) -> Row:
+    """Takes runs of one way together.
+
+    Args:
+        method: Name of the way.
+        num_heads: Heads kept.
+        recover: Recovery.
+        runs: Its runs, one a seed.
+        reference: CAHP's runs at the same number of heads with the same recovery, where there are any.
+    """
+    accuracies = [run.accuracy for run in runs]
+    difference, interval = None, None
+    if reference is not None and method != REFERENCE:
+        change = _rate(runs) - _rate(reference)
+        difference, interval = float(change.mean()), bootstrap_interval(change)
+    return Row(
+        method,
+        num_heads,
+        recover,
+        len(runs),
+        float(np.mean(accuracies)),
+        float(np.std(accuracies, ddof=1)) if len(runs) > 1 else None,
+        float(np.mean([run.loss for run in runs])),
+        difference,
+        interval,
+        float(np.median([run.seconds.get("choose", 0.0) + run.seconds.get("recover", 0.0) for run in runs])),
+    )
+
+
+def _rate(runs: Sequence[Run]) -> np.ndarray[Any, Any]:
+    """How often each test example was classified right, over the runs."""
+    return np.mean([run.hits() for run in runs], axis=0)
+
+
+def bootstrap_interval(change: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean over examples ``(examples,)``."""
+    from scipy.stats import bootstrap
+
+    if np.ptp(change) == 0:
+        return float(change[0]), float(change[0])
+    found = bootstrap((change,), np.mean, n_resamples=2000, method="percentile", rng=seed, batch=100)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
