@@ -12,7 +12,7 @@ from cahp_plugin.architectures import attention_layers
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Candidate, Measurements
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import make_dataloader
+from cahp_plugin.data import by_length, make_dataloader
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.select import select_heads
 
@@ -47,12 +47,13 @@ class Chooser:
     ) -> None:
         self._log, self._model, self._encoded, self._tokenizer = log, model, encoded, tokenizer
         self._config, self._batch_size, self._gate_epochs = config, batch_size, gate_epochs
+        self._train = make_dataloader(by_length(encoded), tokenizer)  # no order is better for the one walk over all
         self._measurements = Measurements()
 
     @functools.cached_property
     def observed(self) -> HeadSelection:
         """A selection on the model: the observation that the methods share."""
-        return select_heads(self._model, make_dataloader(self._encoded, self._tokenizer), self._config)
+        return select_heads(self._model, self._train, self._config)
 
     def choose(self, method: str, count: int, seed: int) -> tuple[Kept, float]:
         """Chooses heads.
@@ -74,7 +75,7 @@ class Chooser:
         candidate = Candidate(
             model=self._model,
             observed=self.observed,
-            train=make_dataloader(self._encoded, self._tokenizer),
+            train=self._train,
             calibration=make_dataloader(
                 self._encoded, self._tokenizer, batch_size=self._batch_size, shuffle=True, seed=seed
             ),

@@ -27,7 +27,7 @@ from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.data import by_length, encode, find_columns, make_dataloader
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
@@ -116,7 +116,7 @@ def compare_methods(
         raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
     columns = find_columns(train, text_columns, label_column)
     encoded = encode(train, columns, tokenizer, model, max_length=max_length)
-    encoded_test = encode(test, columns, tokenizer, model, max_length=max_length)
+    encoded_test = by_length(encode(test, columns, tokenizer, model, max_length=max_length))
     evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
     _check_activations(model, evaluated)
     dense = ("dense", present, 0, "none")

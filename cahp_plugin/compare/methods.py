@@ -56,7 +56,7 @@ class Candidate:
     Attributes:
         model: The dense model.
         observed: A selection on it, for its separation matrix, salience and settings.
-        train: Batches of the training set, in order.
+        train: Batches of the training set, the shortest examples first.
         calibration: Batches of the training set, in an order drawn by the seed.
         num_heads: Heads to keep.
         seed: Seed of whatever is drawn.

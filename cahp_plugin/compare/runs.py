@@ -29,7 +29,8 @@ class Run:
         recover: What happened to the weights after pruning.
         accuracy: Share of test examples classified right, in [0, 1].
         loss: Mean cross-entropy on the test set, nat.
-        correct: One bit a test example, packed, as hexadecimal digits: which were classified right.
+        correct: One bit a test example, packed, as hexadecimal digits: which were classified right. Examples are
+            sorted by their number of tokens, the shortest first.
         num_examples: Test examples.
         kept: Layer -> original indices of the heads kept.
         parameters: Number of parameters.

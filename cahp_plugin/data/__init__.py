@@ -2,11 +2,12 @@
 
 from cahp_plugin.data.columns import Columns, find_columns, find_text_columns
 from cahp_plugin.data.corpus import graded_sentiment
-from cahp_plugin.data.encode import encode, make_dataloader, tokenize
+from cahp_plugin.data.encode import by_length, encode, make_dataloader, tokenize
 from cahp_plugin.data.sources import load_examples
 
 __all__ = [
     "Columns",
+    "by_length",
     "encode",
     "find_columns",
     "find_text_columns",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -127,6 +128,18 @@ def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
             )
         labels.append(int(value))
     return labels
+
+
+def by_length(encoded: Any) -> Any:
+    """Sorts an encoded data set by the number of tokens, so that batches hold little padding: half the time, often.
+
+    Args:
+        encoded: From :func:`encode` or :func:`tokenize`.
+
+    Returns:
+        The same examples, the shortest first; equally long ones stay in their order.
+    """
+    return encoded.select(np.argsort([len(ids) for ids in encoded["input_ids"]], kind="stable"))
 
 
 def make_dataloader(

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from cahp_plugin.data import make_dataloader
+import torch
+
+from cahp_plugin.data import by_length, make_dataloader
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.recover.closed_form import recover_bias, recover_least_squares
 from cahp_plugin.recover.finetune import finetune
@@ -65,7 +67,8 @@ def repair(model: Any, dense: Any, encoded: Any, tokenizer: Any, settings: Recov
     if settings.closed_form is None:
         return
     fit = recover_bias if settings.closed_form == "bias" else recover_least_squares
-    batches = make_dataloader(encoded, tokenizer, batch_size=settings.batch_size, shuffle=True, seed=seed)
+    drawn = torch.randperm(len(encoded), generator=torch.Generator().manual_seed(seed))[: settings.num_examples]
+    batches = make_dataloader(by_length(encoded.select(drawn.tolist())), tokenizer, batch_size=settings.batch_size)
     fit(model, dense, batches, num_examples=settings.num_examples)
 
 
