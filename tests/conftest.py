@@ -16,7 +16,8 @@ from words import tiny_tokenizer, word_examples
 @pytest.fixture(autouse=True, scope="session")
 def _quiet():
     logging.disable_progress_bar()
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    # Two workers share two cores: one thread each.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
 
 @pytest.fixture
