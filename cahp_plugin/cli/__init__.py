@@ -50,7 +50,3 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         print(f"{name}: interrupted; nothing half-written is left.", file=sys.stderr)
         return 130
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
