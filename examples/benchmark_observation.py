@@ -142,7 +142,8 @@ def table(arguments: argparse.Namespace, report: dict) -> str:
         f"{count:,} heads ({arguments.layers} layers of {arguments.heads}, {arguments.head_dim} channels each, random "
         f"weights), one sequence of {tokens:,} tokens, `max_queries={queries}`, one thread of {machine['cpu']}, "
         f"fp32, torch {machine['torch']}, transformers {machine['transformers']}. "
-        "Made by `examples/benchmark_observation.py`.",
+        "Made by `examples/benchmark_observation.py`. Where the machine had other work too, wall is above processor "
+        "time.",
         "",
         "| | wall, s | processor, s | peak memory, MiB | beyond model and libraries, MiB |",
         "|---|---|---|---|---|",
