@@ -78,10 +78,10 @@ def task_named(name: str) -> Task:
     if name.endswith("-with-past"):
         raise ExportError(
             f"The task {name!r} puts a key-value cache into the graph. Optimum's exporter and its ORTModel classes "
-            "take the shapes of that cache from the config: one head count for all layers, which a pruned model does not "
-            f"have, so the graph would fail or be wrong. Export {name.removesuffix('-with-past')!r} instead, which "
-            "computes all tokens anew at each step (load it with `use_cache=False`), or generate in torch, where the "
-            "cache works."
+            "take the shapes of that cache from the config: one head count for all layers, which a pruned model does "
+            "not have, so the graph would fail or be wrong. "
+            f"Export {name.removesuffix('-with-past')!r} instead, which computes all tokens anew at each step (load "
+            "it with `use_cache=False`), or generate in torch, where the cache works."
         )
     if name not in TASKS:
         raise ExportError(f"The task {name!r} is not supported; expected one of {', '.join(TASKS)}.")

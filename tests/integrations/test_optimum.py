@@ -98,7 +98,7 @@ def test_optimum_loads_what_was_exported(given, quantize):
     with torch.no_grad():
         expected = model(**inputs).logits
     found = loaded(**inputs).logits
-    assert torch.allclose(found, expected, atol=1e-5 if quantize is None else 0.3)
+    assert (found - expected).abs().max() < (1e-5 if quantize is None else 0.3)
     assert head_map(loaded.config) == head_map(model.config) and head_map(model.config)
     classify = pipeline("text-classification", model=loaded, tokenizer=tokenizer)
     labels = [entry["label"] for entry in classify(sentences)]
