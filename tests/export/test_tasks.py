@@ -290,7 +290,7 @@ def test_folders_with_graphs_of_a_cache_are_refused(tmp_path):
 @pytest.mark.skipif(choose_backend("auto") == "torch", reason="Optimum's exporter does not run here")
 @pytest.mark.parametrize("name", ["dinov2", "clip-text"])
 def test_what_optimum_does_not_export_is_said(name, tmp_path):
-    with pytest.raises(ExportError, match='does not export .* the exporter "torch" does'):
+    with pytest.raises(ExportError, match=r'does not export .* the exporter "torch" does'):
         export_pruned(zoo_model(name), tmp_path / "onnx", backend="optimum")
 
 
@@ -301,7 +301,7 @@ def test_a_folder_of_sentence_transformers_exports_as_a_plain_model(tmp_path):
     (tmp_path / "pruned" / "modules.json").write_text(json.dumps(modules))
     report = export_pruned(tmp_path / "pruned", tmp_path / "onnx")
     session = open_session(tmp_path / "onnx" / report.file)
-    assert [entry.name for entry in session.get_outputs()][0] == "last_hidden_state"
+    assert next(entry.name for entry in session.get_outputs()) == "last_hidden_state"
 
 
 def test_checkpoints_of_all_kinds_load_from_disk(tmp_path):

@@ -131,7 +131,7 @@ def test_the_chain_of_graphs_hands_the_encoders_output_to_the_decoder(folder_of,
     call = load_target(target, device="cpu", threads=1, attn_implementation=None)(inputs)
     seen.clear()  # the export of the folder ran its graphs too
     call()
-    (first, hidden), (second, logits) = seen
+    (_first, hidden), (second, logits) = seen
     assert second["encoder_hidden_states"] is hidden[0] and second["input_ids"].shape == (2, 1)
     model = pruned("bart")
     with torch.no_grad():
