@@ -76,7 +76,7 @@ def test_any_heads_can_go(name, data):
 def test_the_check_sees_what_is_wrong(monkeypatch):
     def wrong(model, layer, kept):
         record_heads(model, layer, kept)
-        layer.module("output").bias.data += 0.01
+        layer.module("output").bias.data[0] += 0.1
 
     monkeypatch.setattr("cahp_plugin.prune.pruner.record_heads", wrong)
     found = check_architecture(zoo_model("bert"))
@@ -115,7 +115,7 @@ for name in FAMILIES:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     found = {name: float(value) for name, value in (line.split() for line in run.stdout.splitlines() if line.strip())}
-    assert set(found) == set(FAMILIES) and max(found.values()) == 0.0, found
+    assert set(found) == set(FAMILIES) and max(found.values()) <= 1e-6, found
 
 
 @pytest.mark.parametrize("name", FAMILIES)
