@@ -42,7 +42,7 @@ def narrow_feed_forward(model: torch.nn.Module, inputs: dict, share: float) -> N
 
 
 def main() -> None:
-    corpus = graded_sentiment(num_train=600, num_test=200)
+    corpus = graded_sentiment(num_train=240, num_test=100)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
     train, test = (encode(corpus[name], find_columns(corpus[name]), tokenizer, model) for name in ("train", "test"))
     test_batches = make_dataloader(test, tokenizer)
@@ -61,7 +61,7 @@ def main() -> None:
     report("half the heads (CAHP)")
     narrow_feed_forward(model, inputs, share=0.5)
     report("and half the feed-forward")
-    finetune(model, train, tokenizer, epochs=1, learning_rate=5e-5)
+    finetune(model, train, tokenizer, epochs=3, learning_rate=1e-4)
     report("fine-tuned")
     print(format_table(rows))
 
