@@ -190,8 +190,9 @@ accuracy in % on {found["test_examples"]:,} test sentences, mean ± standard dev
 
 {format_table(rows, markdown=True)}
 
-Cost, {found["threads"]} threads on {found["cores"]} cores ({found["cpu"]}), each line a process of its own. Wall-clock
-seconds depend on what else the machine does (load average beside them); CPU seconds hardly do.
+Cost, {found["threads"]} threads on {found["cores"]} cores ({found["cpu"]}), each line a process of its own. Threads
+that wait for a core count as busy, so on a shared machine both columns of seconds are upper bounds; the load average
+stands beside them. Drawing and sorting the examples is in the seconds, loading the models and tokenizing is not.
 
 {format_table(costs, markdown=True)}
 
