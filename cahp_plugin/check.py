@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.architectures.positions import max_positions
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe import only_heads
+from cahp_plugin.observe.inputs import model_inputs, random_inputs
 from cahp_plugin.observe.maps import attention_maps, map_arguments
-from cahp_plugin.observe.random_inputs import random_inputs
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 
 Kept = dict[int, tuple[int, ...]]
@@ -113,7 +114,7 @@ def check_architecture(
         PruningError: The dependency graph does not hold what the row of the table says.
     """
     model = copy.deepcopy(model).eval()
-    inputs = dict(random_inputs(model, seed=seed) if example_inputs is None else example_inputs)
+    inputs = _random_inputs(model, seed) if example_inputs is None else dict(example_inputs)
     layers = attention_layers(model)
     dtype = next(model.parameters()).dtype
     bound = tolerance if tolerance is not None else 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
@@ -158,6 +159,29 @@ def check_architecture(
         tuple(cases),
         package_versions(),
     )
+
+
+def _random_inputs(model: Any, seed: int) -> dict[str, Tensor]:
+    """Two examples of what the model takes, the second padded where it knows padding."""
+    names = model_inputs(type(model))
+    if not names:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} takes none of input_ids, pixel_values and input_features; pass inputs of your "
+            "own."
+        )
+    drawn = random_inputs(
+        names,
+        model.config,
+        batch_size=2,
+        sequence_length=min(9, max_positions(model) or 9),
+        target_length=7,
+        padding="left" if model.can_generate() and not model.config.is_encoder_decoder else "right",
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in drawn.items()
+    }
 
 
 def _sets(layers: Sequence[AttentionLayer], count: int, seed: int) -> Iterator[tuple[str, Kept]]:

@@ -67,9 +67,7 @@ class AttentionLayer:
 
     def stream(self, model: nn.Module) -> nn.Module | None:
         """The module whose input is the residual stream in front of the layer; ``None`` where there is no such."""
-        path = (
-            self.spec.cross_residual if set(self.spec.cross_paths) & set(self.name.split(".")) else self.spec.residual
-        )
+        path = self.spec.cross_residual if self.kind == "cross" else self.spec.residual
         if not path:
             return self.block if path == "" else None
         return model.get_submodule(f"{self.name.rpartition('.')[0]}.{path}".lstrip("."))

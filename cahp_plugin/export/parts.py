@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ExportError
-from cahp_plugin.export.inputs import call_options
 from cahp_plugin.export.tasks import Task
+from cahp_plugin.observe.inputs import call_options
 
 MODEL, ENCODER, DECODER = "model", "encoder_model", "decoder_model"
 

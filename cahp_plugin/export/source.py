@@ -15,10 +15,10 @@ from transformers.utils import logging
 from cahp_plugin.architectures import attention_layers, head_entries, head_map, kept_state
 from cahp_plugin.architectures.positions import config_positions, max_positions
 from cahp_plugin.errors import CheckpointError, DataError, ExportError
-from cahp_plugin.export.inputs import random_inputs
 from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
 from cahp_plugin.export.session import graph_files, open_session, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
+from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
 
@@ -71,7 +71,7 @@ class Source:
         padded: bool,
         generator: torch.Generator,
     ) -> dict[str, torch.Tensor]:
-        """Draws inputs of one shape for the whole; see :func:`cahp_plugin.export.inputs.random_inputs`.
+        """Draws inputs of one shape for the whole; see :func:`cahp_plugin.observe.inputs.random_inputs`.
 
         Args:
             batch_size: Examples.

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.architectures.positions import max_positions
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.export.inputs import call_options, fixed_length, model_inputs, random_inputs
+from cahp_plugin.observe.inputs import call_options, fixed_length, model_inputs, random_inputs
 from cahp_plugin.prune.checkpoint import untrained_model
 
 CONVENTION = (

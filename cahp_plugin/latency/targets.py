@@ -13,7 +13,9 @@ import torch
 from cahp_plugin.architectures.positions import config_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.inputs import (
+from cahp_plugin.export.parts import feed
+from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime
+from cahp_plugin.observe.inputs import (
     call_options,
     fixed_length,
     image_shape,
@@ -22,8 +24,6 @@ from cahp_plugin.export.inputs import (
     speech_frames,
     text_config,
 )
-from cahp_plugin.export.parts import feed
-from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, model_class
 
@@ -182,7 +182,7 @@ def example_inputs(
     """Random inputs that every target knows, without padding; decoders of encoder-decoders get one token.
 
     Returns:
-        Name -> tensor; see :func:`cahp_plugin.export.inputs.random_inputs`.
+        Name -> tensor; see :func:`cahp_plugin.observe.inputs.random_inputs`.
     """
     smallest = min(targets, key=lambda target: getattr(text_config(target.config), "vocab_size", 0)).config
     names = [*dict.fromkeys(name for target in targets for name in target.inputs)]

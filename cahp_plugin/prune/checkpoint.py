@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,9 @@ def shrinking(cls: type[Any]) -> type[Any]:
                 found = entries[layer.index]
                 if found.group_size != layer.group_size and found.group_size == 1:
                     duplicate_layer(layer)
+                    layer = dataclasses.replace(layer, group_size=1)
                 if found.kept != layer.heads:
-                    shrink_layer(self, find_layers(self)[layer.index], found.kept)
+                    shrink_layer(self, layer, found.kept)
             narrow_linears(self, shapes)
         finally:
             setattr(self.config, HEAD_MAP_KEY, entry)

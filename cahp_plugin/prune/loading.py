@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from cahp_plugin.architectures import head_map
-from cahp_plugin.architectures.layers import HEAD_MAP_KEY
+from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import load_config, model_class, shrinking
 
