@@ -5,9 +5,9 @@ The names below are loaded when they are first used, so that ``import cahp_plugi
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cahp_plugin._lazy import lazy_names
 from cahp_plugin._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -33,28 +33,19 @@ __all__ = [
     "select_heads",
 ]
 
-_MODULES = {
-    "CAHPConfig": "config",
-    "CAHPError": "errors",
-    "CAHPImportance": "prune",
-    "CAHPPruner": "prune",
-    "HeadSelection": "method.selection",
-    "finetune": "recover",
-    "load_pruned": "prune",
-    "prune_classifier": "workflow",
-    "recover_least_squares": "recover",
-    "save_pruned": "prune",
-    "select_heads": "select",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "CAHPConfig": "config",
+        "CAHPError": "errors",
+        "CAHPImportance": "prune",
+        "CAHPPruner": "prune",
+        "HeadSelection": "method.selection",
+        "finetune": "recover",
+        "load_pruned": "prune",
+        "prune_classifier": "workflow",
+        "recover_least_squares": "recover",
+        "save_pruned": "prune",
+        "select_heads": "select",
+    },
+)

@@ -1,4 +1,4 @@
-"""Writes `summary.md` beside the `runs.jsonl` of each folder that `cahp compare` filled, from these runs alone.
+"""Writes `summary.md` and `accuracy.png` beside the `runs.jsonl` of each folder that `cahp compare` filled.
 
 python examples/summarize_runs.py examples/results/sst5 [more folders]
 """
@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 from cahp_plugin.compare import Comparison
+from cahp_plugin.compare.figure import plot_accuracy
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, read_runs
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
+from cahp_plugin.report import style
 
 
 def main() -> None:
@@ -20,14 +22,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     for folder in parser.parse_args().folders:
-        write_text(folder / "summary.md", summary(folder))
+        comparison = Comparison(folder, tuple(read_runs(folder / RUNS_NAME)))
+        plot_accuracy(comparison).savefig(folder / "accuracy.png", dpi=style.DPI)
+        write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
 
 
-def summary(folder: Path) -> str:
+def summary(comparison: Comparison) -> str:
     """Tables of a folder's runs, as a page of Markdown."""
+    folder = comparison.output
     setup = json.loads((folder / SETUP_NAME).read_text(encoding="utf-8"))
-    comparison = Comparison(folder, tuple(read_runs(folder / RUNS_NAME)))
     dense = next(run for run in comparison.runs if run.method == "dense")
     recovery = setup["recovery"]
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
@@ -38,6 +42,8 @@ def summary(folder: Path) -> str:
 without a seed has none before recovery. Against cahp: difference of the means, with a 95 % bootstrap interval over
 the test examples; it does not hold the spread over seeds. Seconds (choosing and recovering) are from a shared, busy
 machine: orders of magnitude.
+
+![Accuracy against the number of heads](accuracy.png)
 
 {comparison.table(markdown=True)}
 

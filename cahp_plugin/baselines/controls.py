@@ -11,7 +11,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.architectures import attention_layers
-from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.method.separation import separation_matrix
@@ -85,6 +85,7 @@ class ShuffledLabelImportance(SeparationImportance):
         seed: Seed of the shuffling and of t-SNE.
 
     Raises:
+        ConfigError: The selection was made without classes.
         DataError: The data can't be used.
         SelectionError: The number can't be had.
     """
@@ -130,11 +131,16 @@ def shuffled_separation(
         X, float32 of shape ``(N, features)``.
 
     Raises:
+        ConfigError: The selection was made without classes.
         DataError: The data can't be used.
     """
     layers, config = attention_layers(model), selection.config
     size = config.signature_size
-    assert size is not None  # select_heads fills it in
+    if size is None:
+        raise ConfigError(
+            "With conditioning 'none' heads are compared without classes, so there are no labels to shuffle. Select "
+            "with conditioning 'label'."
+        )
     batches = prepare_batches(ShuffledLabels(dataloader, seed=seed), model)
     moments = ClassMoments(len(batches.classes))
     with frozen_eval(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers
-from cahp_plugin.baselines.ranking import head_count
+from cahp_plugin.baselines.ranking import RankingImportance, head_count
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import head_masks, prepare_batches
 from cahp_plugin.observe.batches import Batch
@@ -89,7 +89,6 @@ def train_gates(
     *,
     epochs: float,
     learning_rate: float,
-    description: str,
 ) -> tuple[float, ...]:
     """Trains gates by Adam on cross-entropy and penalty; the model's weights are frozen, dropout is off.
 
@@ -99,7 +98,6 @@ def train_gates(
         gates: Trained in place.
         epochs: Passes over the data; a fraction ends within one.
         learning_rate: Adam's.
-        description: Label of the progress bar.
 
     Returns:
         The cross-entropy at each step, nat.
@@ -119,7 +117,7 @@ def train_gates(
     losses = []
     walk = itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), steps)
     with frozen_eval(model), torch.enable_grad():
-        for step, batch in enumerate(logging.tqdm(walk, total=steps, desc=description, unit="step")):
+        for step, batch in enumerate(logging.tqdm(walk, total=steps, desc="Training gates", unit="step")):
             progress = step / max(1, steps - 1)
             values = gates.sample(progress).to(like.device, like.dtype)
             parts = values.split([len(layer.heads) for layer in present])
@@ -130,6 +128,50 @@ def train_gates(
             optimizer.step()
             losses.append(float(loss.detach()))
     return tuple(losses)
+
+
+class TrainedGatesImportance(RankingImportance):
+    """Heads of the highest trained scores.
+
+    Args:
+        model: A fine-tuned sequence classifier; unchanged.
+        dataloader: Training set, labelled dict batches.
+        num_heads: Heads to keep, a count or a share in (0, 1).
+        make_gates: From the number of heads there are and of heads to keep to the gates to train.
+        min_heads_per_layer: Heads that each layer keeps at least.
+        epochs: Passes over the training set, a fraction included.
+        learning_rate: Adam's.
+
+    Attributes:
+        kept: Layer -> original indices of the heads to keep.
+        scores: Trained scores, ``(num_layers, num_original_heads)``; NaN where there is no head.
+        losses: Cross-entropy at each step, nat; empty where all or no heads are kept: nothing is to be chosen.
+        gates: The trained gates.
+
+    Raises:
+        SelectionError: The number does not fit the heads there are.
+        ConfigError: A number is out of its range.
+        DataError: The data can't be used, or the loss is not a number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataloader: Iterable[Mapping[str, Any]],
+        num_heads: int | float,
+        make_gates: Callable[[int, int], Gates],
+        *,
+        min_heads_per_layer: int,
+        epochs: float,
+        learning_rate: float,
+    ) -> None:
+        present, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
+        self.gates = make_gates(present, wanted)
+        self.losses: tuple[float, ...] = ()
+        if 0 < wanted < present:
+            self.losses = train_gates(model, dataloader, self.gates, epochs=epochs, learning_rate=learning_rate)
+        scores = scores_by_layer(model, self.gates.scores)
+        super().__init__(scores, wanted, min_heads_per_layer=min_heads_per_layer)
 
 
 def heads_to_keep(model: nn.Module, num_heads: int | float, min_heads_per_layer: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cahp_plugin.baselines.gates import heads_to_keep, scores_by_layer, train_gates
-from cahp_plugin.baselines.ranking import RankingImportance
+from cahp_plugin.baselines.gates import TrainedGatesImportance
 
 #: Interval that the concrete distribution is stretched to before it is clipped (Louizos et al. 2018, section 4).
 STRETCH = (-0.1, 1.1)
@@ -67,7 +67,7 @@ def hard_concrete(log_alpha: Tensor, uniform: Tensor) -> Tensor:
     return (concrete * (high - low) + low).clamp(0, 1)
 
 
-class HardConcreteImportance(RankingImportance):
+class HardConcreteImportance(TrainedGatesImportance):
     """Heads whose trained gates are most probably open.
 
     Voita, Talbot, Moiseev, Sennrich, Titov, "Analyzing Multi-Head Self-Attention", ACL 2019, section 6: each head's
@@ -92,14 +92,16 @@ class HardConcreteImportance(RankingImportance):
     Attributes:
         kept: Layer -> original indices of the heads to keep.
         scores: ln alpha of each head, ``(num_layers, num_original_heads)``; NaN where there is none.
-        expected_open: Expected number of open gates at the end.
-        losses: Cross-entropy at each step, nat.
+        losses: Cross-entropy at each step, nat; empty where all or no heads are kept.
+        gates: The trained gates.
 
     Raises:
         SelectionError: The number does not fit the heads there are.
         ConfigError: A number is out of its range.
         DataError: The data can't be used, or the loss is not a number.
     """
+
+    gates: HardConcreteGates
 
     def __init__(
         self,
@@ -112,11 +114,17 @@ class HardConcreteImportance(RankingImportance):
         learning_rate: float = 0.1,
         seed: int = 0,
     ) -> None:
-        present, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
-        gates = HardConcreteGates(present, wanted, seed=seed)
-        self.losses = train_gates(
-            model, dataloader, gates, epochs=epochs, learning_rate=learning_rate, description="Training gates"
+        super().__init__(
+            model,
+            dataloader,
+            num_heads,
+            functools.partial(HardConcreteGates, seed=seed),
+            min_heads_per_layer=min_heads_per_layer,
+            epochs=epochs,
+            learning_rate=learning_rate,
         )
-        self.expected_open = float(gates.expected_open().detach().sum())
-        scores = scores_by_layer(model, gates.scores)
-        super().__init__(scores, wanted, min_heads_per_layer=min_heads_per_layer)
+
+    @property
+    def expected_open(self) -> float:
+        """Expected number of open gates at the end."""
+        return float(self.gates.expected_open().detach().sum())

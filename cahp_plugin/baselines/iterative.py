@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,84 @@ from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import recover_least_squares
 
 Array = np.ndarray[Any, Any]
+
+
+class SalienceWalk:
+    """The rounds of iterative pruning by salience, gone as far as was asked: fewer heads go on from where it stands.
+
+    Args:
+        model: A fine-tuned sequence classifier; unchanged.
+        dataloader: Training set, labelled dict batches.
+        min_heads_per_layer: Heads that each layer keeps at least.
+        step: Heads removed in a round.
+        num_examples: Examples that each salience is measured on and each repair fitted on.
+
+    Attributes:
+        seconds: What the rounds from the dense model to where the walk stands took.
+
+    Raises:
+        ConfigError: A number is out of its range.
+        DataError: The data can't be used.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dataloader: Iterable[Mapping[str, Any]],
+        *,
+        min_heads_per_layer: int = 1,
+        step: int = 6,
+        num_examples: int = 384,
+    ) -> None:
+        if step < 1 or num_examples < 2:
+            raise ConfigError(
+                f"`step` must be at least 1 and `num_examples` at least 2; got {step} and {num_examples}."
+            )
+        self._model, self._step, self._least = model, step, min_heads_per_layer
+        self._batches = _first_examples(prepare_batches(dataloader, model), num_examples)
+        self._num_examples = num_examples
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._pruned = copy.deepcopy(self._model)
+        self._salience: Array | None = None
+        self.seconds = 0.0
+
+    def down_to(self, num_heads: int) -> tuple[MichelImportance, tuple[int, ...]]:
+        """Goes on until a round leaves so many heads; from the dense model again where there are fewer by now.
+
+        Args:
+            num_heads: Heads to keep.
+
+        Returns:
+            Salience of the last round, normalised in each layer, as the importance that keeps so many; and the number
+            of heads after each round from the dense model on.
+
+        Raises:
+            DataError: The loss is not a number.
+            PruningError: Activations are not finite.
+        """
+        total, left = (sum(len(layer.heads) for layer in attention_layers(m)) for m in (self._model, self._pruned))
+        if num_heads > left:
+            self._start_over()
+            left = total
+        targets = [*range(left - self._step, num_heads, -self._step)]
+        unlabelled = [batch.inputs for batch in self._batches]
+        inputs = self._batches[0].rows(torch.tensor([0])).inputs_on(next(self._pruned.parameters()).device)
+        start = time.perf_counter()
+        for target in logging.tqdm(targets, desc="Removing heads", unit="round"):
+            CAHPPruner(self._pruned, inputs, importance=self._ranking(target)).step()
+            self._salience = None
+            recover_least_squares(self._pruned, self._model, unlabelled, num_examples=self._num_examples)
+        found = self._ranking(num_heads)
+        self.seconds += time.perf_counter() - start
+        last = (num_heads,) if num_heads < total else ()
+        return found, (*range(total - self._step, num_heads, -self._step), *last)
+
+    def _ranking(self, num_heads: int) -> MichelImportance:
+        if self._salience is None:
+            self._salience = measure_salience(self._pruned, self._batches)
+        return MichelImportance(self._salience, num_heads, min_heads_per_layer=self._least)
 
 
 class IterativeSalienceImportance(CAHPImportance):
@@ -61,24 +140,12 @@ class IterativeSalienceImportance(CAHPImportance):
         step: int = 6,
         num_examples: int = 384,
     ) -> None:
-        if step < 1 or num_examples < 2:
-            raise ConfigError(
-                f"`step` must be at least 1 and `num_examples` at least 2; got {step} and {num_examples}."
-            )
-        left, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
-        batches = _first_examples(prepare_batches(dataloader, model), num_examples)
-        unlabelled = [batch.inputs for batch in batches]
-        inputs = batches[0].rows(torch.tensor([0])).inputs_on(next(model.parameters()).device)
-        pruned = copy.deepcopy(model)
-        rounds = list(range(left - step, wanted, -step)) + ([wanted] if wanted < left else [])
-        for target in logging.tqdm(rounds, desc="Removing heads", unit="round"):
-            salience = measure_salience(pruned, batches)
-            importance = MichelImportance(salience, target, min_heads_per_layer=min_heads_per_layer)
-            CAHPPruner(pruned, inputs, importance=importance).step()
-            if target > wanted:
-                recover_least_squares(pruned, model, unlabelled, num_examples=num_examples)
-        self.rounds = tuple(rounds)
-        super().__init__({layer.index: layer.heads for layer in attention_layers(pruned)})
+        _, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
+        walk = SalienceWalk(
+            model, dataloader, min_heads_per_layer=min_heads_per_layer, step=step, num_examples=num_examples
+        )
+        importance, self.rounds = walk.down_to(wanted)
+        super().__init__(importance.resolve(attention_layers(model)))
 
 
 def measure_salience(model: Any, batches: Sequence[Batch]) -> Array:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cahp_plugin.baselines.gates import heads_to_keep, scores_by_layer, train_gates
-from cahp_plugin.baselines.ranking import RankingImportance
+from cahp_plugin.baselines.gates import TrainedGatesImportance
 from cahp_plugin.errors import ConfigError
 
 
@@ -67,7 +67,7 @@ class SubsetGates:
         return torch.zeros((), dtype=torch.float64)
 
 
-class SubsetPruningImportance(RankingImportance):
+class SubsetPruningImportance(TrainedGatesImportance):
     """Heads of the highest importance variables, trained by differentiable subset pruning.
 
     Li, Cotterell, Sachan, "Differentiable Subset Pruning of Transformer Heads", TACL 2021, in its pipelined
@@ -113,12 +113,12 @@ class SubsetPruningImportance(RankingImportance):
     ) -> None:
         if not min(temperatures) > 0:
             raise ConfigError(f"`temperatures` must be above 0; got {temperatures}.")
-        present, wanted = heads_to_keep(model, num_heads, min_heads_per_layer)
-        gates = SubsetGates(present, wanted, seed=seed, temperatures=temperatures)
-        self.losses: tuple[float, ...] = ()
-        if 0 < wanted < present:  # otherwise there is nothing to choose, and no gradient
-            self.losses = train_gates(
-                model, dataloader, gates, epochs=epochs, learning_rate=learning_rate, description="Training subset"
-            )
-        scores = scores_by_layer(model, gates.scores)
-        super().__init__(scores, wanted, min_heads_per_layer=min_heads_per_layer)
+        super().__init__(
+            model,
+            dataloader,
+            num_heads,
+            functools.partial(SubsetGates, seed=seed, temperatures=temperatures),
+            min_heads_per_layer=min_heads_per_layer,
+            epochs=epochs,
+            learning_rate=learning_rate,
+        )

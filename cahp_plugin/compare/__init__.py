@@ -5,8 +5,9 @@ The names below are loaded when they are first used, so that ``cahp --help`` can
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cahp_plugin._lazy import lazy_names
 
 if TYPE_CHECKING:
     from cahp_plugin.compare.check import Check, check_runs
@@ -16,19 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Comparison", "KneeTable", "check_runs", "compare_methods", "knee_under_noise"]
 
-_MODULES = {
-    "Check": "check",
-    "Comparison": "summary",
-    "KneeTable": "knee",
-    "check_runs": "check",
-    "compare_methods": "grid",
-    "knee_under_noise": "knee",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Check": "check",
+        "Comparison": "summary",
+        "KneeTable": "knee",
+        "check_runs": "check",
+        "compare_methods": "grid",
+        "knee_under_noise": "knee",
+    },
+)

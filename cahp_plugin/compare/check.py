@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.rows import Row, bootstrap_interval
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.report import format_table
 
@@ -106,7 +105,7 @@ def committed_runs(
     path, runs_path = Path(folder) / SETUP_NAME, Path(folder) / RUNS_NAME
     if not path.exists() or not runs_path.exists():
         raise CheckpointError(f"{folder} holds no comparison: there is no {SETUP_NAME} and {RUNS_NAME} in it.")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_setup(path)
     other = [name for name in _SAME if before.get(name) != setup.get(name)]
     if other:
         changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)

@@ -72,13 +72,23 @@ class Chooser:
             if (run.method, run.num_heads) == (method, count) and (run.seed == seed or method in UNSEEDED):
                 kept = {int(layer): tuple(heads) for layer, heads in run.kept.items()}
                 return kept, run.seconds.get("choose", 0.0)
+        calibration, training = (
+            make_dataloader(
+                self._encoded,
+                self._tokenizer,
+                batch_size=self._batch_size,
+                shuffle=True,
+                group_by_length=grouped,
+                seed=seed,
+            )
+            for grouped in (False, True)
+        )
         candidate = Candidate(
             model=self._model,
             observed=self.observed,
             train=self._train,
-            calibration=make_dataloader(
-                self._encoded, self._tokenizer, batch_size=self._batch_size, shuffle=True, seed=seed
-            ),
+            calibration=calibration,
+            training=training,
             num_heads=count,
             seed=seed,
             gate_epochs=self._gate_epochs,

@@ -21,7 +21,7 @@ from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.methods import METHODS
+from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
 from cahp_plugin.compare.names import DEFAULT_METHODS
 from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
@@ -96,7 +96,7 @@ def compare_methods(
         All runs of the folder.
 
     Raises:
-        ConfigError: A method or recovery is unknown, or a list is empty.
+        ConfigError: A method or recovery is unknown or does not go with the settings, or a list is empty.
         SelectionError: A number of heads does not fit the model.
         CheckpointError: The folder holds runs of another set-up, or ``check`` has nothing to compare.
         DataError: The data can't be used.
@@ -106,6 +106,12 @@ def compare_methods(
     recovery = RecoverySettings() if recovery is None else recovery
     _check_names("methods", methods, tuple(METHODS))
     _check_names("recoveries", recoveries, get_args(RecoveryMethod))
+    controls = [name for name in methods if name in SEPARATION_CONTROLS]
+    if controls and config.conditioning == "none":
+        raise ConfigError(
+            f"{' and '.join(controls)} replace the class separation, and conditioning 'none' has none. Compare with "
+            "conditioning 'label', or without them."
+        )
     layers = attention_layers(model)
     present = sum(len(layer.heads) for layer in layers)
     least = sum(min(config.min_heads_per_layer, len(layer.heads)) for layer in layers)
@@ -123,9 +129,7 @@ def compare_methods(
     wanted = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
-    setup = _setup(model, encoded, encoded_test, config, recovery)
-    if gate_epochs != 1:  # left out at its default: folders from before there was a choice stay valid
-        setup["gate_epochs"] = gate_epochs
+    setup = _setup(model, encoded, encoded_test, config, recovery, gate_epochs)
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
     log = RunLog(output_dir, setup)
     labels = np.asarray(encoded_test["labels"])
@@ -227,7 +231,9 @@ def _run(
     )
 
 
-def _setup(model: Any, train: Any, test: Any, config: CAHPConfig, recovery: RecoverySettings) -> dict[str, Any]:
+def _setup(
+    model: Any, train: Any, test: Any, config: CAHPConfig, recovery: RecoverySettings, gate_epochs: float
+) -> dict[str, Any]:
     settings = dataclasses.asdict(recovery)
     settings.pop("method")
     return {
@@ -236,6 +242,7 @@ def _setup(model: Any, train: Any, test: Any, config: CAHPConfig, recovery: Reco
         "test": fingerprint_of_data(test),
         "config": config.to_dict(),
         "recovery": settings,
+        "gate_epochs": float(gate_epochs),
         "versions": package_versions(),
     }
 

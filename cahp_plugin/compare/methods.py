@@ -10,7 +10,6 @@ from typing import Any
 from cahp_plugin.baselines import (
     HardConcreteImportance,
     HIESImportance,
-    IterativeSalienceImportance,
     MagnitudeImportance,
     MichelImportance,
     NoiseImportance,
@@ -22,6 +21,7 @@ from cahp_plugin.baselines import (
     attention_entropy,
 )
 from cahp_plugin.baselines.controls import shuffled_separation
+from cahp_plugin.baselines.iterative import SalienceWalk
 from cahp_plugin.method.representatives import select_from_distances, select_from_separation
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance
@@ -58,6 +58,7 @@ class Candidate:
         observed: A selection on it, for its separation matrix, salience and settings.
         train: Batches of the training set, the shortest examples first.
         calibration: Batches of the training set, in an order drawn by the seed.
+        training: The same, with examples about as long in one batch.
         num_heads: Heads to keep.
         seed: Seed of whatever is drawn.
         gate_epochs: Passes over the training set for methods that train gates.
@@ -68,6 +69,7 @@ class Candidate:
     observed: HeadSelection
     train: Any
     calibration: Any
+    training: Any
     num_heads: int
     seed: int
     gate_epochs: float
@@ -79,7 +81,7 @@ class Candidate:
         return {"min_heads_per_layer": self.observed.config.min_heads_per_layer}
 
     @property
-    def training(self) -> dict[str, Any]:
+    def gates(self) -> dict[str, Any]:
         """Keyword arguments of what trains gates."""
         return {"epochs": self.gate_epochs, "seed": self.seed, **self.least}
 
@@ -103,6 +105,14 @@ def _shuffled(c: Candidate) -> CAHPImportance:
     return SeparationImportance(c.observed, separation, c.num_heads, seed=c.seed)
 
 
+def _iterative(c: Candidate) -> CAHPImportance:
+    walk = c.measurements.once(("iterative", c.seed), lambda: SalienceWalk(c.model, c.calibration, **c.least))
+    start = time.perf_counter()
+    importance, _ = walk.down_to(c.num_heads)
+    c.measurements.saved += walk.seconds - (time.perf_counter() - start)  # rounds that another number had walked
+    return importance
+
+
 def _hies(c: Candidate) -> CAHPImportance:
     entropy = c.measurements.once("entropy", lambda: attention_entropy(c.model, c.train))
     return HIESImportance(c.observed.salience, entropy, c.num_heads, **c.least)
@@ -116,10 +126,10 @@ METHODS: dict[str, Callable[[Candidate], CAHPImportance]] = {
     "noise": lambda c: NoiseImportance(c.observed, c.num_heads, seed=c.seed),
     "salience": lambda c: SalienceImportance(c.observed.salience, c.num_heads, **c.least),
     "salience-layernorm": lambda c: MichelImportance(c.observed.salience, c.num_heads, **c.least),
-    "salience-iterative": lambda c: IterativeSalienceImportance(c.model, c.calibration, c.num_heads, **c.least),
+    "salience-iterative": _iterative,
     "hies": _hies,
-    "voita": lambda c: HardConcreteImportance(c.model, c.calibration, c.num_heads, **c.training),
-    "dsp": lambda c: SubsetPruningImportance(c.model, c.calibration, c.num_heads, **c.training),
+    "voita": lambda c: HardConcreteImportance(c.model, c.training, c.num_heads, **c.gates),
+    "dsp": lambda c: SubsetPruningImportance(c.model, c.training, c.num_heads, **c.gates),
     "magnitude": lambda c: MagnitudeImportance(c.model, c.num_heads, **c.least),
     "obs": lambda c: ReconstructionImportance(c.model, c.calibration, c.num_heads, **c.least),
     "random": lambda c: RandomImportance(c.model, c.num_heads, seed=c.seed, **c.least),
@@ -127,3 +137,6 @@ METHODS: dict[str, Callable[[Candidate], CAHPImportance]] = {
 
 #: Methods that choose the same heads for every seed.
 UNSEEDED = frozenset({"salience", "salience-layernorm", "hies", "magnitude"})
+
+#: Methods that put something else in the place of the class separation.
+SEPARATION_CONTROLS = frozenset({"shuffled", "noise"})

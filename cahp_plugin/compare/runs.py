@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import write_text
 
@@ -83,7 +84,7 @@ class RunLog:
         self.path = Path(folder) / RUNS_NAME
         path = Path(folder) / SETUP_NAME
         if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
+            before = read_setup(path)
             other = sorted(name for name in {*before, *setup} if before.get(name) != setup.get(name))
             if other:
                 changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)
@@ -117,6 +118,13 @@ class RunLog:
             file.flush()
             os.fsync(file.fileno())
         self.runs[run.key] = run
+
+
+def read_setup(path: Path) -> dict[str, Any]:
+    """Reads what a folder's runs share. A setting younger than the file had its default's behaviour there."""
+    setup: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = CAHPConfig().to_dict() | setup["config"]
+    return {"gate_epochs": 1.0} | setup | {"config": config}
 
 
 def read_runs(path: Path) -> list[Run]:

@@ -143,7 +143,13 @@ def by_length(encoded: Any) -> Any:
 
 
 def make_dataloader(
-    encoded: Any, tokenizer: Any, *, batch_size: int = 32, shuffle: bool = False, seed: int = 0
+    encoded: Any,
+    tokenizer: Any,
+    *,
+    batch_size: int = 32,
+    shuffle: bool = False,
+    group_by_length: bool = False,
+    seed: int = 0,
 ) -> torch.utils.data.DataLoader[Any]:
     """Makes padded dict batches of an encoded data set.
 
@@ -152,14 +158,23 @@ def make_dataloader(
         tokenizer: Pads the batches.
         batch_size: Examples a batch.
         shuffle: Whether the order is drawn anew at each walk.
+        group_by_length: Whether examples about as long share a batch when shuffled, as transformers' ``Trainer`` has
+            it: the batches' order is drawn, the longest examples come first.
         seed: Seed of that order.
     """
     from transformers import DataCollatorWithPadding
+    from transformers.trainer_pt_utils import LengthGroupedSampler
 
+    generator = torch.Generator().manual_seed(seed)
+    sampler = None
+    if shuffle and group_by_length:
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        sampler = LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
     return torch.utils.data.DataLoader(
         encoded.with_format(None),
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=sampler,
+        shuffle=shuffle if sampler is None else None,
         collate_fn=DataCollatorWithPadding(tokenizer),
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
     )

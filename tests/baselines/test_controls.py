@@ -8,7 +8,7 @@ from tiny import model_inputs, tiny_batches, tiny_model
 from cahp_plugin import CAHPConfig, CAHPPruner, HeadSelection, select_heads
 from cahp_plugin.baselines import NoiseImportance, SeparationImportance, ShuffledLabelImportance
 from cahp_plugin.baselines.controls import ShuffledLabels, gaussian_like, shuffled_separation
-from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.errors import ConfigError, DataError, SelectionError
 
 CONFIG = CAHPConfig(signature_size=5, num_heads=6)
 
@@ -79,3 +79,6 @@ def test_bad_input(given):
     for data in ([], [{"input_ids": torch.ones(2, 3, dtype=torch.long)}]):
         with pytest.raises(DataError, match="no labels to shuffle"):
             ShuffledLabelImportance(model, data, selection, 6)
+    apart = dataclasses.replace(selection, config=CAHPConfig(conditioning="none"))
+    with pytest.raises(ConfigError, match="no labels to shuffle"):
+        shuffled_separation(model, [], apart, seed=0)

@@ -9,7 +9,7 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.baselines import IterativeSalienceImportance
-from cahp_plugin.baselines.iterative import measure_salience
+from cahp_plugin.baselines.iterative import SalienceWalk, measure_salience
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe import observe, prepare_batches
 
@@ -64,6 +64,15 @@ def test_each_round_removes_what_is_least_salient_now():
         if target > 5:
             recover_least_squares(pruned, model, used, num_examples=40)
     assert found.kept == {layer: tuple(heads) for layer, heads in kept.items()}
+
+
+def test_a_walk_that_goes_on_is_one_from_the_start():
+    model, data = tiny_model(), tiny_batches(24, 6)
+    walk = SalienceWalk(model, data, step=2)
+    for count in (8, 7, 4, 4, 3, 9, 12, 6):
+        fresh = IterativeSalienceImportance(model, data, count, step=2)
+        found, rounds = walk.down_to(count)
+        assert found.resolve(attention_layers(model)) == fresh.kept and rounds == fresh.rounds
 
 
 def test_planted_heads_are_found_and_the_model_stays_as_it_was():

@@ -155,7 +155,7 @@ def test_another_set_up_is_refused(tmp_path):
     compare(tmp_path / "runs", seeds=[0])
     with pytest.raises(CheckpointError, match=r"another set-up \(model: '\w+', now '\w+'\)"):
         compare(tmp_path / "runs", seeds=[0], model=tiny_model(seed=1))
-    with pytest.raises(CheckpointError, match=r"another set-up \(gate_epochs: None, now 2\)"):
+    with pytest.raises(CheckpointError, match=r"another set-up \(gate_epochs: 1.0, now 2.0\)"):
         compare(tmp_path / "runs", seeds=[0], gate_epochs=2)
     with pytest.raises(CheckpointError, match=r"another set-up \(recovery"):
         compare(tmp_path / "runs", seeds=[0], recovery=RecoverySettings(epochs=7))
@@ -163,6 +163,17 @@ def test_another_set_up_is_refused(tmp_path):
     (tmp_path / "other" / "file").write_text("mine")
     with pytest.raises(CheckpointError, match="holds no comparison"):
         compare(tmp_path / "other")
+
+
+def test_a_folder_from_before_a_setting_goes_on(tmp_path):
+    first = compare(tmp_path / "runs", seeds=[0])
+    path = tmp_path / "runs" / "setup.json"
+    setup = json.loads(path.read_text())
+    del setup["gate_epochs"], setup["config"]["conditioning"]
+    path.write_text(json.dumps(setup))
+    assert compare(tmp_path / "runs", seeds=[0]).runs == first.runs
+    with pytest.raises(CheckpointError, match="another set-up"):
+        compare(tmp_path / "runs", seeds=[0], config=CAHPConfig(conditioning="prediction"))
 
 
 def test_the_model_stays_as_it_was(tmp_path):
@@ -183,6 +194,11 @@ def test_the_model_stays_as_it_was(tmp_path):
         ({"heads": []}, ConfigError, "at least one number each"),
         ({"seeds": []}, ConfigError, "at least one number each"),
         ({"gate_epochs": 0}, ConfigError, "`gate_epochs` must be above 0"),
+        (
+            {"methods": ["cahp", "noise", "shuffled"], "config": CAHPConfig(conditioning="none")},
+            ConfigError,
+            "noise and shuffled replace the class separation",
+        ),
     ],
 )
 def test_bad_settings_before_any_work(changes, error, message, tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import pytest
@@ -55,6 +56,25 @@ def test_batches_are_what_the_model_takes():
         for seed in (0, 0, 1)
     ]
     assert orders[0] == orders[1] != orders[2]
+
+
+def test_examples_about_as_long_share_a_shuffled_batch():
+    tokenizer = tiny_tokenizer()
+    data = rows(text=["w1 " * (1 + place % 30) for place in range(480)], label=[place % 3 for place in range(480)])
+    encoded = encode(data, COLUMNS, tokenizer, tiny_model())
+
+    def walks(seed, **more):
+        loader = make_dataloader(encoded, tokenizer, batch_size=8, shuffle=True, seed=seed, **more)
+        return [[batch["attention_mask"].sum(dim=1).tolist() for batch in loader] for _ in range(2)]
+
+    def spread(batches):
+        return sum(max(lengths) - min(lengths) for lengths in batches) / len(batches)
+
+    first, second = walks(0, group_by_length=True)
+    expected = sorted(len(ids) for ids in encoded["input_ids"])
+    assert all(sorted(itertools.chain(*batches)) == expected for batches in (first, second))
+    assert first != second and [first, second] == walks(0, group_by_length=True) != walks(1, group_by_length=True)
+    assert spread(first) < 4 < 15 < spread(walks(0)[0])
 
 
 def test_pairs_are_joined():
