@@ -1,31 +1,42 @@
 """Writes `summary.md` and `accuracy.png` beside the `runs.jsonl` of each folder that `cahp compare` filled.
 
-python examples/summarize_runs.py examples/results/sst5 [more folders]
+    python examples/summarize_runs.py examples/results/sst5 [more folders] --page examples/results/evidence.md
+
+`--page` also renews the tables in a page: what is between `<!-- sst5 -->` and `<!-- end -->` for the folder `sst5`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
+import statistics
 from pathlib import Path
 
 from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.figure import plot_accuracy
+from cahp_plugin.compare.names import METHOD_NAMES
+from cahp_plugin.compare.rows import Row
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, read_runs
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
-from cahp_plugin.report import style
+from cahp_plugin.report import format_table, style
 
 
 def main() -> None:
     """Writes the summaries and prints where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    for folder in parser.parse_args().folders:
+    parser.add_argument("--page", type=Path, help="page of Markdown with a place for each folder's table")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
         comparison = Comparison(folder, tuple(read_runs(folder / RUNS_NAME)))
         plot_accuracy(comparison).savefig(folder / "accuracy.png", dpi=style.DPI)
         write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
+        if arguments.page:
+            page = arguments.page.read_text(encoding="utf-8")
+            write_text(arguments.page, renewed(page, folder.name, overview(comparison)))
 
 
 def summary(comparison: Comparison) -> str:
@@ -58,6 +69,46 @@ Recovery: {recovery["num_examples"]} examples for the closed form; {recovery["ep
 {recovery["learning_rate"]:g}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
 fine-tuning, where it was run. {versions}.
 """
+
+
+def overview(comparison: Comparison) -> str:
+    """Ways of choosing heads against numbers of heads and recoveries, as a table of Markdown.
+
+    Mean ± standard deviation over seeds (their number, where it is not that of most); in brackets the difference from
+    CAHP, bold where its interval is on one side of 0.
+    """
+    rows = [row for row in comparison.rows() if row.method != "dense"]
+    usual = statistics.mode(row.num_seeds for row in rows)
+    places = sorted({(-row.num_heads, row.recover != "none", row.recover) for row in rows})
+    known = {(row.method, -row.num_heads, row.recover): row for row in rows}
+    cells = []
+    for method in (name for name in METHOD_NAMES if any(row.method == name for row in rows)):
+        line = {"heads chosen by": method}
+        for count, _, recover in places:
+            name = f"{-count}, {'one-shot' if recover == 'none' else recover}"
+            line[name] = _cell(known.get((method, count, recover)), usual)
+        cells.append(line)
+    return format_table(cells, markdown=True)
+
+
+def _cell(row: Row | None, usual: int) -> str:
+    if row is None:
+        return "-"
+    text = f"{100 * row.mean:.1f}" + ("" if row.deviation is None else f" ± {100 * row.deviation:.1f}")
+    if row.num_seeds != usual:
+        text += f" (n={row.num_seeds})"
+    if row.difference is not None and row.interval is not None:
+        difference = f"{100 * row.difference:+.1f}"
+        apart = row.interval[0] > 0 or row.interval[1] < 0
+        text += f" (**{difference}**)" if apart else f" ({difference})"
+    return text
+
+
+def renewed(page: str, name: str, table: str) -> str:
+    """A page with another table between ``<!-- name -->`` and ``<!-- end -->``, where it has such a place."""
+    return re.sub(
+        rf"(?s)(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", lambda found: found[1] + table + found[2], page
+    )
 
 
 if __name__ == "__main__":

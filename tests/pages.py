@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -123,3 +124,55 @@ def copy_examples(folder):
 
 def report(folders, output, *more):
     return main(["report", *map(str, folders), "-o", str(output), *more])
+
+
+def write_selection(folder, found):
+    """A folder with a selection alone, as an importance's `selection.to_dict()` would leave it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "selection.json").write_text(json.dumps(found.to_dict()))
+    return folder
+
+
+def check_whole(path):
+    """Well-formed, accessible, and without anything that a browser would fetch or run."""
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|url\(|@import|javascript:|\bnan\b", text)
+    page = read(path)
+    elements = page.all("html")[0]
+    assert elements.attributes["lang"] == "en" and page.all("meta", name="viewport") and page.all("title")
+    for name in ("script", "link", "img", "iframe", "object", "embed", "form", "base", "foreignobject", "use"):
+        assert not page.all(name), name
+    seen = []
+
+    def walk(node):
+        for key, value in node.attributes.items():
+            assert not key.startswith("on") and key not in ("src", "srcset", "action", "data", "xlink:href"), key
+            if key == "href":
+                assert value.startswith("#")
+        seen.extend([node.attributes["id"]] if "id" in node.attributes else [])
+        for child in node.children:
+            if not isinstance(child, str):
+                walk(child)
+
+    walk(page)
+    assert len(seen) == len(set(seen)), "an id is there twice"
+    assert {link.attributes["href"][1:] for link in page.all("a")} <= set(seen)
+    for picture in page.all("svg"):
+        if picture.attributes.get("role") == "img":
+            named = picture.attributes["aria-labelledby"].split()
+            assert [picture.all("title")[0].attributes["id"], picture.all("desc")[0].attributes["id"]] == named
+            assert all(picture.all(part)[0].text().strip() for part in ("title", "desc"))
+        else:
+            assert picture.attributes["aria-hidden"] == "true"
+    for one in page.all("table"):
+        assert one.all("caption") and all(head.attributes["scope"] in ("col", "row") for head in one.all("th"))
+    levels = [int(node.name[1]) for node in page.all("body")[0].children[0].all("h1")]
+    assert levels == [1]
+    return page
+
+
+def head_map_entry(kept, num_heads, *, version):
+    """What a pruned model's config holds under ``cahp_config``."""
+    shape = {"num_heads": num_heads, "head_dim": 8, "group_size": 1}
+    layers = {str(layer): shape | {"kept": list(heads)} for layer, heads in kept.items()}
+    return {"format": 2, "version": version, "layers": layers}

@@ -8,69 +8,32 @@ import shlex
 import numpy as np
 import pytest
 from commands import prune_arguments
-from pages import cells, copy_examples, figure, notes, read, report, selection, write_runs
+from pages import (
+    cells,
+    check_whole,
+    copy_examples,
+    figure,
+    head_map_entry,
+    notes,
+    read,
+    report,
+    selection,
+    write_runs,
+    write_selection,
+)
 
 from cahp_plugin import CAHPConfig, HeadSelection
 from cahp_plugin.cli import build_parser, main
 from cahp_plugin.cli.common import method_config
 from cahp_plugin.compare.page import read_comparison
-from cahp_plugin.errors import CheckpointError
-from cahp_plugin.report.html import Contents, read_contents
-from cahp_plugin.report.html.axes import ticks
-from cahp_plugin.report.html.markup import Html, table, tag
+from cahp_plugin.report.html import read_contents
 from cahp_plugin.report.html.page import build_page
-from cahp_plugin.report.html.style import _DARK, _LIGHT, SERIES, sheet
 
 BAD = "<img src=x onerror=alert(1)>\"'&"
 
 
-def write_selection(folder, found):
-    """A folder with a selection alone, as an importance's `selection.to_dict()` would leave it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "selection.json").write_text(json.dumps(found.to_dict()))
-    return folder
-
-
 def page_of(folder):
     return build_page([read_contents(folder)])
-
-
-def check_whole(path):
-    """Well-formed, accessible, and without anything that a browser would fetch or run."""
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"https?://|url\(|@import|javascript:|\bnan\b", text)
-    page = read(path)
-    elements = page.all("html")[0]
-    assert elements.attributes["lang"] == "en" and page.all("meta", name="viewport") and page.all("title")
-    for name in ("script", "link", "img", "iframe", "object", "embed", "form", "base", "foreignobject", "use"):
-        assert not page.all(name), name
-    seen = []
-
-    def walk(node):
-        for key, value in node.attributes.items():
-            assert not key.startswith("on") and key not in ("src", "srcset", "action", "data", "xlink:href"), key
-            if key == "href":
-                assert value.startswith("#")
-        seen.extend([node.attributes["id"]] if "id" in node.attributes else [])
-        for child in node.children:
-            if not isinstance(child, str):
-                walk(child)
-
-    walk(page)
-    assert len(seen) == len(set(seen)), "an id is there twice"
-    assert {link.attributes["href"][1:] for link in page.all("a")} <= set(seen)
-    for picture in page.all("svg"):
-        if picture.attributes.get("role") == "img":
-            named = picture.attributes["aria-labelledby"].split()
-            assert [picture.all("title")[0].attributes["id"], picture.all("desc")[0].attributes["id"]] == named
-            assert all(picture.all(part)[0].text().strip() for part in ("title", "desc"))
-        else:
-            assert picture.attributes["aria-hidden"] == "true"
-    for one in page.all("table"):
-        assert one.all("caption") and all(head.attributes["scope"] in ("col", "row") for head in one.all("th"))
-    levels = [int(node.name[1]) for node in page.all("body")[0].children[0].all("h1")]
-    assert levels == [1]
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -225,13 +188,6 @@ def test_the_commands_give_the_settings_back(everything, tmp_path):
     assert deployed.sequence_length == [32, 128, 512] and measured.rounds == 60
 
 
-def head_map_entry(kept, num_heads, *, version):
-    """What a pruned model's config holds under ``cahp_config``."""
-    shape = {"num_heads": num_heads, "head_dim": 8, "group_size": 1}
-    layers = {str(layer): shape | {"kept": list(heads)} for layer, heads in kept.items()}
-    return {"format": 2, "version": version, "layers": layers}
-
-
 def test_nothing_from_outside_becomes_markup(tmp_path):
     folder = tmp_path / BAD
     found = dataclasses.replace(selection(), note=BAD)
@@ -331,127 +287,8 @@ def test_unusual_comparisons_are_drawn(methods, tmp_path):
     assert not [node for node in page.all("h3") if node.text().startswith("Difference")]
 
 
-def test_mistakes_are_told_and_nothing_is_written(tmp_path, capsys):
-    output = tmp_path / "page.html"
-
-    def message(*folders, more=()):
-        assert report(folders, output, *more) == 1
-        captured = capsys.readouterr()
-        assert captured.err.startswith("cahp report: ") and captured.out == "" and not output.is_file()
-        return captured.err
-
-    (tmp_path / "empty").mkdir()
-    found = message(tmp_path / "empty")
-    for name in (
-        "config.json",
-        "selection.json",
-        "cahp_report.json",
-        "runs.jsonl",
-        "latency.json",
-        "cahp_export.json",
-    ):
-        assert name in found
-    assert "There is no folder" in message(tmp_path / "nowhere")
-    for name in ("selection.json", "cahp_report.json", "config.json", "latency.json", "cahp_export.json",
-                 "cahp_deploy.json", "setup.json"):  # fmt: skip
-        for place, text in enumerate(
-            ('{"cahp_config": {"format"', "[1]", "\xff\xfe", '{"cahp_config": 3, "kept": 4}')
-        ):
-            folder = tmp_path / f"{name}-{place}"
-            folder.mkdir()
-            (folder / name).write_text(text, encoding="latin-1")
-            if name == "setup.json":
-                if place == 3:
-                    continue
-                write_runs(folder / "runs", ["cahp"])
-                (folder / "runs" / "runs.jsonl").rename(folder / "runs.jsonl")
-            assert str(folder / name) in message(folder)
-    write_runs(tmp_path / "runs", ["cahp"])
-    lines = (tmp_path / "runs" / "runs.jsonl").read_text().splitlines()
-    for damage in (lines[2][:50], lines[2].replace('"num_examples": 200', '"num_examples": 9999'), '{"method": "x"}'):
-        (tmp_path / "runs" / "runs.jsonl").write_text("\n".join([*lines[:2], damage, *lines[3:], ""]))
-        assert f"{tmp_path / 'runs' / 'runs.jsonl'}, line 3" in message(tmp_path / "runs")
-    # Two models' files in one folder.
-    write_selection(tmp_path / "mixed", selection())
-    entry = head_map_entry({0: (0,)}, 6, version="0")
-    (tmp_path / "mixed" / "config.json").write_text(json.dumps({"cahp_config": entry}))
-    assert "not of one model" in message(tmp_path / "mixed")
-    output.mkdir()
-    assert "is a folder" in message(write_selection(tmp_path / "good", selection()))
-
-
-def test_a_file_that_is_there_is_only_replaced_when_asked(tmp_path, capsys):
-    folder, output = write_selection(tmp_path / "good", selection()), tmp_path / "page.html"
-    output.write_text("mine")
-    assert report([folder], output) == 1 and "--overwrite" in capsys.readouterr().err
-    assert output.read_text() == "mine"
-    assert report([folder], output, "--overwrite") == 0
-    assert capsys.readouterr().out.strip() == str(output)
-    check_whole(output)
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
-
-
 def test_two_folders_of_one_name(tmp_path):
     for name in ("a", "b"):
         write_selection(tmp_path / name / "pruned", selection())
     assert report([tmp_path / "a" / "pruned", tmp_path / "b" / "pruned"], tmp_path / "page.html") == 0
     check_whole(tmp_path / "page.html")
-
-
-def test_markup_escapes_all_but_markup():
-    assert tag("p", "a < b & c", Html("<b>x</b>"), title='"<', class_="k", stroke_width=0.126, hidden=None) == (
-        '<p title="&quot;&lt;" class="k" stroke-width="0.13">a &lt; b &amp; c<b>x</b></p>'
-    )
-    assert tag("p", Html("<b>") + "x") == "<p>&lt;b&gt;x</p>"  # joined with plain text it is plain text
-    found = table("t", [{"a": "x", "b": "1.5"}, {"a": "<y>", "b": "2"}])
-    assert '<th scope="row">&lt;y&gt;</th><td class="number">2</td>' in found
-    assert table("t", []) == ""
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (2, 71), (-15.2, 6.1), (0.47, 0.95), (0, 109.2), (1e-4, 3e-4)])
-def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 6 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
-    steps = np.diff(found)
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
-    assert float(f"{steps[0]:.1e}"[:3]) in (1, 2, 5)
-    assert all(value == int(value) for value in ticks(2, 5, whole=True))
-    assert ticks(3, 3) == [3]
-
-
-def contrast(one, other):
-    """WCAG 2 contrast ratio of two colours."""
-
-    def luminance(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize(("theme", "colours"), [(0, _LIGHT), (1, _DARK)], ids=["light", "dark"])
-def test_colours_can_be_told_from_the_ground(theme, colours):
-    for ground in ("card", "page"):
-        for name in ("ink", "muted", "kept"):
-            assert contrast(colours[name], colours[ground]) >= 4.5, name  # text
-    assert contrast(colours["accent"], colours["card"]) >= 4.5
-    assert contrast(colours["on-kept"], colours["kept"]) >= 4.5
-    for pair in SERIES:
-        assert contrast(pair[theme], colours["card"]) >= 3  # marks
-    # The number on a cell, at every shade of the table of layers.
-    kept, card = ([int(colours[name][i : i + 2], 16) for i in (1, 3, 5)] for name in ("kept", "card"))
-    for shade in np.linspace(0, float(colours["depth"]), 20):
-        mixed = "#" + "".join(f"{round(shade * a + (1 - shade) * b):02x}" for a, b in zip(kept, card, strict=True))
-        assert contrast(colours["ink"], mixed) >= 4.5, shade
-    layers = re.findall(r"--layer-\d+:(#\w{6})", sheet(24))
-    assert len(layers) == 48 and len(set(layers[:24])) == 24
-    for colour in layers[24 * theme : 24 * (theme + 1)]:
-        assert contrast(colour, colours["card"]) >= 1.8
-
-
-def test_a_folder_with_nothing_is_false(tmp_path):
-    assert not read_contents(tmp_path) and not Contents("x")
-    with pytest.raises(CheckpointError, match="no folder"):
-        read_contents(tmp_path / "missing")
