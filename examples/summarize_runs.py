@@ -13,11 +13,11 @@ import re
 import statistics
 from pathlib import Path
 
-from cahp_plugin.compare import Comparison
+from cahp_plugin.compare import Comparison, KneeTable
 from cahp_plugin.compare.figure import plot_accuracy
 from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.rows import Row
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, read_runs
+from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
 from cahp_plugin.report import format_table, style
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page of Markdown with a place for each folder's table")
     arguments = parser.parse_args()
     for folder in arguments.folders:
-        comparison = Comparison(folder, tuple(read_runs(folder / RUNS_NAME)))
+        comparison = Comparison.read(folder)
         plot_accuracy(comparison).savefig(folder / "accuracy.png", dpi=style.DPI)
         write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
@@ -64,10 +64,24 @@ Kept in each layer: mean over seeds. Thirds: % of the kept heads in that third o
 pairwise Jaccard, %.
 
 {places_table(comparison.structure(), markdown=True)}
-
+{knee_part(comparison.knee)}
 Recovery: {recovery["num_examples"]} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
 {recovery["learning_rate"]:g}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
 fine-tuning, where it was run. {versions}.
+"""
+
+
+def knee_part(knee: KneeTable | None) -> str:
+    """The knee's table under its heading, empty without one."""
+    if knee is None:
+        return ""
+    return f"""
+## The knee, and the knee in noise
+
+Heads kept in % of {knee.num_heads} by polynomial degree, mean (least to most) over {len(knee.seeds)} seeds; noise:
+Gaussian of the same shape in place of the class separation.
+
+{knee.table(markdown=True)}
 """
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cahp_plugin.compare import Comparison
-from cahp_plugin.compare.runs import read_runs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDERS = sorted(path.parent for path in (EXAMPLES / "results").glob("*/runs.jsonl"))
@@ -19,7 +18,7 @@ pytest.importorskip("matplotlib")
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_tables_are_those_of_the_runs(folder):
     script = runpy.run_path(str(EXAMPLES / "summarize_runs.py"))
-    comparison = Comparison(folder, tuple(read_runs(folder / "runs.jsonl")))
+    comparison = Comparison.read(folder)
     assert (folder / "summary.md").read_text(encoding="utf-8") == script["summary"](comparison)
     table = script["overview"](comparison)
     pages = [page.read_text(encoding="utf-8") for page in PAGES]

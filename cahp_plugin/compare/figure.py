@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cahp_plugin.compare.rows import REFERENCE, Row
 from cahp_plugin.compare.summary import Comparison
@@ -69,7 +69,7 @@ def plot_accuracy(comparison: Comparison) -> Figure:
         axes.set(title="one-shot" if recovery == "none" else recovery, xlabel="heads kept", xticks=counts)
         axes.grid(axis="y")
     panels[0].set_ylabel("accuracy, %")
-    labels: dict[str, object] = {}
+    labels: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             labels.setdefault(label, handle)

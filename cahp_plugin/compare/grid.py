@@ -25,7 +25,7 @@ from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
 from cahp_plugin.compare.names import DEFAULT_METHODS
 from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
-from cahp_plugin.compare.summary import Comparison
+from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import by_length, encode, find_columns, make_dataloader
 from cahp_plugin.errors import ConfigError, PruningError
@@ -35,8 +35,6 @@ from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.recover.streams import attention_tokens
-
-STRUCTURE_NAME = "structure.json"
 
 logger = logging.get_logger(__name__)
 
@@ -66,7 +64,7 @@ def compare_methods(
     Every run is a line of ``runs.jsonl``; runs that are there are not repeated, so the same call goes on after a kill.
     At the end ``report.html`` shows all runs of the folder.
     ``setup.json`` holds fingerprints of the model and the data, settings and versions; a folder with another set-up is
-    refused. ``structure.json`` says where the kept heads are.
+    refused. ``structure.json`` says where the kept heads of all runs in the folder are.
 
     Nothing is computed twice. Heads are chosen once for each method, number and seed (once for all seeds where the
     method has none), and every run that uses the choice carries the seconds that it took. Without a recovery, a run
@@ -111,6 +109,11 @@ def compare_methods(
         raise ConfigError(
             f"{' and '.join(controls)} replace the class separation, and conditioning 'none' has none. Compare with "
             "conditioning 'label', or without them."
+        )
+    if knee and (config.conditioning == "none" or config.clustering == "louvain"):
+        raise ConfigError(
+            "The knee under noise takes a class separation and a clustering with a knee: conditioning 'label' or "
+            "'prediction', clustering 'kmedoids' or 'hierarchical'."
         )
     layers = attention_layers(model)
     present = sum(len(layer.heads) for layer in layers)
@@ -161,32 +164,29 @@ def compare_methods(
         log.add(_run(key, pruned, evaluation, labels, seconds))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
-    comparison = Comparison(Path(output_dir), runs, _knee(output_dir, chooser, seeds) if knee else None)
-    _write_structure(comparison)
+    comparison = Comparison(Path(output_dir), runs, _knee(Path(output_dir), chooser, seeds) if knee else None)
+    _write_structure(Comparison(Path(output_dir), tuple(log.runs.values()), comparison.knee))
     write_comparison_page(Path(output_dir))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison
 
 
-def _knee(folder: str | os.PathLike[str], chooser: Chooser, seeds: Sequence[int]) -> KneeTable:
+def _knee(folder: Path, chooser: Chooser, seeds: Sequence[int]) -> KneeTable:
     """The knee in noise; read back where an earlier call has written it."""
-    known = _read_structure(folder).get("knee")
-    if known is not None and known["seeds"] == list(seeds):
-        return KneeTable.from_dict(known)
+    known = read_knee(folder)
+    if known is not None and known.seeds == tuple(seeds):
+        return known
     return knee_under_noise(chooser.observed, seeds=seeds)
-
-
-def _read_structure(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    path = Path(folder) / STRUCTURE_NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _write_structure(comparison: Comparison) -> None:
     """Writes where the heads are; a knee table of an earlier call stays."""
-    values = {name: value for name, value in comparison.to_dict().items() if name in ("structure", "knee")}
-    if values["knee"] is None:
-        values["knee"] = _read_structure(comparison.output).get("knee")
+    known = comparison.knee or read_knee(comparison.output)
+    values = {
+        "structure": [dataclasses.asdict(place) for place in comparison.structure()],
+        "knee": None if known is None else known.to_dict(),
+    }
     write_text(comparison.output / STRUCTURE_NAME, json.dumps(values, indent=2) + "\n")
 
 

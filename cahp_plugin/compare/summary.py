@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 from cahp_plugin.compare.check import Check
 from cahp_plugin.compare.knee import KneeTable
 from cahp_plugin.compare.rows import REFERENCE, Row, row_of
-from cahp_plugin.compare.runs import Run
+from cahp_plugin.compare.runs import RUNS_NAME, Run, read_runs
 from cahp_plugin.compare.structure import HeadPlaces, head_places, places_table
 from cahp_plugin.report import format_table
+
+STRUCTURE_NAME = "structure.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +32,11 @@ class Comparison:
     runs: tuple[Run, ...]
     knee: KneeTable | None = None
     check: Check | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """Reads all runs of a folder back, with its knee table where there is one."""
+        return cls(folder, tuple(read_runs(folder / RUNS_NAME)), read_knee(folder))
 
     def rows(self) -> list[Row]:
         """The runs, seeds taken together, by recovery and number of heads."""
@@ -90,3 +98,10 @@ class Comparison:
         ]
         parts += [str(part) for part in (self.knee, self.check) if part is not None]
         return "\n\n".join([*parts, f"Runs: {self.output}"])
+
+
+def read_knee(folder: Path) -> KneeTable | None:
+    """The knee table of a comparison's folder, where one was asked for."""
+    path = folder / STRUCTURE_NAME
+    known = json.loads(path.read_text(encoding="utf-8"))["knee"] if path.exists() else None
+    return None if known is None else KneeTable.from_dict(known)

@@ -199,6 +199,8 @@ def test_the_model_stays_as_it_was(tmp_path):
             ConfigError,
             "noise and shuffled replace the class separation",
         ),
+        ({"knee": True, "config": CAHPConfig(conditioning="none")}, ConfigError, "takes a class separation"),
+        ({"knee": True, "config": CAHPConfig(clustering="louvain")}, ConfigError, "a clustering with a knee"),
     ],
 )
 def test_bad_settings_before_any_work(changes, error, message, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from comparing import compare, made_up
 
 from cahp_plugin import CAHPConfig
+from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.structure import head_places, jaccard, places_table
 
 
@@ -60,3 +61,8 @@ def test_a_comparison_writes_where_its_heads_are(tmp_path):
     assert compare(tmp_path / "runs", config=config).knee is None
     assert json.loads((tmp_path / "runs" / "structure.json").read_text())["knee"] == written["knee"]
     assert compare(tmp_path / "runs", config=config, knee=True).knee == found.knee
+    # A call for other runs leaves the places of the earlier ones.
+    compare(tmp_path / "runs", config=config, methods=["magnitude"])
+    again = json.loads((tmp_path / "runs" / "structure.json").read_text())["structure"]
+    assert {place["method"] for place in again} == {"cahp", "random", "magnitude"}
+    assert Comparison.read(tmp_path / "runs").knee == found.knee
