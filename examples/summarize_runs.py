@@ -2,7 +2,8 @@
 
     python examples/summarize_runs.py examples/results/sst5 [more folders] --page examples/results/evidence.md
 
-`--page` also renews the tables in a page: what is between `<!-- sst5 -->` and `<!-- end -->` for the folder `sst5`.
+`--page` also renews the tables in a page: for the folder `sst5` what is between `<!-- sst5 -->` and `<!-- end -->`, and
+its knee in noise between `<!-- sst5-knee -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def main() -> None:
         print(folder / "summary.md")
         if arguments.page:
             page = arguments.page.read_text(encoding="utf-8")
-            write_text(arguments.page, renewed(page, folder.name, overview(comparison)))
+            for name, table in tables(comparison).items():
+                page = renewed(page, name, table)
+            write_text(arguments.page, page)
 
 
 def summary(comparison: Comparison) -> str:
@@ -85,6 +88,13 @@ Gaussian of the same shape in place of the class separation.
 """
 
 
+def tables(comparison: Comparison) -> dict[str, str]:
+    """What a page may show of a folder, by the name of the place for it."""
+    name = comparison.output.name
+    knee = {} if comparison.knee is None else {f"{name}-knee": comparison.knee.table(markdown=True)}
+    return {name: overview(comparison), **knee}
+
+
 def overview(comparison: Comparison) -> str:
     """Ways of choosing heads against numbers of heads and recoveries, as a table of Markdown.
 
@@ -121,7 +131,7 @@ def _cell(row: Row | None, usual: int) -> str:
 def renewed(page: str, name: str, table: str) -> str:
     """A page with another table between ``<!-- name -->`` and ``<!-- end -->``, where it has such a place."""
     return re.sub(
-        rf"(?s)(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", lambda found: found[1] + table + found[2], page
+        rf"(?s)(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}{table}\n{found[2]}", page
     )
 
 
