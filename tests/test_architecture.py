@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cahp_plugin"
 
 #: Parts in the order of the flow; a part imports only from itself and from parts before it.
 FLOW = [
-    {"errors", "_version"},
+    {"errors", "_lazy", "_version"},
     {"files", "_compat"},
     {"config"},
     {"architectures"},

@@ -260,7 +260,7 @@ def test_a_comparison_gets_its_page(given):
         {"layers": 1, "heads": 3},
         {"layers": 1, "heads": 2},
         {"absent": [(0, slice(None)), (1, 2)], "min_heads_per_layer": 0},
-        {"layers": 30, "heads": 20},
+        {"layers": 30, "heads": 8},
     ],
 )
 def test_unusual_selections_are_drawn(changes, tmp_path):
