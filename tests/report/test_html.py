@@ -28,6 +28,7 @@ from cahp_plugin.cli.common import method_config
 from cahp_plugin.compare.page import read_comparison
 from cahp_plugin.report.html import read_contents
 from cahp_plugin.report.html.page import build_page
+from cahp_plugin.report.html.words import of_comparison
 
 BAD = "<img src=x onerror=alert(1)>\"'&"
 
@@ -139,6 +140,30 @@ def test_a_comparison_is_shown_as_it_was_computed(everything):
     mean = np.mean([len(run.kept["2"]) for run in runs if (run.method, run.num_heads, run.recover) ==
                     ("obs", 12, "none")])  # fmt: skip
     assert f"obs, layer 2: {mean:.1f} heads on average" in notes(figure(page, "perlayer", 1), "rect")
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ((0.9, 0.8, 0.7), "the best is cahp with no recovery: 90.0 %, from which 1 of 2 others can't be told."),
+        ((0.9, 0.5, 0.4), "the best is cahp with no recovery: 90.0 %."),
+        ((0.7, 0.9, 0.8), "the best is obs with no recovery: 90.0 %; cahp reaches 70.0 %."),
+    ],
+)
+def test_the_best_is_named_with_what_it_can_not_be_told_from(means, said, tmp_path):
+    write_runs(tmp_path / "runs", ["cahp", "obs", "random"], counts=[6], recoveries=["none"])
+    compared = read_comparison(tmp_path / "runs")
+    dense, *rows = compared.rows
+    rows = [
+        dataclasses.replace(
+            row,
+            mean=mean,
+            difference=None if row.method == "cahp" else mean - means[0],
+            interval=None if row.method == "cahp" else (mean - means[0] - 0.15, mean - means[0] + 0.15),
+        )
+        for row, mean in zip(rows, means, strict=True)
+    ]
+    assert said in of_comparison(dataclasses.replace(compared, rows=(dense, *rows))).replace("\u00a0", " ")
 
 
 def test_times_stages_and_exports_are_those_of_the_files(everything):

@@ -118,14 +118,15 @@ def _pruned(pruned: Pruned, identity: str) -> Html:
 
 
 def _compared(compared: Compared, identity: str) -> Html:
-    seeds = max(row.num_seeds for row in compared.rows)
-    bars = "bars: one standard deviation. " if seeds > 1 else ""
+    least, most = (find(row.num_seeds for row in compared.rows if row.method != DENSE) for find in (min, max))
+    seeds = f"{least} to {most} seeds" if least < most else f"{most} seed{'s' if most != 1 else ''}"
+    bars = "bars: one standard deviation. " if most > 1 else ""
     methods = charts_comparison.methods_legend(compared)
     parts = [
         _block(
             tag("h3", "Accuracy against heads kept, by recovery"),
             _note(
-                f"Mean over {seeds} seed{'s' if seeds != 1 else ''}; {bars}At each number of heads the methods stand "
+                f"Mean over {seeds}; {bars}At each number of heads the methods stand "
                 "side by side. All panels have the same scales."
             ),
             methods,

@@ -48,7 +48,15 @@ def of_comparison(compared: Compared) -> str:
     sentence += (
         f" With {best.num_heads} heads the best is {best.method} with {named(best.recover)}: {percent(best.mean)}"
     )
-    sentence += "." if own is None or own is best else f"; {REFERENCE} reaches {percent(own.mean)}."
+    if own is best:
+        beside = (best.num_heads, best.recover)
+        others = [row for row in rows if (row.num_heads, row.recover) == beside and row is not best]
+        level = sum(row.interval is not None and row.interval[0] <= 0 <= row.interval[1] for row in others)
+        if level:
+            sentence += f", from which {level} of {len(others)} others can't be told"
+    elif own is not None:
+        sentence += f"; {REFERENCE} reaches {percent(own.mean)}"
+    sentence += "."
     sure = [row for row in rows if row.interval is not None]
     if sure:
         better, worse = sum(row.interval[0] > 0 for row in sure), sum(row.interval[1] < 0 for row in sure)
