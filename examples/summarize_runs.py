@@ -2,8 +2,8 @@
 
     python examples/summarize_runs.py examples/results/sst5 [more folders] --page examples/results/evidence.md
 
-`--page` also renews the tables in a page: for the folder `sst5` what is between `<!-- sst5 -->` and `<!-- end -->`, its
-knee in noise between `<!-- sst5-knee -->` and `<!-- end -->`.
+`--page` also renews the tables in a page: for the folder `sst5` what is between `<!-- sst5 -->` and `<!-- end -->`,
+its knee in noise between `<!-- sst5-knee -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
