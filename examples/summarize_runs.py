@@ -30,16 +30,16 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--page", type=Path, help="page of Markdown with a place for each folder's table")
     arguments = parser.parse_args()
+    page = arguments.page.read_text(encoding="utf-8") if arguments.page else ""
     for folder in arguments.folders:
         comparison = Comparison.read(folder)
         plot_accuracy(comparison).savefig(folder / "accuracy.png", dpi=style.DPI)
         write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
-        if arguments.page:
-            page = arguments.page.read_text(encoding="utf-8")
-            for name, table in tables(comparison).items():
-                page = renewed(page, name, table)
-            write_text(arguments.page, page)
+        for name, table in tables(comparison).items():
+            page = renewed(page, name, table)
+    if arguments.page:
+        write_text(arguments.page, page)
 
 
 def summary(comparison: Comparison) -> str:
@@ -103,13 +103,13 @@ def overview(comparison: Comparison) -> str:
     """
     rows = [row for row in comparison.rows() if row.method != "dense"]
     usual = statistics.mode(row.num_seeds for row in rows)
-    places = sorted({(-row.num_heads, row.recover != "none", row.recover) for row in rows})
-    known = {(row.method, -row.num_heads, row.recover): row for row in rows}
+    places = sorted({(row.num_heads, row.recover) for row in rows}, key=lambda at: (-at[0], at[1] != "none", at[1]))
+    known = {(row.method, row.num_heads, row.recover): row for row in rows}
     cells = []
     for method in (name for name in METHOD_NAMES if any(row.method == name for row in rows)):
         line = {"heads chosen by": method}
-        for count, _, recover in places:
-            name = f"{-count}, {'one-shot' if recover == 'none' else recover}"
+        for count, recover in places:
+            name = f"{count}, {'one-shot' if recover == 'none' else recover}"
             line[name] = _cell(known.get((method, count, recover)), usual)
         cells.append(line)
     return format_table(cells, markdown=True)
@@ -121,10 +121,9 @@ def _cell(row: Row | None, usual: int) -> str:
     text = f"{100 * row.mean:.1f}" + ("" if row.deviation is None else f" ± {100 * row.deviation:.1f}")
     if row.num_seeds != usual:
         text += f" (n={row.num_seeds})"
-    if row.difference is not None and row.interval is not None:
+    if row.difference is not None:
         difference = f"{100 * row.difference:+.1f}"
-        apart = row.interval[0] > 0 or row.interval[1] < 0
-        text += f" (**{difference}**)" if apart else f" ({difference})"
+        text += f" (**{difference}**)" if row.side else f" ({difference})"
     return text
 
 

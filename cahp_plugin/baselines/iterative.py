@@ -83,18 +83,18 @@ class SalienceWalk:
         if num_heads > left:
             self._start_over()
             left = total
-        targets = [*range(left - self._step, num_heads, -self._step)]
+        rounds = range(total - self._step, num_heads, -self._step)
         unlabelled = [batch.inputs for batch in self._batches]
         inputs = self._batches[0].rows(torch.tensor([0])).inputs_on(next(self._pruned.parameters()).device)
+        ahead = [target for target in rounds if target < left]
         start = time.perf_counter()
-        for target in logging.tqdm(targets, desc="Removing heads", unit="round"):
+        for target in logging.tqdm(ahead, desc="Removing heads", unit="round"):
             CAHPPruner(self._pruned, inputs, importance=self._ranking(target)).step()
             self._salience = None
             recover_least_squares(self._pruned, self._model, unlabelled, num_examples=self._num_examples)
         found = self._ranking(num_heads)
         self.seconds += time.perf_counter() - start
-        last = (num_heads,) if num_heads < total else ()
-        return found, (*range(total - self._step, num_heads, -self._step), *last)
+        return found, (*rounds, num_heads) if num_heads < total else ()
 
     def _ranking(self, num_heads: int) -> MichelImportance:
         if self._salience is None:

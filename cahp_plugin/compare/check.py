@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.rows import Row, bootstrap_interval
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.report import format_table
 
@@ -105,10 +105,8 @@ def committed_runs(
     path, runs_path = Path(folder) / SETUP_NAME, Path(folder) / RUNS_NAME
     if not path.exists() or not runs_path.exists():
         raise CheckpointError(f"{folder} holds no comparison: there is no {SETUP_NAME} and {RUNS_NAME} in it.")
-    before = read_setup(path)
-    other = [name for name in _SAME if before.get(name) != setup.get(name)]
-    if other:
-        changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)
+    changes = setup_changes(read_setup(path), setup, _SAME)
+    if changes:
         raise CheckpointError(f"The results in {folder} are of another set-up, so they can't be checked ({changes}).")
     found: dict[tuple[str, int, str], list[Run]] = {}
     for run in read_runs(runs_path):

@@ -72,23 +72,18 @@ class Chooser:
             if (run.method, run.num_heads) == (method, count) and (run.seed == seed or method in UNSEEDED):
                 kept = {int(layer): tuple(heads) for layer, heads in run.kept.items()}
                 return kept, run.seconds.get("choose", 0.0)
-        calibration, training = (
-            make_dataloader(
-                self._encoded,
-                self._tokenizer,
-                batch_size=self._batch_size,
-                shuffle=True,
-                group_by_length=grouped,
-                seed=seed,
-            )
-            for grouped in (False, True)
-        )
         candidate = Candidate(
             model=self._model,
             observed=self.observed,
             train=self._train,
-            calibration=calibration,
-            training=training,
+            shuffled_batches=functools.partial(
+                make_dataloader,
+                self._encoded,
+                self._tokenizer,
+                batch_size=self._batch_size,
+                shuffle=True,
+                seed=seed,
+            ),
             num_heads=count,
             seed=seed,
             gate_epochs=self._gate_epochs,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cahp_plugin.compare.rows import REFERENCE, Row
+from cahp_plugin.compare.rows import REFERENCE
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.report import style
 from cahp_plugin.report.canvas import new_figure, styled
+from cahp_plugin.report.html import Compared
+from cahp_plugin.report.html.charts_comparison import RANDOM, counts_of, dense_of, methods_of, recoveries_of
+from cahp_plugin.report.html.style import SERIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Okabe and Ito's colours without CAHP's own blue, and a marker for each turn through them.
-_COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+#: The page's colours without CAHP's blue and the grey of random choice, and a marker for each turn through them.
+_COLOURS = tuple(light for light, _ in SERIES[1:-1])
 _MARKERS = ("o", "s", "^")
 
 
@@ -30,40 +33,36 @@ def plot_accuracy(comparison: Comparison) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    rows = comparison.rows()
-    dense = next((row for row in rows if row.method == "dense"), None)
-    shown = [row for row in rows if row.method != "dense"]
-    recoveries = sorted({row.recover for row in shown}, key=lambda name: (name != "none", name))
-    methods = list(dict.fromkeys(row.method for row in shown))
-    others = [name for name in methods if name not in (REFERENCE, "random")]
-    counts = sorted({row.num_heads for row in shown})
+    compared = Compared(comparison.runs, tuple(comparison.rows()), {})
+    dense, recoveries, counts = dense_of(compared), recoveries_of(compared), counts_of(compared)
+    methods = list(methods_of(compared))
+    looks: dict[str, dict[str, Any]] = {
+        name: {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "marker": _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
+            "lw": 1.1,
+            "ms": 4,
+        }
+        for place, name in enumerate(name for name in methods if name not in (REFERENCE, RANDOM))
+    }
+    looks[REFERENCE] = {"color": style.KEPT, "lw": 2.6, "marker": "D", "ms": 6, "zorder": 5}
     figure, panels = new_figure(1.8 + 4.2 * len(recoveries), 4.6, columns=len(recoveries))
     panels = [panels] if len(recoveries) == 1 else list(panels)
     for axes, recovery in zip(panels, recoveries, strict=True):
         for name in methods:
-            line = sorted((r for r in shown if (r.method, r.recover) == (name, recovery)), key=lambda r: r.num_heads)
+            line = [row for row in reversed(compared.rows) if (row.method, row.recover) == (name, recovery)]
             if not line:
                 continue
             # A little apart, so that bars do not hide each other; the lines' order is that of the legend.
-            shift = (methods.index(name) / max(1, len(methods) - 1) - 0.5) * 0.02 * (counts[-1] - counts[0])
-            x, y, spread = [r.num_heads + shift for r in line], [100 * r.mean for r in line], _spread(line)
-            if name == "random":
+            shift = (methods.index(name) / max(1, len(methods) - 1) - 0.5) * 0.02 * (counts[0] - counts[-1])
+            x, y = [row.num_heads + shift for row in line], [100 * row.mean for row in line]
+            spread = [100 * (row.deviation or 0.0) for row in line]
+            if name == RANDOM:
                 low, high = ([a + sign * b for a, b in zip(y, spread, strict=True)] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=style.DROPPED, alpha=0.5, lw=0)
                 axes.plot(x, y, color=style.MUTED, lw=1.2, marker=".", label=name)
                 continue
-            place = others.index(name) if name in others else 0
-            look = (
-                {"color": style.KEPT, "lw": 2.6, "marker": "D", "ms": 6, "zorder": 5}
-                if name == REFERENCE
-                else {
-                    "color": _COLOURS[place % len(_COLOURS)],
-                    "marker": _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
-                    "lw": 1.1,
-                    "ms": 4,
-                }
-            )
-            axes.errorbar(x, y, yerr=spread, elinewidth=0.8, capsize=2, label=name, **look)
+            axes.errorbar(x, y, yerr=spread, elinewidth=0.8, capsize=2, label=name, **looks[name])
         if dense is not None:
             axes.axhline(100 * dense.mean, color=style.INK, lw=1, ls="--", label=f"dense, {dense.num_heads} heads")
         axes.set(title="one-shot" if recovery == "none" else recovery, xlabel="heads kept", xticks=counts)
@@ -73,10 +72,6 @@ def plot_accuracy(comparison: Comparison) -> Figure:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             labels.setdefault(label, handle)
-    order = sorted(labels, key=lambda name: (name != REFERENCE, name.startswith("dense"), name == "random"))
+    order = sorted(labels, key=lambda name: methods.index(name) if name in methods else len(methods))  # dense: last
     figure.legend([labels[name] for name in order], order, loc="outside right upper", fontsize=9)
     return figure
-
-
-def _spread(rows: list[Row]) -> list[float]:
-    return [100 * (row.deviation or 0.0) for row in rows]

@@ -164,9 +164,10 @@ def compare_methods(
         log.add(_run(key, pruned, evaluation, labels, seconds))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
-    comparison = Comparison(Path(output_dir), runs, _knee(Path(output_dir), chooser, seeds) if knee else None)
-    _write_structure(Comparison(Path(output_dir), tuple(log.runs.values()), comparison.knee))
-    write_comparison_page(Path(output_dir))
+    folder = Path(output_dir)
+    comparison = Comparison(folder, runs, _knee(folder, chooser, seeds) if knee else None)
+    _write_structure(dataclasses.replace(comparison, runs=tuple(log.runs.values())))
+    write_comparison_page(folder)
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison

@@ -57,8 +57,8 @@ class Candidate:
         model: The dense model.
         observed: A selection on it, for its separation matrix, salience and settings.
         train: Batches of the training set, the shortest examples first.
-        calibration: Batches of the training set, in an order drawn by the seed.
-        training: The same, with examples about as long in one batch.
+        shuffled_batches: Makes batches of the training set, in an order drawn by the seed; with
+            ``group_by_length=True`` examples about as long share one.
         num_heads: Heads to keep.
         seed: Seed of whatever is drawn.
         gate_epochs: Passes over the training set for methods that train gates.
@@ -68,8 +68,7 @@ class Candidate:
     model: Any
     observed: HeadSelection
     train: Any
-    calibration: Any
-    training: Any
+    shuffled_batches: Callable[..., Any]
     num_heads: int
     seed: int
     gate_epochs: float
@@ -79,6 +78,16 @@ class Candidate:
     def least(self) -> dict[str, int]:
         """The layers' minimum, as a keyword argument."""
         return {"min_heads_per_layer": self.observed.config.min_heads_per_layer}
+
+    @property
+    def calibration(self) -> Any:
+        """Batches of the training set, in an order drawn by the seed."""
+        return self.shuffled_batches()
+
+    @property
+    def training(self) -> Any:
+        """The same, with examples about as long in one batch: less padding in a whole walk."""
+        return self.shuffled_batches(group_by_length=True)
 
     @property
     def gates(self) -> dict[str, Any]:

@@ -41,6 +41,13 @@ class Row:
     interval: tuple[float, float] | None
     seconds: float
 
+    @property
+    def side(self) -> int | None:
+        """1 where the interval is above zero, -1 where it is below, 0 where it holds zero; ``None`` without one."""
+        if self.interval is None:
+            return None
+        return (self.interval[0] > 0) - (self.interval[1] < 0)
+
 
 def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], reference: Sequence[Run] | None) -> Row:
     """Takes runs of one way together.

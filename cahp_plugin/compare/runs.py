@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,8 @@ class RunLog:
         path = Path(folder) / SETUP_NAME
         if path.exists():
             before = read_setup(path)
-            other = sorted(name for name in {*before, *setup} if before.get(name) != setup.get(name))
-            if other:
-                changes = "; ".join(f"{name}: {before.get(name)!r}, now {setup.get(name)!r}" for name in other)
+            changes = setup_changes(before, setup, sorted({*before, *setup}))
+            if changes:
                 raise CheckpointError(
                     f"{folder} holds runs of another set-up ({changes}). Give the comparison another folder."
                 )
@@ -125,6 +125,12 @@ def read_setup(path: Path) -> dict[str, Any]:
     setup: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config = CAHPConfig().to_dict() | setup["config"]
     return {"gate_epochs": 1.0} | setup | {"config": config}
+
+
+def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[str]) -> str:
+    """What differs between two set-ups, for a message; empty where nothing does."""
+    other = [name for name in names if before.get(name) != now.get(name)]
+    return "; ".join(f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in other)
 
 
 def read_runs(path: Path) -> list[Run]:

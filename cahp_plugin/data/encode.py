@@ -163,18 +163,19 @@ def make_dataloader(
         seed: Seed of that order.
     """
     from transformers import DataCollatorWithPadding
-    from transformers.trainer_pt_utils import LengthGroupedSampler
 
     generator = torch.Generator().manual_seed(seed)
     sampler = None
     if shuffle and group_by_length:
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
         lengths = [len(ids) for ids in encoded["input_ids"]]
         sampler = LengthGroupedSampler(batch_size, lengths=lengths, generator=generator)
     return torch.utils.data.DataLoader(
         encoded.with_format(None),
         batch_size=batch_size,
         sampler=sampler,
-        shuffle=shuffle if sampler is None else None,
+        shuffle=shuffle and sampler is None,
         collate_fn=DataCollatorWithPadding(tokenizer),
         generator=generator,
     )

@@ -178,7 +178,7 @@ def _difference_panel(compared: Compared, recovery: str, rows: Sequence[Any], sp
             marks += [
                 text(left - 8, y + 4, _shortened(row.method, 19), anchor="end"),
                 tag("line", x1=ends[0], x2=ends[1], y1=y, y2=y, stroke=colour, stroke_width=2),
-                marker(numbers[row.method], axes.at_x(100 * row.difference), y, hollow=low <= 0 <= high, note=note),
+                marker(numbers[row.method], axes.at_x(100 * row.difference), y, hollow=row.side == 0, note=note),
             ]
             y += _ROW
         y += 6

@@ -51,7 +51,7 @@ def of_comparison(compared: Compared) -> str:
     if own is best:
         beside = (best.num_heads, best.recover)
         others = [row for row in rows if (row.num_heads, row.recover) == beside and row is not best]
-        level = sum(row.interval is not None and row.interval[0] <= 0 <= row.interval[1] for row in others)
+        level = sum(row.side == 0 for row in others)
         if level:
             sentence += f", from which {level} of {len(others)} others can't be told"
     elif own is not None:
@@ -59,7 +59,7 @@ def of_comparison(compared: Compared) -> str:
     sentence += "."
     sure = [row for row in rows if row.interval is not None]
     if sure:
-        better, worse = sum(row.interval[0] > 0 for row in sure), sum(row.interval[1] < 0 for row in sure)
+        better, worse = sum(row.side == 1 for row in sure), sum(row.side == -1 for row in sure)
         sentence += (
             f" Of {len(sure)} differences from cahp, {better} {'is' if better == 1 else 'are'} above zero and "
             f"{worse} below it by their 95 % intervals; {len(sure) - better - worse} can't be told from zero."
