@@ -25,6 +25,7 @@ from pages import (
 from cahp_plugin import CAHPConfig, HeadSelection
 from cahp_plugin.cli import build_parser, main
 from cahp_plugin.cli.common import method_config
+from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.page import read_comparison
 from cahp_plugin.report.html import read_contents
 from cahp_plugin.report.html.page import build_page
@@ -310,6 +311,19 @@ def test_unusual_comparisons_are_drawn(methods, tmp_path):
     page = check_whole(tmp_path / "page.html")
     assert len(cells(page, "All methods, magic")) == len(methods)
     assert not [node for node in page.all("h3") if node.text().startswith("Difference")]
+
+
+def test_each_way_of_choosing_heads_has_its_own_colour_and_shape(tmp_path):
+    write_runs(tmp_path / "runs", list(METHOD_NAMES), counts=[6], recoveries=["none"], seeds=1)
+    assert report([tmp_path / "runs"], tmp_path / "page.html") == 0
+    page = check_whole(tmp_path / "page.html")
+    legends = [node for node in page.all("ul", **{"class": "legend"}) if "magnitude" in node.text()]
+    assert legends
+    for entries in legends:
+        marks = [node.attributes for node in entries.all("path")]
+        assert len(marks) == len(METHOD_NAMES)
+        for looks in ("fill", "d"):
+            assert len({mark[looks] for mark in marks}) == len(METHOD_NAMES), looks
 
 
 def test_two_folders_of_one_name(tmp_path):

@@ -162,7 +162,7 @@ def swatch(*marks: Html, width: float = 16) -> Html:
     return tag("svg", marks, width=width, height=16, viewBox=f"0 0 {width:g} 16", aria_hidden="true")
 
 
-#: Twelve shapes about (0, 0), as SVG paths of the size of a circle of radius 5.
+#: A shape for each of the colours, about (0, 0), as SVG paths of the size of a circle of radius 5.
 _SHAPES = (
     "M-4.6 0a4.6 4.6 0 1 0 9.2 0a4.6 4.6 0 1 0 -9.2 0z",
     "M-4.2 -4.2h8.4v8.4h-8.4z",
@@ -175,6 +175,7 @@ _SHAPES = (
     "M-5.2 -2.7L-2.7 -5.2L0 -2.5L2.7 -5.2L5.2 -2.7L2.5 0L5.2 2.7L2.7 5.2L0 2.5L-2.7 5.2L-5.2 2.7L-2.5 0z",
     "M-5.4 0L4 -5.2L4 5.2z",
     "M5.4 0L-4 -5.2L-4 5.2z",
+    "M-5 -4.6L0 -1.4L5 -4.6V4.6L0 1.4L-5 4.6z",
     "M-5.4 -2.4h10.8v4.8h-10.8z",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cahp_plugin.report import style
 
-#: Colours of up to twelve ways of choosing heads, (light, dark); with twelve shapes they differ in print as well.
+#: Colours of up to thirteen ways of choosing heads, (light, dark); with as many shapes they differ in print as well.
 SERIES = (
     (style.KEPT, "#5cb3e6"),
     (style.ACCENT, "#ff8c4a"),
@@ -17,6 +17,7 @@ SERIES = (
     ("#0d7488", "#4cc9dd"),
     ("#91532c", "#d69a72"),
     ("#37474f", "#b7c4cb"),
+    ("#1b2a6b", "#7d93ff"),
     (style.MUTED, "#9aa3af"),
 )
 #: viridis, trimmed at the end that would vanish into the background: light, dark.
