@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.rows import REFERENCE
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.report import style
@@ -15,9 +16,8 @@ from cahp_plugin.report.html.style import SERIES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: The page's colours without CAHP's blue and the grey of random choice, and a marker for each turn through them.
-_COLOURS = tuple(light for light, _ in SERIES[1:-1])
-_MARKERS = ("o", "s", "^")
+#: Markers by turns: two ways of choosing with neighbouring colours differ in print as well.
+_MARKERS = ("o", "s", "^", "v")
 
 
 @styled
@@ -33,17 +33,13 @@ def plot_accuracy(comparison: Comparison) -> Figure:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    compared = Compared(comparison.runs, tuple(comparison.rows()), {})
+    compared = Compared(comparison.runs, tuple(comparison.rows()), {}, tuple(METHOD_NAMES))
     dense, recoveries, counts = dense_of(compared), recoveries_of(compared), counts_of(compared)
-    methods = list(methods_of(compared))
+    numbers = methods_of(compared)
+    methods = list(numbers)
     looks: dict[str, dict[str, Any]] = {
-        name: {
-            "color": _COLOURS[place % len(_COLOURS)],
-            "marker": _MARKERS[place // len(_COLOURS) % len(_MARKERS)],
-            "lw": 1.1,
-            "ms": 4,
-        }
-        for place, name in enumerate(name for name in methods if name not in (REFERENCE, RANDOM))
+        name: {"color": SERIES[number][0], "marker": _MARKERS[number % len(_MARKERS)], "lw": 1.1, "ms": 4}
+        for name, number in numbers.items()
     }
     looks[REFERENCE] = {"color": style.KEPT, "lw": 2.6, "marker": "D", "ms": 6, "zorder": 5}
     figure, panels = new_figure(1.8 + 4.2 * len(recoveries), 4.6, columns=len(recoveries))

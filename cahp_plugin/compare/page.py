@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError
@@ -37,7 +38,7 @@ def read_comparison(folder: Path) -> Compared | None:
     runs = tuple(_run(path, number, line) for number, line in enumerate(whole.splitlines(), start=1))
     if all(run.method == "dense" for run in runs):
         return None
-    return Compared(runs, tuple(Comparison(folder, runs).rows()), setup)
+    return Compared(runs, tuple(Comparison(folder, runs).rows()), setup, tuple(METHOD_NAMES))
 
 
 def _run(path: Path, number: int, line: str) -> Run:

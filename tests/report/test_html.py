@@ -28,6 +28,7 @@ from cahp_plugin.cli.common import method_config
 from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.page import read_comparison
 from cahp_plugin.report.html import read_contents
+from cahp_plugin.report.html.charts_comparison import methods_of
 from cahp_plugin.report.html.page import build_page
 from cahp_plugin.report.html.words import of_comparison
 
@@ -324,6 +325,17 @@ def test_each_way_of_choosing_heads_has_its_own_colour_and_shape(tmp_path):
         assert len(marks) == len(METHOD_NAMES)
         for looks in ("fill", "d"):
             assert len({mark[looks] for mark in marks}) == len(METHOD_NAMES), looks
+
+
+def test_a_way_of_choosing_heads_looks_the_same_on_every_page(tmp_path):
+    looks = []
+    for methods in (["cahp", "obs", "random"], ["dsp", "obs"]):
+        write_runs(tmp_path / methods[0], methods, counts=[6], recoveries=["none"], seeds=1)
+        compared = read_comparison(tmp_path / methods[0])
+        looks.append(methods_of(compared))
+        assert list(looks[-1]) == [name for name in METHOD_NAMES if name in methods]
+    assert looks[0]["obs"] == looks[1]["obs"]
+    assert len({*looks[0].values(), *looks[1].values()}) == 4
 
 
 def test_two_folders_of_one_name(tmp_path):

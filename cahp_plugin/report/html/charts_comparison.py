@@ -25,11 +25,11 @@ _ROW = 18.0
 
 
 def methods_of(compared: Compared) -> dict[str, int]:
-    """Method -> number of its colour and shape: CAHP's is the first, random's the last, and grey."""
-    names = list(dict.fromkeys(row.method for row in compared.rows if row.method != DENSE))
-    first = [name for name in names if name == REFERENCE]
-    others = [name for name in names if name not in (REFERENCE, RANDOM)]
-    numbers = {name: place for place, name in enumerate([*first, *others], start=0 if first else 1)}
+    """Method that was run -> number of its look, the same in every comparison; random's is the last, grey."""
+    names = dict.fromkeys(row.method for row in compared.rows if row.method != DENSE)
+    known = [*compared.methods, *(name for name in names if name not in compared.methods)]
+    order = [name for name in known if name != RANDOM]
+    numbers = {name: place % (len(SERIES) - 1) for place, name in enumerate(order) if name in names}
     return numbers | ({RANDOM: len(SERIES) - 1} if RANDOM in names else {})
 
 

@@ -72,11 +72,13 @@ class Compared:
         runs: The runs: ``cahp_plugin.compare.runs.Run``.
         rows: Them summed up over seeds: ``cahp_plugin.compare.summary.Row``.
         setup: What all share: settings, versions, fingerprints.
+        methods: Names of the ways there are, run or not, in the order that gives each its look.
     """
 
     runs: tuple[Any, ...]
     rows: tuple[Any, ...]
     setup: dict[str, Any]
+    methods: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

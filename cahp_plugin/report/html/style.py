@@ -5,19 +5,21 @@ from __future__ import annotations
 from cahp_plugin.report import style
 
 #: Colours of up to thirteen ways of choosing heads, (light, dark); with as many shapes they differ in print as well.
+#: In the order of ``Compared.methods``, so that a way looks the same on every page; those that are compared by default
+#: are the furthest apart.
 SERIES = (
     (style.KEPT, "#5cb3e6"),
+    ("#1b2a6b", "#7d93ff"),
+    ("#0d7488", "#4cc9dd"),
+    ("#37474f", "#b7c4cb"),
+    ("#b3303c", "#f47c85"),
     (style.ACCENT, "#ff8c4a"),
-    ("#00795c", "#3ccf9f"),
-    ("#a63d86", "#e58cc8"),
+    ("#91532c", "#d69a72"),
     ("#8a6a00", "#e0bd4a"),
     ("#5a4fc4", "#a59cf5"),
-    ("#b3303c", "#f47c85"),
+    ("#a63d86", "#e58cc8"),
     ("#4a7a12", "#a3d15c"),
-    ("#0d7488", "#4cc9dd"),
-    ("#91532c", "#d69a72"),
-    ("#37474f", "#b7c4cb"),
-    ("#1b2a6b", "#7d93ff"),
+    ("#00795c", "#3ccf9f"),
     (style.MUTED, "#9aa3af"),
 )
 #: viridis, trimmed at the end that would vanish into the background: light, dark.
