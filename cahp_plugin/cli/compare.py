@@ -40,8 +40,10 @@ def add_parser(commands: Any) -> None:
     group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
     group.add_argument("--train", required=True, help="training set: selects, calibrates, fine-tunes")
     group.add_argument("--test", required=True, help="test set: evaluates")
+    group.add_argument("--eval", help="validation set: also recorded for each run, to choose among them by")
     group.add_argument("--train-split", help="split of the training set, where it has several")
     group.add_argument("--test-split", help="split of the test set, where it has several")
+    group.add_argument("--eval-split", help="split of the validation set, where it has several")
     add_column_options(group)
     parser.add_argument("--output", "-o", help="folder of the runs; needed without --check")
     parser.add_argument(
@@ -118,12 +120,14 @@ def _compare(arguments: argparse.Namespace, config: CAHPConfig, output: str) -> 
 
     train = load_examples(arguments.train, arguments.train_split)
     test = load_examples(arguments.test, arguments.test_split)
+    validation = None if arguments.eval is None else load_examples(arguments.eval, arguments.eval_split)
     model, tokenizer = load_classifier(arguments.model)
     return compare_methods(
         model,
         tokenizer,
         train,
         test,
+        validation=validation,
         output_dir=output,
         methods=arguments.methods,
         heads=arguments.heads,

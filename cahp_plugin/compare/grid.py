@@ -45,6 +45,7 @@ def compare_methods(
     train: Any,
     test: Any,
     *,
+    validation: Any = None,
     output_dir: str | os.PathLike[str],
     methods: Sequence[str] = DEFAULT_METHODS,
     heads: Sequence[int | float] = (0.5, 0.25),
@@ -75,6 +76,8 @@ def compare_methods(
         tokenizer: Its tokenizer.
         train: Training set: for the observation, the calibration and the fine-tuning.
         test: Examples that every run is evaluated on.
+        validation: Examples to choose among the runs by: their accuracy on them is recorded too, and the report's best
+            way is then the best on these, with its accuracy on the test set.
         output_dir: Folder of the runs.
         methods: Names from :data:`cahp_plugin.compare.methods.METHODS`.
         heads: Numbers of heads, each a count or a share in (0, 1).
@@ -124,20 +127,26 @@ def compare_methods(
     if not gate_epochs > 0:
         raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
     columns = find_columns(train, text_columns, label_column)
-    encoded = encode(train, columns, tokenizer, model, max_length=max_length)
-    encoded_test = by_length(encode(test, columns, tokenizer, model, max_length=max_length))
+    encoded, encoded_test, encoded_validation = (
+        None if examples is None else encode(examples, columns, tokenizer, model, max_length=max_length)
+        for examples in (train, test, validation)
+    )
+    encoded_test = by_length(encoded_test)
     evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
+    validated = None
+    if encoded_validation is not None:
+        validated = make_dataloader(by_length(encoded_validation), tokenizer, batch_size=recovery.batch_size)
     _check_activations(model, evaluated)
     dense = ("dense", present, 0, "none")
     wanted = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
-    setup = _setup(model, encoded, encoded_test, config, recovery, gate_epochs)
+    setup = _setup(model, encoded, encoded_test, encoded_validation, config, recovery, gate_epochs)
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
     log = RunLog(output_dir, setup)
     labels = np.asarray(encoded_test["labels"])
     if dense not in log.runs:
-        log.add(_run(dense, model, evaluate_classifier(model, evaluated), labels, {}))
+        log.add(_run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
     chooser = Chooser(log, model, encoded, tokenizer, config, batch_size=recovery.batch_size, gate_epochs=gate_epochs)
@@ -161,7 +170,7 @@ def compare_methods(
         recovered = time.perf_counter()
         evaluation = evaluate_classifier(pruned, evaluated)
         seconds = {"choose": choosing, "recover": recovered - cut, "evaluate": evaluation.seconds}
-        log.add(_run(key, pruned, evaluation, labels, seconds))
+        log.add(_run(key, pruned, evaluation, labels, seconds, validated))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
     folder = Path(output_dir)
@@ -219,6 +228,7 @@ def _run(
     evaluation: Evaluation,
     labels: np.ndarray[Any, Any],
     seconds: dict[str, float],
+    validated: Any,
 ) -> Run:
     return Run(
         *key,
@@ -229,11 +239,18 @@ def _run(
         kept={str(layer.index): list(layer.heads) for layer in attention_layers(model)},
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds={name: round(value, 2) for name, value in seconds.items()},
+        validation=None if validated is None else evaluate_classifier(model, validated).accuracy,
     )
 
 
 def _setup(
-    model: Any, train: Any, test: Any, config: CAHPConfig, recovery: RecoverySettings, gate_epochs: float
+    model: Any,
+    train: Any,
+    test: Any,
+    validation: Any,
+    config: CAHPConfig,
+    recovery: RecoverySettings,
+    gate_epochs: float,
 ) -> dict[str, Any]:
     settings = dataclasses.asdict(recovery)
     settings.pop("method")
@@ -241,6 +258,7 @@ def _setup(
         "model": fingerprint_of_model(model),
         "train": fingerprint_of_data(train),
         "test": fingerprint_of_data(test),
+        "eval": None if validation is None else fingerprint_of_data(validation),
         "config": config.to_dict(),
         "recovery": settings,
         "gate_epochs": float(gate_epochs),

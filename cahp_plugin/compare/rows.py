@@ -28,6 +28,7 @@ class Row:
         difference: Mean accuracy minus CAHP's, ``None`` for CAHP and where CAHP was not run.
         interval: Its 95 % bootstrap interval over test examples, both evaluated on the same ones.
         seconds: Median seconds of choosing and recovering.
+        validation: Mean accuracy on the validation set; ``None`` where the runs had none.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Row:
     difference: float | None
     interval: tuple[float, float] | None
     seconds: float
+    validation: float | None
 
     @property
     def side(self) -> int | None:
@@ -60,6 +62,7 @@ def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], refer
         reference: CAHP's runs at the same number of heads with the same recovery, where there are any.
     """
     accuracies = [run.accuracy for run in runs]
+    validations = [run.validation for run in runs if run.validation is not None]
     difference, interval = None, None
     if reference is not None and method != REFERENCE:
         change = _rate(runs) - _rate(reference)
@@ -75,6 +78,7 @@ def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], refer
         difference,
         interval,
         float(np.median([run.seconds.get("choose", 0.0) + run.seconds.get("recover", 0.0) for run in runs])),
+        float(np.mean(validations)) if len(validations) == len(runs) else None,
     )
 
 

@@ -37,6 +37,7 @@ class Run:
         kept: Layer -> original indices of the heads kept.
         parameters: Number of parameters.
         seconds: Wall-clock seconds by phase.
+        validation: Share of validation examples classified right; ``None`` without a validation set.
     """
 
     method: str
@@ -50,6 +51,7 @@ class Run:
     kept: dict[str, list[int]]
     parameters: int
     seconds: dict[str, float]
+    validation: float | None = None
 
     @property
     def key(self) -> tuple[str, int, int, str]:
@@ -124,7 +126,7 @@ def read_setup(path: Path) -> dict[str, Any]:
     """Reads what a folder's runs share. A setting younger than the file had its default's behaviour there."""
     setup: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config = CAHPConfig().to_dict() | setup["config"]
-    return {"gate_epochs": 1.0} | setup | {"config": config}
+    return {"gate_epochs": 1.0, "eval": None} | setup | {"config": config}
 
 
 def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[str]) -> str:

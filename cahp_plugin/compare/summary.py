@@ -66,8 +66,9 @@ class Comparison:
 
     def table(self, *, markdown: bool = False) -> str:
         """The rows as a table, in %."""
-        cells = []
-        for row in self.rows():
+        cells, rows = [], self.rows()
+        validated = any(row.validation is not None for row in rows)
+        for row in rows:
             spread = "" if row.deviation is None else f" ± {100 * row.deviation:.1f}"
             against = ""
             if row.difference is not None and row.interval is not None:
@@ -80,6 +81,7 @@ class Comparison:
                     "method": row.method,
                     "accuracy": f"{100 * row.mean:.1f}{spread} (n={row.num_seeds})",
                     "loss": f"{row.loss:.3f}",
+                    **({"validation": _in_percent(row.validation)} if validated else {}),
                     f"against {REFERENCE}": against,
                     "seconds": f"{row.seconds:.1f}",
                 }
@@ -98,6 +100,10 @@ class Comparison:
         ]
         parts += [str(part) for part in (self.knee, self.check) if part is not None]
         return "\n\n".join([*parts, f"Runs: {self.output}"])
+
+
+def _in_percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def read_knee(folder: Path) -> KneeTable | None:

@@ -176,6 +176,30 @@ def test_a_folder_from_before_a_setting_goes_on(tmp_path):
         compare(tmp_path / "runs", seeds=[0], config=CAHPConfig(conditioning="prediction"))
 
 
+def test_a_validation_set_is_recorded_and_chosen_by(tmp_path):
+    held_out = Dataset.from_list(word_examples(45))
+    found = compare(tmp_path / "runs", seeds=[0], heads=[6], validation=held_out)
+    model = tiny_model()
+    encoded = encode(held_out, find_columns(held_out), tiny_tokenizer(), model)
+    dense, *pruned = found.runs
+    assert dense.validation == evaluate_classifier(model, make_dataloader(encoded, tiny_tokenizer())).accuracy
+    assert all(0 <= run.validation <= 1 for run in pruned) and "validation" in found.table()
+    assert [row.validation for row in found.rows()] == [run.validation for run in found.runs]
+    assert Comparison.read(tmp_path / "runs").runs == found.runs
+    # Another validation set, or none, is another set-up; one from before there could be any goes on without.
+    for other in (None, Dataset.from_list(word_examples(46))):
+        with pytest.raises(CheckpointError, match=r"another set-up \(eval: '\w+', now "):
+            compare(tmp_path / "runs", seeds=[0], heads=[6], validation=other)
+    before = compare(tmp_path / "before", seeds=[0], heads=[6])
+    assert "validation" not in before.table() and all(row.validation is None for row in before.rows())
+    setup = json.loads((tmp_path / "before" / "setup.json").read_text())
+    del setup["eval"]
+    (tmp_path / "before" / "setup.json").write_text(json.dumps(setup))
+    lines = (tmp_path / "before" / "runs.jsonl").read_text().replace(', "validation": null', "")
+    (tmp_path / "before" / "runs.jsonl").write_text(lines)
+    assert compare(tmp_path / "before", seeds=[0], heads=[6]).runs == before.runs
+
+
 def test_the_model_stays_as_it_was(tmp_path):
     model = tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -246,6 +270,10 @@ def test_the_command(given, capsys):
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "against cahp" in text and "last third" in text
+    arguments[arguments.index("-o") + 1] = str(given / "validated")
+    assert main([*arguments, "--eval", str(given / "train.jsonl"), "--json"]) == 0
+    assert all(row["validation"] is not None for row in json.loads(capsys.readouterr().out)["rows"])
+    assert "--eval EVAL" in (given / "validated" / "report.html").read_text()
     assert main([*arguments, "--methods", "magic"]) == 1
     assert "known are cahp" in capsys.readouterr().err
 

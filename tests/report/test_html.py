@@ -168,6 +168,19 @@ def test_the_best_is_named_with_what_it_can_not_be_told_from(means, said, tmp_pa
     assert said in of_comparison(dataclasses.replace(compared, rows=(dense, *rows))).replace("\u00a0", " ")
 
 
+def test_the_best_is_chosen_on_the_validation_set_where_there_is_one(tmp_path):
+    write_runs(tmp_path / "runs", ["cahp", "obs"], counts=[6], recoveries=["none"])
+    compared = read_comparison(tmp_path / "runs")
+    rows = [
+        dataclasses.replace(row, mean=mean, validation=validation)
+        for row, mean, validation in zip(compared.rows, (0.95, 0.8, 0.7), (0.9, 0.6, 0.65), strict=True)
+    ]
+    said = of_comparison(dataclasses.replace(compared, rows=tuple(rows))).replace("\u00a0", " ")
+    assert (
+        "the best on the validation set is obs with no recovery: 70.0 % on the test set; cahp reaches 80.0 %." in said
+    )
+
+
 def test_times_stages_and_exports_are_those_of_the_files(everything):
     page = read(everything / "page.html")
     told = json.loads((everything / "deploy" / "cahp_deploy.json").read_text())

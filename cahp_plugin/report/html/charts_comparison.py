@@ -52,11 +52,12 @@ def dense_of(compared: Compared) -> Any:
 def extremes(compared: Compared) -> tuple[Any, Any, Any]:
     """Rows of the dense model, of the best method with the fewest heads, and of CAHP beside it.
 
-    CAHP's is the one with the same recovery; the first and the last are ``None`` where they were not run.
+    The best is that on the validation set where there is one, else on the test set. CAHP's is the one with the same
+    recovery; the first and the last are ``None`` where they were not run.
     """
     fewest = counts_of(compared)[-1]
     rows = [row for row in compared.rows if row.method != DENSE and row.num_heads == fewest]
-    best = max(rows, key=lambda row: row.mean)
+    best = max(rows, key=lambda row: row.mean if row.validation is None else row.validation)
     own = [row for row in rows if row.method == REFERENCE and row.recover == best.recover]
     return dense_of(compared), best, own[0] if own else None
 

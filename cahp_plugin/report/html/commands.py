@@ -102,6 +102,7 @@ def _compare(compared: Compared, output: str) -> list[str]:
     return [
         "cahp compare MODEL",
         "--train TRAIN --test TEST",
+        *(["--eval EVAL"] if compared.setup.get("eval") else []),
         f"-o {output}",
         f"--methods {shlex.quote(','.join(methods_of(compared)))}",
         f"--heads {' '.join(map(str, counts_of(compared)))}",

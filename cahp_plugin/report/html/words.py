@@ -45,8 +45,10 @@ def of_comparison(compared: Compared) -> str:
     sentence += f", on {compared.runs[0].num_examples:,} test examples."
     if dense is not None:
         sentence += f" The dense model, with {dense.num_heads} heads, is right for {percent(dense.mean)} of them."
+    where, shown = ("", "") if best.validation is None else (" on the validation set", " on the test set")
     sentence += (
-        f" With {best.num_heads} heads the best is {best.method} with {named(best.recover)}: {percent(best.mean)}"
+        f" With {best.num_heads} heads the best{where} is {best.method} with {named(best.recover)}: "
+        f"{percent(best.mean)}{shown}"
     )
     if own is best:
         beside = (best.num_heads, best.recover)
