@@ -42,7 +42,12 @@ def test_prune_export_and_measure(given):
         assert torch.equal(pruned(**inputs).logits, load_pruned(given / "pruned")(**inputs).logits)
     export_pruned(given / "pruned", given / "onnx", quantize="dynamic")
     report = measure_latency(
-        [given / "model", given / "pruned", given / "onnx"], batch_sizes=[1], sequence_lengths=[16], rounds=2, warmup=0
+        [given / "model", given / "pruned", given / "onnx"],
+        batch_sizes=[1],
+        sequence_lengths=[16],
+        rounds=2,
+        warmup=0,
+        memory=False,
     )
     assert [entry.num_heads for entry in report.measurements] == [12, 6, 6]
 
