@@ -5,6 +5,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers share two cores: one thread each, and for the processes that they start.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -16,8 +19,7 @@ from words import tiny_tokenizer, word_examples
 @pytest.fixture(autouse=True, scope="session")
 def _quiet():
     logging.disable_progress_bar()
-    # Two workers share two cores: one thread each.
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture

@@ -150,6 +150,10 @@ def test_a_comparison_is_shown_as_it_was_computed(everything):
         ((0.9, 0.8, 0.7), "the best is cahp with no recovery: 90.0 %, from which 1 of 2 others can't be told."),
         ((0.9, 0.5, 0.4), "the best is cahp with no recovery: 90.0 %."),
         ((0.7, 0.9, 0.8), "the best is obs with no recovery: 90.0 %; cahp reaches 70.0 %."),
+        (
+            (0.7, 0.8, 0.6),
+            "the best is obs with no recovery: 80.0 %; cahp reaches 70.0 %, which can't be told from it.",
+        ),
     ],
 )
 def test_the_best_is_named_with_what_it_can_not_be_told_from(means, said, tmp_path):

@@ -58,6 +58,8 @@ def of_comparison(compared: Compared) -> str:
             sentence += f", from which {level} of {len(others)} others can't be told"
     elif own is not None:
         sentence += f"; {REFERENCE} reaches {percent(own.mean)}"
+        if best.side == 0:
+            sentence += ", which can't be told from it"
     sentence += "."
     sure = [row for row in rows if row.interval is not None]
     if sure:
