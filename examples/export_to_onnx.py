@@ -26,7 +26,7 @@ def pruned_minilm(corpus, share: float) -> tuple:
 
 def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    corpus = graded_sentiment(num_train=800, num_test=200)
+    corpus = graded_sentiment(num_train=240, num_test=100)
     model, tokenizer = pruned_minilm(corpus, share=0.5)
     sentences = corpus["test"]["text"][:4]
     with tempfile.TemporaryDirectory() as work:

@@ -131,19 +131,27 @@ def optimum_cli(*arguments, python=sys.executable, **settings):
     )  # fmt: skip
 
 
-def test_optimum_cli_prunes_exports_and_measures(given):
-    pytest.importorskip("optimum.commands.optimum_cli")
+def test_optimum_cli_prunes_exports_and_measures(given, monkeypatch, capsys):
+    cli = pytest.importorskip("optimum.commands.optimum_cli")
+
+    def again(*arguments):
+        """The same front end without another start of the interpreter."""
+        monkeypatch.setattr(sys, "argv", ["optimum-cli", *map(str, arguments)])
+        cli.main()
+        return capsys.readouterr().out
+
     data = ["--train", given / "train.jsonl", "--eval", given / "eval.jsonl"]
     prune = ["cahp", "prune", "-m", given / "model", *data, "-o", given / "pruned", "--epochs", "0", "--quiet"]
     run = optimum_cli(*prune)
     assert run.returncode == 0 and "one-shot" in run.stdout, run.stderr
-    run = optimum_cli(*prune)
-    assert run.returncode == 1 and run.stderr.splitlines()[-1].startswith("optimum-cli cahp prune: ")
-    run = optimum_cli("cahp", "export", "-m", given / "pruned", "-o", given / "onnx", "--quantize", "dynamic")
-    assert run.returncode == 0 and "Quantized (dynamic" in run.stdout, run.stderr
+    with pytest.raises(SystemExit) as left:
+        again(*prune)
+    assert left.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("optimum-cli cahp prune: ")
+    export = ["cahp", "export", "-m", given / "pruned", "-o", given / "onnx", "--quantize", "dynamic"]
+    assert "Quantized (dynamic" in again(*export)
     measure = ["--sequence-length", "8", "--rounds", "2", "--warmup", "0", "--no-memory"]
-    run = optimum_cli("cahp", "benchmark", given / "model", given / "onnx", *measure)
-    assert run.returncode == 0 and "int8 dynamic" in run.stdout, run.stderr
+    assert "int8 dynamic" in again("cahp", "benchmark", given / "model", given / "onnx", *measure)
 
 
 def source_copy(folder):
