@@ -89,6 +89,7 @@ def deploy_classifier(
     threads: int = 1,
     rounds: int = 50,
     warmup: int = 10,
+    memory: bool = True,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     max_length: int | None = None,
@@ -111,6 +112,7 @@ def deploy_classifier(
         threads: Threads inside an operator.
         rounds: Timed calls of each graph at each length.
         warmup: Calls before them.
+        memory: Whether each graph's peak memory is measured, in a process of its own.
         text_columns: As for :func:`cahp_plugin.prune_classifier`.
         label_column: As for :func:`cahp_plugin.prune_classifier`.
         max_length: As for :func:`cahp_plugin.prune_classifier`.
@@ -159,6 +161,7 @@ def deploy_classifier(
             threads=threads,
             rounds=rounds,
             warmup=warmup,
+            memory=memory,
         )
         latency.save(partial / "latency")
         report = DeployReport(Path(output_dir), _moved(pruning, partial, Path(output_dir)), exports, latency)

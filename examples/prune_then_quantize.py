@@ -16,7 +16,7 @@ from cahp_plugin.recover import RecoverySettings
 
 def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    corpus = graded_sentiment(num_train=800, num_test=300)
+    corpus = graded_sentiment(num_train=480, num_test=200)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
     with tempfile.TemporaryDirectory() as work:
         report = deploy_classifier(
@@ -30,6 +30,7 @@ def main() -> None:
             sequence_lengths=(32, 128),
             rounds=10,
             warmup=3,
+            memory=False,  # each would start a process of its own
             figures=False,
         )
         print(report)

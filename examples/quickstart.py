@@ -15,7 +15,7 @@ from cahp_plugin.recover import evaluate_classifier
 
 
 def main() -> None:
-    corpus = graded_sentiment(num_train=800, num_test=300)
+    corpus = graded_sentiment(num_train=480, num_test=200)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
     train, test = (encode(corpus[name], find_columns(corpus[name]), tokenizer, model) for name in ("train", "test"))
     test_batches = make_dataloader(test, tokenizer)

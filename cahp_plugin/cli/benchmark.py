@@ -31,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     add_measurement_options(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
-    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
     parser.add_argument(
         "--attn-implementation", help="attention of the checkpoints in torch (default: transformers' own choice)"
     )
@@ -44,6 +43,7 @@ def add_measurement_options(parser: Any) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads inside an operator (default: 1)")
     parser.add_argument("--rounds", type=int, default=50, help="timed calls of each target (default: 50)")
     parser.add_argument("--warmup", type=int, default=10, help="calls before them (default: 10)")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave the peak memory out")
 
 
 def run(arguments: argparse.Namespace) -> None:

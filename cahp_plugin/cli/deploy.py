@@ -60,6 +60,7 @@ def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
         threads=arguments.threads,
         rounds=arguments.rounds,
         warmup=arguments.warmup,
+        memory=arguments.memory,
         **prune.data_options(arguments),
         **pruning_options(arguments),
     )
