@@ -66,9 +66,8 @@ class Comparison:
 
     def table(self, *, markdown: bool = False) -> str:
         """The rows as a table, in %."""
-        cells, rows = [], self.rows()
-        validated = any(row.validation is not None for row in rows)
-        for row in rows:
+        cells = []
+        for row in self.rows():
             spread = "" if row.deviation is None else f" ± {100 * row.deviation:.1f}"
             against = ""
             if row.difference is not None and row.interval is not None:
@@ -81,7 +80,8 @@ class Comparison:
                     "method": row.method,
                     "accuracy": f"{100 * row.mean:.1f}{spread} (n={row.num_seeds})",
                     "loss": f"{row.loss:.3f}",
-                    **({"validation": _in_percent(row.validation)} if validated else {}),
+                    # All of a folder's runs have it, or none.
+                    **({} if row.validation is None else {"validation": f"{100 * row.validation:.1f}"}),
                     f"against {REFERENCE}": against,
                     "seconds": f"{row.seconds:.1f}",
                 }
@@ -100,10 +100,6 @@ class Comparison:
         ]
         parts += [str(part) for part in (self.knee, self.check) if part is not None]
         return "\n\n".join([*parts, f"Runs: {self.output}"])
-
-
-def _in_percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
 
 
 def read_knee(folder: Path) -> KneeTable | None:
