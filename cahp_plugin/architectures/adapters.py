@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cahp_plugin.architectures.linear import out_width, weight_of
+
 _CACHES = ("cache", "past_key_values", "past_key_value")  # transformers 5.40 on, 4.57 on, before
 _OTHER_STATES = ("key_value_states", "encoder_hidden_states")
 
@@ -21,18 +23,22 @@ _OTHER_STATES = ("key_value_states", "encoder_hidden_states")
 class BiasOnly(nn.Module):
     """Output projection of a layer without heads: its bias for every token.
 
+    A ``weight`` without input channels, of shape ``(out_features, 0)``, is saved with the model: plain
+    ``from_pretrained``, which builds the layer with all its heads, then raises instead of drawing weights at random.
+
     Args:
-        out_features: Width of the output, in channels.
-        bias: The projection's bias, of shape ``(out_features,)``, or ``None``.
+        projection: The output projection that it replaces: a linear layer.
     """
 
     in_features = 0
     bias: nn.Parameter | None
 
-    def __init__(self, out_features: int, bias: nn.Parameter | None) -> None:
+    def __init__(self, projection: Any) -> None:
         super().__init__()
-        self.out_features = out_features
-        self.register_parameter("bias", bias)
+        self.out_features = out_width(projection)
+        self.register_parameter("bias", projection.bias)
+        # A buffer: data parallel training would wait for the gradient of a parameter that nothing uses.
+        self.register_buffer("weight", weight_of(projection).detach().new_empty(self.out_features, 0))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns the bias at every place of ``inputs`` ``(..., any)``: shape ``(..., out_features)``."""

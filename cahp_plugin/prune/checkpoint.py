@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PretrainedConfig
+from transformers.utils import cached_file
 
 from cahp_plugin._compat import forget_pruned_heads
 from cahp_plugin.architectures import head_entries
 from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.architectures.layers import find_layers
-from cahp_plugin.errors import CheckpointError
+from cahp_plugin.errors import CheckpointError, ConfigError
 from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer
 from cahp_plugin.prune.widths import linear_shapes, narrow_linears
 
+#: Arguments of ``from_pretrained`` that say where on the Hub, or in its cache, a file is looked for.
+HUB_ARGUMENTS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
@@ -26,14 +32,86 @@ def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
     """Loads the config of a checkpoint. Code that comes with a checkpoint is never run.
 
     Raises:
-        CheckpointError: There is none, or it can't be read.
+        CheckpointError: There is none, it can't be read, or it names an attention implementation that is unknown: with
+            the package `kernels` installed, transformers would take it for code to download and run.
     """
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
+    raw = find_file(
+        name, "config.json", kwargs
+    )  # transformers overlooks some of what it holds, on one major or another
+    values = json.loads(Path(raw).read_text(encoding="utf-8")) if raw is not None else {}
+    for key, value in _unknown_attention({"config.json": values, "config": config}):
+        raise CheckpointError(f"{name}: config.json has `{key}`: {value!r}. {_known_attention()}")
+    return config
+
+
+def find_file(name: str | os.PathLike[str], file_name: str, arguments: Mapping[str, Any]) -> str | None:
+    """Path of a checkpoint's file, downloaded where the checkpoint is on the Hub; ``None`` where there is none.
+
+    Args:
+        name: Folder or Hub id.
+        file_name: Plain name.
+        arguments: What ``from_pretrained`` is called with.
+    """
+    if os.path.isdir(name):
+        path = Path(name, arguments.get("subfolder") or "", file_name)
+        return str(path) if path.is_file() else None
+    hub = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
+    try:
+        found: str | None = cached_file(
+            name,
+            file_name,
+            **hub,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # no such repository: from_pretrained says so
+        return None
+    return found
+
+
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+
+
+def check_attention(arguments: Mapping[str, Any]) -> None:
+    """Checks ``attn_implementation`` among the arguments of ``from_pretrained``.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    for key, value in _unknown_attention({key: arguments[key] for key in _ATTENTION_KEYS if key in arguments}):
+        raise ConfigError(f"`{key}` is {value!r}. {_known_attention()}")
+
+
+def _known_attention() -> str:
+    return (
+        f"Known attention implementations are {', '.join(_attention_names())}. Code on the Hub is not run; your own "
+        "can be registered with `transformers.AttentionInterface.register`."
+    )
+
+
+def _attention_names() -> list[str]:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return sorted({"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()})
+
+
+def _unknown_attention(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a config, and of the configs in it, that name an unknown attention implementation."""
+    for key, value in values.items():
+        if key in _ATTENTION_KEYS:
+            # One for all parts of a model, or one for each.
+            names = list(value.values()) if isinstance(value, Mapping) else [value]
+            yield from ((key, name) for name in names if name is not None and name not in _attention_names())
+        elif isinstance(value, PretrainedConfig):
+            yield from _unknown_attention(vars(value))
+        elif isinstance(value, dict):
+            yield from _unknown_attention(value)
 
 
 def load_tokenizer(name: str) -> Any:

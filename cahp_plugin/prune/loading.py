@@ -13,11 +13,11 @@ from transformers.utils import logging
 from cahp_plugin.architectures import head_map
 from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
-from cahp_plugin.prune.checkpoint import load_config, model_class, shrinking
+from cahp_plugin.prune.checkpoint import HUB_ARGUMENTS, check_attention, load_config, model_class, shrinking
+from cahp_plugin.prune.weights import check_weight_files, require_weights
 
 logger = logging.get_logger(__name__)
 
-_HUB_ARGUMENTS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
 _QUANTIZING = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
@@ -45,15 +45,18 @@ def load_pruned(
         The model, in eval mode.
 
     Raises:
-        CheckpointError: There is no checkpoint, it is damaged, or its map and tensors disagree.
-        ConfigError: ``device`` can't be used, is given together with ``device_map``, or ``trust_remote_code`` is true.
+        CheckpointError: There is no checkpoint, it is damaged, lacks weights that the model needs, names files that
+            are no plain ``*.safetensors`` or an unknown attention implementation, or its map and tensors disagree.
+        ConfigError: ``device`` can't be used, is given together with ``device_map``, ``trust_remote_code`` is true, or
+            ``attn_implementation`` is unknown.
         UnsupportedModelError: A pruned checkpoint is quantized, or is to be quantized while it is loaded.
     """
     name = os.fspath(path)
     _check_arguments(device, kwargs)
+    check_attention(kwargs)
     config = kwargs.get("config")
     if config is None:
-        config = load_config(name, **{key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs})
+        config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
     kept, cls = head_map(config), model_class(config, name)
     if kept:
         if getattr(config, "quantization_config", None) is not None or any(kwargs.get(key) for key in _QUANTIZING):
@@ -67,6 +70,7 @@ def load_pruned(
         logger.info(f"{name} was not pruned by cahp-plugin; it is loaded as it is.")
     if dtype is not None:
         kwargs["dtype"] = dtype
+    check_weight_files(name, config, kwargs)
     try:
         model, report = shrinking(cls).from_pretrained(name, output_loading_info=True, **kwargs)
     except CheckpointError:
@@ -74,12 +78,7 @@ def load_pruned(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{name} can't be loaded: {_first_lines(error)} {_advice(name, kwargs)}") from error
     model.__class__ = cls
-    unfit = {
-        key: sorted(map(str, report.get(key) or ())) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    if kept and any(unfit.values()):
-        found = "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:4])}" for key, names in unfit.items() if names)
-        raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).")
+    require_weights(name, model, report, pruned=bool(kept))
     return model if device is None else model.to(device)
 
 

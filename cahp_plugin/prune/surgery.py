@@ -11,7 +11,7 @@ from cahp_plugin.architectures import AttentionLayer, attention_layers
 from cahp_plugin.architectures.adapters import BiasOnly, adapt
 from cahp_plugin.architectures.head_map import HeadEntry, set_head_entries
 from cahp_plugin.architectures.layers import find_layers
-from cahp_plugin.architectures.linear import keep_channels, out_width
+from cahp_plugin.architectures.linear import keep_channels
 
 
 def record_heads(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
@@ -59,11 +59,9 @@ def _make_headless(layer: AttentionLayer) -> None:
     The query, key and value projections (and more of their kind) go; of the output projection the bias stays, under
     its old name.
     """
-    output = layer.module("output")
-    bias: Any = output.bias
     for path in list(layer.projections()):
         _replace(layer.block, path, None)
-    _replace(layer.block, layer.spec.output, BiasOnly(out_width(output), bias))
+    _replace(layer.block, layer.spec.output, BiasOnly(layer.module("output")))
     _adapt(layer, layer.spec.empty, ())
 
 

@@ -2,11 +2,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, model_inputs, tiny_model
 from transformers import AutoModelForSequenceClassification
+from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
+from cahp_plugin.architectures import attention_layers
 
 old = pytest.mark.skipif(TRANSFORMERS_MAJOR >= 5, reason="transformers 5 can't remove heads itself")
 
@@ -73,3 +76,26 @@ def test_transformers_5_writes_none_and_drops_an_old_one(tmp_path):
     loaded = load_pruned(folder, attn_implementation="eager")
     assert torch.equal(logits(loaded), logits(model))
     assert record(save_pruned(loaded, tmp_path / "b")) is None
+
+
+@pytest.mark.parametrize("save", [save_pruned, lambda model, folder: model.save_pretrained(folder)])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_whole_layer_without_heads_is_never_filled_at_random(name, save, tmp_path):
+    # all other layers have their full shape: nothing else would tell plain transformers
+    model = zoo_model(name)
+    for layer in {layer.kind: layer for layer in attention_layers(model)}.values():
+        CAHPPruner(model, zoo_inputs(name), importance=CAHPImportance({layer.index: ()})).step()
+    save(model, tmp_path / "a")
+    with pytest.raises(RuntimeError, match=r"size mismatch|ignore_mismatched_sizes"):
+        type(model).from_pretrained(tmp_path / "a", attn_implementation="eager")
+    loaded = load_pruned(tmp_path / "a", attn_implementation="eager")
+    assert torch.equal(outputs(loaded, zoo_inputs(name)), outputs(model, zoo_inputs(name)))
+
+
+def test_a_checkpoint_from_before_that_safeguard_still_loads(tmp_path):
+    model = pruned("bert", {1: ()})
+    folder = save_pruned(model, tmp_path / "a")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["bert.encoder.layer.1.attention.output.dense.weight"]  # of size 0; not there before
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(logits(load_pruned(folder, attn_implementation="eager")), logits(model))
