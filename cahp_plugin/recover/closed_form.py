@@ -18,6 +18,7 @@ from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_sta
 from cahp_plugin.architectures.linear import out_width, weight_of
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
 
 logger = logging.get_logger(__name__)
@@ -71,10 +72,11 @@ def recover_least_squares(
     the kept heads and ``h`` the residual stream in front of the layer in the pruned model, ``r`` the stream behind it
     in the dense one. The new weights minimise ``|r - h - W c - b|^2 + ridge * s * |W - W_now|^2`` over the real
     tokens, where ``s`` is the sum over tokens of a channel's centred squares, averaged over the channels of ``c``.
-    Normal equations are summed in float64; they take ``channels x channels`` numbers. A layer without heads gets a
-    new bias. Where the projection has no bias, ``b`` is 0; where its output goes through more than an addition on its
-    way into the stream (a norm in Gemma, a scale in DINOv2), ``r - h`` is the dense projection's output. A block that
-    serves several layers (ALBERT) is fitted to all of them at once.
+    Models in half precision are run in fp32 and cast back. Normal equations are summed in float64; they take
+    ``channels x channels`` numbers. A layer without heads gets a new bias. Where the projection has no bias, ``b`` is
+    0; where its output goes through more than an addition on its way into the stream (a norm in Gemma, a scale in
+    DINOv2), ``r - h`` is the dense projection's output. A block that serves several layers (ALBERT) is fitted to all
+    of them at once.
 
     Args:
         model: The pruned model; changed in place.
@@ -250,8 +252,8 @@ def _guarded(
     model: Any, dense: Any, layers: Sequence[AttentionLayer], held_out: Sequence[Any], change: Any
 ) -> tuple[tuple[float, float], bool]:
     """Changes the layers' output projections, and changes them back where the outputs drift from the dense model's."""
-    before = {name: value.clone() for layer in layers for name, value in _weights(layer).items()}
-    with kept_state(model), kept_state(dense), torch.no_grad():
+    with kept_state(model), kept_state(dense), torch.no_grad(), in_fp32(model, dense):
+        before = {name: value.clone() for layer in layers for name, value in _weights(layer).items()}
         model.eval()
         dense.eval()
         first = _divergence(model, dense, held_out)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
+from cahp_plugin.recover.state import in_fp32, without_traces
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
 
@@ -50,8 +51,9 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tunes a model in place: AdamW, linear decay after a linear warm-up, clipped gradients.
 
-    Every module that a pruned model has lost stays lost; parameters that are frozen stay frozen. The process's random
-    state is the same afterwards as before, and the same seed gives the same weights.
+    Every module that a pruned model has lost stays lost; parameters that are frozen stay frozen. Weights in half
+    precision are trained in fp32 and cast back. The process's random state is the same afterwards as before, and the
+    same seed gives the same weights.
 
     Args:
         model: A sequence classifier, pruned or not.
@@ -64,8 +66,8 @@ def finetune(
         weight_decay: AdamW's weight decay.
         max_grad_norm: Norm that gradients are clipped to.
         seed: Seed of the order of the examples and of dropout.
-        training_arguments: More arguments of ``transformers.TrainingArguments``, such as ``bf16`` or
-            ``gradient_accumulation_steps``.
+        training_arguments: More arguments of ``transformers.TrainingArguments``, such as ``bf16`` (mixed precision)
+            or ``gradient_accumulation_steps``. What they put on the model is taken off again.
         callbacks: ``TrainerCallback`` objects.
 
     Returns:
@@ -115,7 +117,13 @@ def finetune(
         "dataloader_pin_memory": device.type == "cuda",
     }
     cuda = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=cuda), tempfile.TemporaryDirectory() as folder, _python_random_state():
+    with (
+        torch.random.fork_rng(devices=cuda),
+        tempfile.TemporaryDirectory() as folder,
+        _python_random_state(),
+        without_traces(model),
+        in_fp32(model),
+    ):
         trainer = Trainer(
             model=model,
             args=TrainingArguments(output_dir=folder, **(values | extra)),

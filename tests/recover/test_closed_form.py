@@ -4,6 +4,7 @@ import logging
 import pytest
 import torch
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
+from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
 from cahp_plugin.architectures import attention_layers
@@ -236,3 +237,29 @@ def test_a_singular_system_has_the_solution_of_least_norm():
     centred = x - x.mean(0)
     assert torch.allclose(weight, (torch.linalg.pinv(centred) @ (y - y.mean(0))).T, atol=1e-8)
     assert torch.isfinite(bias).all()
+
+
+@pytest.mark.parametrize("recover", [recover_least_squares, recover_bias])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_fitted_in_fp32_and_cast_back(recover, dtype):
+    dense = tiny_model().to(dtype)
+    model = copy.deepcopy(dense)
+    CAHPPruner(model, model_inputs(), importance=CAHPImportance(KEPT)).step()
+    original = copy.deepcopy(dense)
+    expected, expected_dense = copy.deepcopy(model).float(), copy.deepcopy(dense).float()
+    report = recover(model, dense, batches(), num_examples=160)
+    assert recover(expected, expected_dense, batches(), num_examples=160).divergence == report.divergence
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor.to(dtype))
+    for name, tensor in original.state_dict().items():
+        assert dense.state_dict()[name].dtype == dtype and torch.equal(dense.state_dict()[name], tensor)
+
+
+def test_images_in_half_precision():
+    dense = zoo_model("vit").to(torch.bfloat16)
+    model = copy.deepcopy(dense)
+    pixels = [{"pixel_values": zoo_inputs("vit", batch=8, seed=seed)["pixel_values"].bfloat16()} for seed in range(5)]
+    CAHPPruner(model, pixels[0], importance=CAHPImportance({0: (1,)})).step()
+    report = recover_least_squares(model, dense, pixels, num_examples=40)
+    assert report.divergence[1] <= report.divergence[0]
+    assert model(**pixels[0]).logits.dtype == torch.bfloat16

@@ -1,3 +1,7 @@
+import contextlib
+import copy
+import os
+import pickle
 import random
 
 import numpy as np
@@ -8,7 +12,7 @@ from tiny import model_inputs, tiny_batches, tiny_model
 from transformers import TrainerCallback
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPImportance, CAHPPruner, finetune
+from cahp_plugin import CAHPImportance, CAHPPruner, finetune, load_pruned, save_pruned
 from cahp_plugin.data import Columns, encode, make_dataloader
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.recover import evaluate_classifier
@@ -132,3 +136,75 @@ def test_evaluation_equals_a_plain_loop():
     assert found.num_examples == 20
     with pytest.raises(DataError, match="empty"):
         evaluate_classifier(model, [])
+
+
+TRACES = [
+    {"bf16": True},
+    {"gradient_checkpointing": True},
+    {"neftune_noise_alpha": 5.0},
+    {"bf16": True, "gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+]
+COMPILED = {"bf16": True, "torch_compile": True, "torch_compile_backend": "eager"}
+
+
+def looks(model):
+    """Everything about a model's modules but the numbers in their tensors."""
+    return {
+        (name, key): list(value) if isinstance(value, dict) else value
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key != "training"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ends"),
+    [*((arguments, ends) for arguments in TRACES for ends in ("well", "badly")), (COMPILED, "badly")],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
+)
+def test_training_leaves_nothing_on_the_model(arguments, ends, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            if ends == "badly":
+                raise KeyboardInterrupt
+
+    model = tiny_model(attn_implementation="sdpa")
+    CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1,), 1: ()})).step()
+    before, environment, caches = looks(model), dict(os.environ), model.config.use_cache
+    with contextlib.nullcontext() if ends == "well" else pytest.raises(KeyboardInterrupt):
+        train(model, epochs=1, training_arguments=arguments, callbacks=[Stop()])
+    model.eval()
+    assert looks(model) == before and dict(os.environ) == environment and model.config.use_cache == caches
+
+    clean = tiny_model(attn_implementation="sdpa")
+    CAHPPruner(clean, model_inputs(), importance=CAHPImportance({0: (1,), 1: ()})).step()
+    clean.load_state_dict(model.state_dict())
+    save_pruned(model, tmp_path / "a")
+    with torch.no_grad():
+        expected = clean(**model_inputs()).logits
+        for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), load_pruned(tmp_path / "a")):
+            assert torch.equal(same(**model_inputs()).logits, expected)
+    assert isinstance(model(**model_inputs(), return_dict=False), tuple)  # transformers' own decorators are there
+
+
+def test_mixed_precision_does_not_last_until_the_next_training():
+    models = [tiny_model() for _ in range(2)]
+    train(models[0], epochs=1)
+    train(tiny_model(), epochs=1, training_arguments={"bf16": True})
+    train(models[1], epochs=1)
+    assert all(map(torch.equal, models[0].state_dict().values(), models[1].state_dict().values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("arguments", [{}, {"bf16": True}], ids=["fp32", "mixed"])
+def test_half_precision_is_trained_in_fp32_and_cast_back(dtype, arguments):
+    model = tiny_model().to(dtype)
+    frozen = model.bert.embeddings.word_embeddings.weight.requires_grad_(False).clone()
+    model.register_buffer("table", torch.ones(2, dtype=dtype))
+    expected = copy.deepcopy(model).float()
+    for one in (model, expected):
+        train(one, epochs=2, learning_rate=1e-4, training_arguments=arguments)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {dtype}
+    assert torch.equal(model.bert.embeddings.word_embeddings.weight, frozen)
+    for name, tensor in expected.to(dtype).state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)

@@ -1,0 +1,112 @@
+"""A model in fp32 for the time of a recovery, and without what a training leaves on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_HALF = (torch.float16, torch.bfloat16)
+_OWN = ("forward", "gradient_checkpointing", "neftune_noise_alpha")
+
+
+@contextlib.contextmanager
+def in_fp32(*models: nn.Module) -> Iterator[None]:
+    """Holds the weights of models in fp32, and casts each tensor back to its own type on leaving.
+
+    In half precision most steps of an optimiser are smaller than the distance of two numbers: the weights would not
+    move. Weights in fp32 already are left alone.
+
+    Args:
+        *models: The models; while the block runs they take floating-point inputs of any type.
+    """
+    places = [
+        (module, store, name, tensor.dtype)
+        for model in models
+        for module in model.modules()
+        for store in ("_parameters", "_buffers")
+        for name, tensor in vars(module)[store].items()
+        if tensor is not None and tensor.dtype in _HALF and not tensor.is_meta
+    ]
+    handles = []
+    if places:
+        kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for *_, dtype in places}))
+        logger.info(f"The weights are in {kinds}: recovery computes in fp32 and casts them back.")
+        handles = [model.register_forward_pre_hook(_float_inputs, with_kwargs=True) for model in models]
+    try:
+        for module, store, name, _ in places:
+            _cast(module, store, name, torch.float32)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, store, name, dtype in places:
+            _cast(module, store, name, dtype)
+
+
+def _cast(module: nn.Module, store: str, name: str, dtype: torch.dtype) -> None:
+    tensor = vars(module)[store][name]
+    if store == "_buffers":  # moving a module to a device makes new ones
+        vars(module)[store][name] = tensor.to(dtype)
+    elif tensor.dtype != dtype:  # not a tied one for the second time
+        tensor.grad = None
+        tensor.data = tensor.data.to(dtype)
+
+
+def _float_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def cast(value: Any) -> Any:
+        return value.float() if isinstance(value, torch.Tensor) and value.dtype in _HALF else value
+
+    return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
+
+
+@contextlib.contextmanager
+def without_traces(model: nn.Module) -> Iterator[None]:
+    """Takes off a model what a ``Trainer`` puts on it, however the block ends.
+
+    That is: the ``forward`` with autocast of mixed precision, which would compute and compare in half precision from
+    then on and can't be saved; gradient checkpointing; hooks; ``use_cache=False`` in the config; and settings that
+    ``TrainingArguments`` leaves in the environment for the next training. (``accelerate.utils.
+    extract_model_from_parallel`` would take transformers' own decorators of ``forward`` off too.)
+    """
+    before = [(module, set(vars(module)), _own(module), _hooks(module)) for module in model.modules()]
+    configs = {id(own): own for module in model.modules() if (own := getattr(module, "config", None)) is not None}
+    caching = [(config, config.use_cache) for config in configs.values() if hasattr(config, "use_cache")]
+    environment = _environment()
+    try:
+        yield
+    finally:
+        for module, names, own, hooks in before:
+            values = vars(module)
+            for name in set(values) - names:
+                if name.startswith("_") or name in _OWN:
+                    del values[name]
+            values.update(own)
+            for name, entries in hooks.items():
+                values[name].clear()
+                values[name].update(entries)
+        for config, value in caching:
+            config.use_cache = value
+        for name in _environment():
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _own(module: nn.Module) -> dict[str, Any]:
+    return {name: vars(module)[name] for name in _OWN if name in vars(module)}
+
+
+def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:
+    registries = {name: value for name, value in vars(module).items() if "_hooks" in name}
+    return {name: dict(value) for name, value in registries.items() if isinstance(value, Mapping)}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
