@@ -18,7 +18,7 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
@@ -156,6 +156,7 @@ def prune_classifier(
     with clock("encode"):
         columns = find_columns(train, text_columns, label_column)
         find_columns(evaluation, columns.text, columns.label)
+        check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
         encoded = encode(train, columns, tokenizer, model, max_length=max_length)
         encoded_evaluation = encode(evaluation, columns, tokenizer, model, max_length=max_length)
     observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)

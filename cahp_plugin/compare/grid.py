@@ -27,7 +27,7 @@ from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import by_length, encode, find_columns, make_dataloader
+from cahp_plugin.data import by_length, check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
@@ -127,6 +127,8 @@ def compare_methods(
     if not gate_epochs > 0:
         raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
     columns = find_columns(train, text_columns, label_column)
+    sets = {"training": train, "test": test} | ({} if validation is None else {"validation": validation})
+    check_same_classes(sets, columns.label, model.config)
     encoded, encoded_test, encoded_validation = (
         None if examples is None else encode(examples, columns, tokenizer, model, max_length=max_length)
         for examples in (train, test, validation)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures.positions import max_positions
 from cahp_plugin.data.columns import Columns
+from cahp_plugin.data.labels import encode_labels
 from cahp_plugin.errors import DataError
 
 logger = logging.get_logger(__name__)
@@ -31,7 +31,7 @@ def encode(dataset: Any, columns: Columns, tokenizer: Any, model: Any, *, max_le
         A ``datasets.Dataset`` with what the tokenizer gives and integer ``labels``.
 
     Raises:
-        DataError: A text is no string, or a label is missing, unknown or out of range.
+        DataError: A text is no string, or a label is missing, unknown or out of range; see ``encode_labels``.
     """
     labels = encode_labels(dataset, columns.label, model.config)
     return tokenize(dataset, columns.text, tokenizer, model, max_length=max_length).add_column("labels", labels)
@@ -96,38 +96,6 @@ def _length_limit(tokenizer: Any, model: Any, max_length: int | None) -> int:
     if max_length > limit:
         raise DataError(f"`max_length` is {max_length}; the model takes at most {limit} tokens.")
     return max_length
-
-
-def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
-    """Turns a label column into class numbers.
-
-    Whole numbers are taken as they are; text is looked up in the model's ``label2id``, then read as a number.
-
-    Raises:
-        DataError: A label is missing, unknown, or outside the model's classes.
-    """
-    names = {str(name): int(number) for name, number in (config.label2id or {}).items()}
-    labels = []
-    for row, value in enumerate(dataset[column]):
-        where = f"Column {column!r}, row {row}"
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise DataError(f"{where}: the label is missing.")
-        if isinstance(value, str):
-            if value in names:
-                value = names[value]
-            elif value.strip().lstrip("-").isdigit():
-                value = int(value)
-            else:
-                raise DataError(f"{where}: the model has no class {value!r}; it has {', '.join(names)}.")
-        if not float(value).is_integer():
-            raise DataError(f"{where}: expected a class number, got {value!r}.")
-        if not 0 <= int(value) < config.num_labels:
-            raise DataError(
-                f"{where}: label {int(value)}; the model has {config.num_labels} classes, so labels go from 0 to "
-                f"{config.num_labels - 1}."
-            )
-        labels.append(int(value))
-    return labels
 
 
 def by_length(encoded: Any) -> Any:

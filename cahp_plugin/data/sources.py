@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,26 @@ def _load_file(path: Path) -> Any:
     builder, options = _READERS[path.suffix]
     # A cache of its own, in memory: the user's would serve a stale copy of a file that changed in place.
     with tempfile.TemporaryDirectory() as cache:
+        plain = _plain_name(path, Path(cache))
         try:
             return datasets.load_dataset(
-                builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
+                builder, data_files=str(plain), split="train", cache_dir=cache, keep_in_memory=True, **options
             )
-        except ValueError as error:
+        except Exception as error:
             if "corresponds to no data" in str(error):  # what `datasets` says of a header without rows
                 raise DataError(f"{path} is empty: it has no rows.") from error
-            raise
+            told = f"{type(error).__name__}: {error}".replace(str(plain), str(path))
+            raise DataError(f"{path} can't be read: {told}") from error
+
+
+def _plain_name(path: Path, folder: Path) -> Path:
+    """A second name of a file: `datasets` takes brackets and asterisks in a path for a pattern of other files."""
+    plain = folder / f"data{path.suffix}"
+    try:
+        plain.symlink_to(path.resolve())
+    except OSError:  # a system without links
+        shutil.copyfile(path, plain)
+    return plain
 
 
 def _load_folder(path: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
 from cahp_plugin.architectures.adapters import BiasOnly
-from cahp_plugin.errors import PruningError, UnsupportedModelError
+from cahp_plugin.errors import DataError, PruningError, UnsupportedModelError
 from cahp_plugin.prune.conv1d import Conv1DPruner
 from cahp_plugin.prune.importance import CAHPImportance
 from cahp_plugin.prune.surgery import record_heads
@@ -30,8 +30,8 @@ class CAHPPruner(tp.pruner.BasePruner):
 
     Args:
         model: A supported transformers model, pruned before or not; pruned in place by :meth:`step`.
-        example_inputs: A small batch for tracing: a dict of the model's arguments (without labels), or what
-            ``torch_pruning`` accepts.
+        example_inputs: A small batch for tracing: a mapping of the model's arguments (without labels), such as a
+            tokenizer makes with ``return_tensors="pt"``, or what ``torch_pruning`` accepts.
         importance: What to keep.
         forward_fn: As in ``torch_pruning``: runs the model on ``example_inputs``.
         output_transform: As in ``torch_pruning``: takes the tensors out of the model's output.
@@ -40,6 +40,7 @@ class CAHPPruner(tp.pruner.BasePruner):
         PruningError: The selection removes nothing, or the graph lacks a layer that must shrink.
         SelectionError: The selection names layers or heads that the model does not have.
         UnsupportedModelError: The model has no known attention, is quantized or has no weights yet.
+        DataError: The example inputs hold no tensor.
 
     Example:
         >>> pruner = CAHPPruner(model, inputs, importance=CAHPImportance({0: (1, 4), 3: ()}))  # doctest: +SKIP
@@ -71,6 +72,8 @@ class CAHPPruner(tp.pruner.BasePruner):
                 f"The selection keeps all {sum(len(layer.heads) for layer in layers)} heads of the model: there is "
                 "nothing to remove."
             )
+        if forward_fn is None:
+            example_inputs = _tracing_inputs(example_inputs)
         with _traceable(model):
             super().__init__(
                 model,
@@ -205,6 +208,24 @@ class HeadGroup(Group):
         for name, parameter in self.layer.block.named_parameters():
             parameter.requires_grad_(flags[name])  # Torch-Pruning makes new parameters, all trainable
         record_heads(self._model, self.layer, self.kept)
+
+
+def _tracing_inputs(given: Any) -> Any:
+    """Inputs as Torch-Pruning takes them: it knows a dict, and no other mapping, as keyword arguments.
+
+    Raises:
+        DataError: There is no tensor in them.
+    """
+    if isinstance(given, Mapping):
+        given = dict(given)
+    values = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else [given]
+    if not any(isinstance(value, torch.Tensor) for value in values):
+        keys = f" with the keys {', '.join(map(str, given))}" if isinstance(given, dict) else ""
+        raise DataError(
+            f"`example_inputs` must hold tensors; got a {type(given).__name__}{keys}. A tokenizer makes them with "
+            '`tokenizer("hello", return_tensors="pt")`.'
+        )
+    return given
 
 
 @contextlib.contextmanager

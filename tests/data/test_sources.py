@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -29,6 +30,40 @@ def test_a_changed_file_is_read_anew(tmp_path):
     for row in ROWS:
         path.write_text(json.dumps(row) + "\n")
         assert load_examples(str(path)).to_list() == [row]
+
+
+@pytest.mark.parametrize("name", ["t[1]", "t*", "t?", "{t1,t2}", "t::1", "hf:t"])
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "folder"])
+def test_a_path_is_no_pattern(name, ending, tmp_path):
+    def write(path, rows):
+        if ending == "folder":
+            Dataset.from_list(rows).save_to_disk(path)
+        elif ending == "csv":
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, ["text", "label"])
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    if ending == "folder" and "::" in name:
+        pytest.skip("`datasets` can't write such a folder either")
+    for other in ("t1", "t2", "t"):
+        write(tmp_path / f"{other}.{ending}", ROWS[:1])
+    with pytest.raises(DataError, match="There is no file or folder"):
+        load_examples(str(tmp_path / f"{name}.{ending}"))
+    write(tmp_path / f"{name}.{ending}", ROWS[1:])
+    assert load_examples(str(tmp_path / f"{name}.{ending}")).to_list() == ROWS[1:]
+
+
+def test_relative_paths_and_messages_name_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[a].jsonl").write_text(json.dumps(ROWS[0]))
+    assert load_examples("[a].jsonl").to_list() == ROWS[:1]
+    (tmp_path / "bad[1].jsonl").write_text('{"text": ')
+    with pytest.raises(DataError, match=r"^bad\[1\].jsonl can't be read") as caught:
+        load_examples("bad[1].jsonl")
+    assert "/data.jsonl" not in str(caught.value)
 
 
 def test_saved_data_sets_and_their_splits(tmp_path):

@@ -7,10 +7,13 @@ import torch_pruning as tp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, has_sdpa, model_inputs, tiny_batches, tiny_model
+from transformers import BatchFeature
+from words import tiny_tokenizer
+from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
 from cahp_plugin.architectures import attention_layers, head_map
-from cahp_plugin.errors import PruningError, SelectionError, UnsupportedModelError
+from cahp_plugin.errors import DataError, PruningError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import only_heads
 
 CASES = [
@@ -250,3 +253,46 @@ def test_a_graph_without_a_projection_names_it():
     key.register_forward_hook(lambda module, inputs, output: output.detach())  # cuts the key off autograd's graph
     with pytest.raises(PruningError, match=r"does not connect bert\.encoder\.layer\.2\.attention\.self\.key"):
         CAHPPruner(model, model_inputs(), importance=CAHPImportance({2: (0,)}))
+
+
+@pytest.mark.parametrize("words", ["w1 w2", ["w1 w2", "w3"]])
+def test_example_inputs_are_what_a_tokenizer_makes(words):
+    model = tiny_model()
+    inputs = tiny_tokenizer()(words, return_tensors="pt", padding=True)
+    assert not isinstance(inputs, dict)  # a BatchEncoding: a mapping, which Torch-Pruning does not know
+    expected = masked_logits(model, {0: (1,), 2: ()}, inputs)
+    prune(model, {0: (1,), 2: ()}, inputs)
+    assert (logits(model, inputs) - expected).abs().max() <= 1e-5
+
+
+def test_example_inputs_of_images():
+    model = zoo_model("vit")
+    inputs = BatchFeature(zoo_inputs("vit"))
+    expected = masked_logits(model, {0: (1,)}, inputs)
+    prune(model, {0: (1,)}, inputs)
+    assert (logits(model, inputs) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("inputs", "got"),
+    [
+        (lambda: tiny_tokenizer()("w1 w2"), "a dict with the keys input_ids, "),
+        (lambda: "hello", "a str"),
+        (lambda: None, "a NoneType"),
+        (lambda: [], "a list"),
+    ],
+)
+def test_example_inputs_without_tensors(inputs, got):
+    model = tiny_model()
+    with pytest.raises(DataError, match=f'must hold tensors; got {got}.*return_tensors="pt"'):
+        prune(model, {0: (1,)}, inputs())
+    assert len(attention_layers(model)[0].heads) == 4
+
+
+def test_own_ways_of_tracing_take_any_inputs():
+    model = tiny_model()
+    CAHPPruner(
+        model, "w1 w2", CAHPImportance({0: (1,)}),
+        forward_fn=lambda model, words: model(**tiny_tokenizer()(words, return_tensors="pt")),
+    ).step()  # fmt: skip
+    assert attention_layers(model)[0].heads == (1,)
