@@ -12,6 +12,7 @@ from typing import Any
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.export import ExportReport, export_pruned
+from cahp_plugin.export.quantize import Preset
 from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
@@ -85,6 +86,7 @@ def deploy_classifier(
     *,
     output_dir: str | os.PathLike[str],
     recovery: RecoverySettings | None = None,
+    preset: Preset | None = None,
     sequence_lengths: Sequence[int] = (32, 128, 512),
     threads: int = 1,
     rounds: int = 50,
@@ -108,6 +110,7 @@ def deploy_classifier(
         config: Settings of the method.
         output_dir: Folder to write.
         recovery: Fine-tuning after pruning; the paper's by default.
+        preset: Processors that the int8 graphs are for; see :func:`cahp_plugin.export.export_pruned`.
         sequence_lengths: Lengths that latency is measured at, in tokens; the model needs positions for all.
         threads: Threads inside an operator.
         rounds: Timed calls of each graph at each length.
@@ -138,7 +141,7 @@ def deploy_classifier(
 
         # First what can fail soon: the dense model's export, and lengths that it has no positions for.
         export(model, "dense")
-        export(partial / "dense", "dense-int8", quantize="dynamic")
+        export(partial / "dense", "dense-int8", quantize="dynamic", preset=preset)
         measure_latency([partial / "dense"], sequence_lengths=sequence_lengths, rounds=2, warmup=0, memory=False)
         pruning = prune_classifier(
             model,
@@ -154,7 +157,7 @@ def deploy_classifier(
             figures=figures,
         )
         export(partial / "pruned", "pruned-onnx")
-        export(partial / "pruned-onnx", "pruned-int8", quantize="dynamic")
+        export(partial / "pruned-onnx", "pruned-int8", quantize="dynamic", preset=preset)
         latency = measure_latency(
             [partial / name for name in exports],
             sequence_lengths=sequence_lengths,

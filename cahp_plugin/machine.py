@@ -53,13 +53,8 @@ def _cpuinfo() -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
-def int8_preset() -> str:
-    """The preset of int8 arithmetic that fits this machine, under Optimum's names.
-
-    Returns:
-        ``"arm64"``, ``"avx512_vnni"`` (also for the same instructions in 256 bits) or ``"avx2"``. Without such
-        instructions the product of two int8 pairs can overflow 16 bits, so ``"avx2"`` quantizes weights to 7 bits.
-    """
+def saturates_int8() -> bool:
+    """Whether products of two int8 pairs overflow 16 bits here: an x86 processor that is not known to have VNNI."""
     if platform.machine().lower() in ("arm64", "aarch64"):
-        return "arm64"
-    return "avx512_vnni" if {"avx512_vnni", "avx_vnni"} & set(cpu_flags()) else "avx2"
+        return False
+    return not {"avx512_vnni", "avx_vnni"} & set(cpu_flags())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli import benchmark, prune
+from cahp_plugin.cli import benchmark, export, prune
 from cahp_plugin.cli.common import (
     add_pruning_options,
     check_recovery_options,
@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     prune.add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for everything")
     add_pruning_options(parser, epochs=3, learning_rate=2e-5)
+    export.add_preset_option(parser)
     group = parser.add_argument_group("latency")
     group.add_argument(
         "--sequence-length", type=int, nargs="+", default=[32, 128, 512], help="tokens (default: 32 128 512)"
@@ -56,6 +57,7 @@ def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
         train,
         evaluation,
         config,
+        preset=arguments.preset,
         sequence_lengths=arguments.sequence_length,
         threads=arguments.threads,
         rounds=arguments.rounds,

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", choices=("dynamic", "static", "fp16"), help="int8 (dynamic needs no data), or fp16 for GPUs"
     )
+    add_preset_option(parser)
     parser.add_argument("--optimize", choices=("O1", "O2"), help="graph optimization; seldom faster on CPUs")
     parser.add_argument("--opset", type=int, default=18, help="version of ONNX's operators (default: 18)")
     parser.add_argument(
@@ -49,6 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calibration-examples", type=int, default=256, help="how many are used (default: 256)")
     add_column_options(group)
     add_output_options(parser)
+
+
+def add_preset_option(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--preset``."""
+    parser.add_argument(
+        "--preset",
+        choices=("avx2", "avx512_vnni", "arm64"),
+        help="processors that an int8 graph is for: avx2 is right on every one (default); avx512_vnni and arm64 are "
+        "finer there, and wrong on x86 without VNNI",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -71,6 +82,7 @@ def _export(arguments: argparse.Namespace) -> Any:
         arguments.output,
         task=arguments.task,
         quantize=arguments.quantize,
+        preset=arguments.preset,
         optimize=arguments.optimize,
         calibration=calibration,
         evaluation=evaluation,

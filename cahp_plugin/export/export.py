@@ -25,19 +25,17 @@ from cahp_plugin.export.graph import check_graph, onnx_module
 from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
 from cahp_plugin.export.parts import MODEL
-from cahp_plugin.export.quantize import Quantization, quantize_graph
-from cahp_plugin.export.session import onnxruntime, open_session, run_session
+from cahp_plugin.export.quantize import PRESETS, Preset, Quantization, quantize_graph, warn_of_saturation
+from cahp_plugin.export.session import EXPORT_REPORT_NAME, onnxruntime, open_session, run_session
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
 from cahp_plugin.files import write_text
-from cahp_plugin.machine import int8_preset
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import Evaluation
 from cahp_plugin.recover.evaluate import evaluate_logits
 from cahp_plugin.report import format_table
 
-EXPORT_REPORT_NAME = "cahp_export.json"
 OPSET = 18
 _ENDINGS = {None: "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
 _CLASSIFICATION = ("text-classification", "image-classification")
@@ -57,7 +55,7 @@ class ExportReport:
         backend: Which exporter ran: ``"optimum"``, ``"torch"``; ``None`` for a graph that was there already.
         opset: Version of ONNX's operators; ``None`` for a graph that was there already.
         quantize: How it was quantized, or ``None``.
-        preset: The int8 preset, chosen from the machine; ``None`` without int8.
+        preset: The int8 preset; ``None`` without int8.
         optimize: Level of optimization, or ``None``.
         num_heads: Attention heads in the graph.
         mib: Size of the written graphs, MiB.
@@ -155,6 +153,7 @@ def export_pruned(
     *,
     task: str | None = None,
     quantize: Quantization | None = None,
+    preset: Preset | None = None,
     optimize: Optimization | None = None,
     calibration: Batches | None = None,
     evaluation: Batches | None = None,
@@ -176,6 +175,8 @@ def export_pruned(
         output: Folder to write.
         task: Optimum's name of the task; the one that the model's class does without it.
         quantize: ``"dynamic"`` or ``"static"`` int8, or ``"fp16"`` (for GPUs).
+        preset: Processors that an int8 graph is for: ``"avx2"``, the default, is right on every one; ``"avx512_vnni"``
+            (x86 with VNNI) and ``"arm64"`` use the eighth bit of the weights, which is wrong on other x86 ones.
         optimize: ``"O1"`` or ``"O2"``; on CPUs neither makes these models faster.
         calibration: Batches that give the ranges of the activations, for ``"static"``.
         evaluation: Labelled batches that accuracy and agreement are measured on, for classifiers of texts or images.
@@ -197,7 +198,7 @@ def export_pruned(
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     start = time.perf_counter()
-    _check(quantize, optimize, calibration, opset, tolerance)
+    _check(quantize, preset, optimize, calibration, opset, tolerance)
     choose_backend(backend)
     if task is not None:
         task_named(task)
@@ -230,7 +231,7 @@ def export_pruned(
         quantized = _Quantized()
         if quantize is not None:
             final = {name: scratch / f"{name}.quantized.onnx" for name in graphs}
-            quantized = _quantize(original, graphs, final, quantize, calibration)
+            quantized = _quantize(original, graphs, final, quantize, preset or PRESETS[0], calibration)
             bar.update()
         fp32, measured, agreement = _measure(graphs, None if quantize is None else final, evaluation)
         written = {name: f"{name}{_ENDINGS[quantize]}.onnx" for name in graphs}
@@ -271,13 +272,18 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _check(quantize: str | None, optimize: str | None, calibration: Any, opset: int, tolerance: float) -> None:
+def _check(
+    quantize: str | None, preset: str | None, optimize: str | None, calibration: Any, opset: int, tolerance: float
+) -> None:
     for name, value, allowed in (
         ("quantize", quantize, get_args(Quantization)),
+        ("preset", preset, PRESETS),
         ("optimize", optimize, get_args(Optimization)),
     ):
         if value is not None and value not in allowed:
             raise ConfigError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+    if preset is not None and quantize not in ("dynamic", "static"):
+        raise ConfigError(f"`preset` is of int8 arithmetic, and `quantize` is {quantize!r}. Leave it out.")
     if opset not in OPSETS:
         raise ConfigError(f"`opset` must be {OPSETS[0]} to {OPSETS[-1]}; got {opset}.")
     if not 0 < tolerance < 1:
@@ -322,11 +328,13 @@ def _quantize(
     graphs: Mapping[str, Path],
     targets: Mapping[str, Path],
     kind: Quantization,
+    preset: Preset,
     calibration: Batches | None,
 ) -> _Quantized:
-    preset = int8_preset()
     for name, graph in graphs.items():
         quantize_graph(graph, targets[name], kind, preset=preset, calibration=calibration)
+    if kind != "fp16":
+        warn_of_saturation(preset, "The graph")
     drift = compare(original, _open(targets))
     if kind == "fp16":
         require_parity(drift, _FP16_TOLERANCE, "The fp16 graph")

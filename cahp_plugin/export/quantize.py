@@ -7,15 +7,22 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from cahp_plugin.errors import DataError, ExportError
 from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.session import graph_inputs, open_session
+from cahp_plugin.machine import saturates_int8
+
+logger = transformers_logging.get_logger(__name__)
 
 Quantization = Literal["dynamic", "static", "fp16"]
+#: Optimum's names of int8 arithmetic; the first is right on every processor.
+Preset = Literal["avx2", "avx512_vnni", "arm64"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
 _ARITHMETIC = ("Abs", "Add", "Cast", "Div", "Floor", "Log", "Mul", "Neg", "Sub")
 
 
@@ -24,7 +31,7 @@ def quantize_graph(
     target: Path,
     kind: Quantization,
     *,
-    preset: str,
+    preset: Preset = "avx2",
     calibration: Iterable[Mapping[str, torch.Tensor]] | None = None,
 ) -> None:
     """Writes a quantized copy of an fp32 graph.
@@ -38,7 +45,8 @@ def quantize_graph(
         source: The fp32 graph.
         target: File to write.
         kind: What to do.
-        preset: ``"avx512_vnni"``, ``"avx2"`` or ``"arm64"``; see :func:`cahp_plugin.machine.int8_preset`.
+        preset: ``"avx2"`` (weights of 7 bits, whose products fit the 16 bits that x86 adds pairs of them in) or, for
+            processors that add them in 32 bits, ``"avx512_vnni"`` or ``"arm64"`` (weights of 8 bits).
         calibration: Batches, for ``"static"``.
 
     Raises:
@@ -57,6 +65,15 @@ def quantize_graph(
         raise
     except Exception as error:  # onnxruntime's tools raise whatever went wrong below them
         raise ExportError(f"Quantizing ({kind}) failed: {type(error).__name__}: {str(error)[:300]}") from error
+
+
+def warn_of_saturation(preset: str | None, what: str) -> None:
+    """Says that a graph's int8 products overflow on this machine, where they do."""
+    if preset not in (None, "avx2") and saturates_int8():
+        logger.warning(
+            f"{what} has int8 weights for other processors (preset {preset}): this one has no VNNI, so products "
+            "overflow and outputs are wrong here. The preset avx2 is right on every processor."
+        )
 
 
 def _dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 
 from cahp_plugin.errors import DataError, ExportError, MissingDependencyError
 from cahp_plugin.export.parts import DECODER, ENCODER, MODEL
+
+EXPORT_REPORT_NAME = "cahp_export.json"
 
 
 def onnxruntime() -> Any:
@@ -49,6 +52,15 @@ def graph_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
             "of its own."
         )
     return {}
+
+
+def recorded_preset(folder: str | os.PathLike[str]) -> str | None:
+    """The int8 preset that an exported folder has on record; ``None`` where it has none."""
+    try:
+        preset = json.loads(Path(folder, EXPORT_REPORT_NAME).read_text(encoding="utf-8"))["preset"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(preset) if preset else None
 
 
 def _of_a_cache(decoder: Path) -> bool:

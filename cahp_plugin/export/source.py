@@ -16,7 +16,8 @@ from cahp_plugin.architectures import attention_layers, head_entries, head_map, 
 from cahp_plugin.architectures.positions import config_positions, max_positions
 from cahp_plugin.errors import CheckpointError, DataError, ExportError
 from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
-from cahp_plugin.export.session import graph_files, open_session, run_session
+from cahp_plugin.export.quantize import warn_of_saturation
+from cahp_plugin.export.session import graph_files, open_session, recorded_preset, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
 from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
@@ -125,6 +126,7 @@ def open_source(source: Any, task: str | None = None) -> Source:
     name = os.fspath(source)
     graphs = graph_files(name)
     if graphs:
+        warn_of_saturation(recorded_preset(name), name)
         return _of_graphs(graphs, task, name)
     return _of_model(load_pruned(name, dtype=torch.float32), task, folder=name)
 

@@ -14,7 +14,8 @@ from cahp_plugin.architectures.positions import config_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.parts import feed
-from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime
+from cahp_plugin.export.quantize import warn_of_saturation
+from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime, recorded_preset
 from cahp_plugin.observe.inputs import (
     call_options,
     fixed_length,
@@ -82,6 +83,7 @@ def _short_names(paths: list[str]) -> list[str]:
 
 def _look_at(name: str, path: str) -> Target:
     graphs = graph_files(path)
+    warn_of_saturation(recorded_preset(path) if graphs else None, name)
     config = load_config(path)
     files = list(graphs.values()) if graphs else sorted(Path(path).glob("*.safetensors"))
     mib = sum(file.stat().st_size for file in files) / 2**20 if files else None
