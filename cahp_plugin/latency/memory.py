@@ -1,4 +1,4 @@
-"""Peak memory of one target, in a process of its own: ``python -m cahp_plugin.latency.memory '{...}'``."""
+"""Peak memory of one target, in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -34,22 +37,60 @@ def peak_memory(
         ExportError: The process failed.
     """
     settings = {
-        "path": path,
+        "path": os.path.abspath(path) if os.path.exists(path) else path,
         "batch_size": batch_size,
         "sequence_length": sequence_length,
         "device": device,
         "threads": threads,
         "attn_implementation": attn_implementation,
     }
-    run = subprocess.run(
-        [sys.executable, "-m", "cahp_plugin.latency.memory", json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
-    )
+    run = run_elsewhere(__name__, json.dumps(settings), environment={"OMP_NUM_THREADS": str(threads)})
     if run.returncode:
         raise ExportError(f"{path}: the process that measures memory failed: {run.stderr.strip().splitlines()[-1:]}")
     return float(run.stdout.splitlines()[-1])
+
+
+#: Finds this library where the new process does not find it by itself: run from a checkout, without an installation.
+_BOOT = """
+import sys
+from importlib.util import find_spec
+from runpy import run_module
+root, module, *sys.argv[1:] = sys.argv[1:]
+if find_spec("cahp_plugin") is None:
+    sys.path.append(root)
+run_module(module, run_name="__main__")
+"""
+
+
+def run_elsewhere(module: str, argument: str, *, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs a module of this library in a new process that imports nothing from the current folder.
+
+    That folder may be a downloaded checkpoint's, with a ``psutil.py`` in it. The process starts in an empty temporary
+    folder; of ``PYTHONPATH`` it gets all but the current folder, as absolute paths. What is installed is found as
+    ever: editable, for the user, or by ``PYTHONPATH``.
+
+    Args:
+        module: Name of the module, run as ``__main__``.
+        argument: Its one argument.
+        environment: Variables on top of this process's.
+
+    Returns:
+        The ended process, with its output as text.
+    """
+    here = os.path.realpath(os.curdir)
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    paths = [os.path.abspath(entry) for entry in given if os.path.realpath(entry) != here]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(environment)
+    if paths:
+        variables["PYTHONPATH"] = os.pathsep.join(paths)
+    with tempfile.TemporaryDirectory(prefix="cahp-") as empty:
+        return subprocess.run(
+            [sys.executable, "-c", _BOOT, str(Path(__file__).parents[2]), module, argument],
+            capture_output=True,
+            text=True,
+            env=variables,
+            cwd=empty,
+        )
 
 
 def _main(settings: dict[str, Any]) -> None:

@@ -1,0 +1,53 @@
+"""The process that measures memory: where it starts, and what it imports."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model
+
+pytest.importorskip("onnxruntime")
+
+from cahp_plugin import save_pruned
+from cahp_plugin.latency.memory import run_elsewhere
+
+SHOWS = "import json, os, sys; print(json.dumps([sys.path, os.getcwd(), os.listdir(), sys.argv]))"
+
+
+@pytest.fixture
+def trapped(tmp_path):
+    """A checkpoint's folder with modules in it that leave a file behind when they are imported."""
+    folder = save_pruned(tiny_model(), tmp_path / "downloaded")
+    for name in ("psutil", "torch", "numpy", "json", "onnxruntime", "sitecustomize", "cahp_plugin"):
+        (folder / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write({name!r})\n")
+    return folder
+
+
+def test_benchmark_runs_no_code_of_the_current_folder(trapped, tmp_path):
+    command = [str(Path(sys.executable).parent / "cahp"), "benchmark", ".", "--rounds", "2", "--warmup", "0"]
+    run = subprocess.run(
+        [*command, "--sequence-length", "4", "--quiet", "--json"], cwd=trapped, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["measurements"][0]["peak_mib"] > 0
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("entries", [["lib", "."], [".", "lib", ""], ["lib", "../here"], ["lib", "link"]])
+def test_of_the_search_path_only_the_current_folder_is_left_out(entries, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    (here / "lib").mkdir(parents=True)
+    (here / "link").symlink_to(here)
+    (here / "lib" / "shows.py").write_text(SHOWS)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entries))
+    run = run_elsewhere("shows", "argument", environment={"MORE": "1"})
+    assert run.returncode == 0, run.stderr
+    path, folder, content, arguments = json.loads(run.stdout)
+    reached = {os.path.realpath(entry or folder) for entry in path}
+    assert str(here) not in reached and str(here / "lib") in reached
+    assert folder != str(here) and content == [] and arguments[1:] == ["argument"]
+    assert not Path(folder).exists()
