@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import encode, find_columns, make_dataloader
+from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import format_table
-from cahp_plugin.workflow import PruneReport, prune_classifier
+from cahp_plugin.workflow import PruneReport, prune_classifier, read_from
 
 DEPLOY_REPORT_NAME = "cahp_deploy"
 
@@ -128,8 +128,9 @@ def deploy_classifier(
     Raises:
         CAHPError: As ``prune_classifier``, ``export_pruned`` and ``measure_latency``.
     """
-    check_output_directory(output_dir, overwrite=overwrite)
+    check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, tokenizer, train, evaluation))
     columns = find_columns(evaluation, text_columns, label_column)
+    check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
     encoded = encode(evaluation, columns, tokenizer, model, max_length=max_length)
     batches = list(make_dataloader(encoded, tokenizer))
     exports: dict[str, ExportReport] = {}

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from cahp_plugin.data import check_same_classes, encode, find_columns, make_data
 from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune import CAHPImportance, CAHPPruner, Stage, check_output_directory, load_pruned, save_pruned
+from cahp_plugin.prune import (
+    CAHPImportance,
+    CAHPPruner,
+    Stage,
+    check_output_directory,
+    load_pruned,
+    replaced_folder,
+)
 from cahp_plugin.prune.checkpoint import load_tokenizer
+from cahp_plugin.prune.saving import write_checkpoint
 from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import format_table, save_figures
@@ -130,13 +138,14 @@ def prune_classifier(
         train: Training set, a ``datasets.Dataset`` with text and label columns.
         evaluation: Evaluation set with the same columns.
         config: Settings of the method.
-        output_dir: Folder to write the pruned model, tokenizer, selection, report and figures to; nothing without it.
+        output_dir: Folder to write the pruned model, tokenizer, selection, report and figures to; it appears whole or
+            not at all. Nothing is written without it.
         recovery: Fine-tuning after pruning; the paper's by default.
         text_columns: One or two text columns; found by their usual names without it.
         label_column: Column of the labels; found without it.
         max_length: Tokens that examples are truncated to; the model's own limit without it.
         overwrite: Whether a non-empty ``output_dir`` is replaced.
-        figures: Whether pictures are drawn (needs the extra ``plots``), and ``report.html`` with all of it.
+        figures: Whether pictures are drawn, and ``report.html`` with all of it.
 
     Returns:
         The report. ``model`` is the pruned and recovered model, in eval mode.
@@ -144,65 +153,84 @@ def prune_classifier(
     Raises:
         DataError: The data can't be used.
         UnsupportedModelError: The model can't.
-        CheckpointError: The folder is not empty, or the saved copy does not agree with the model.
+        CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree with
+            the model.
     """
     config = CAHPConfig() if config is None else config
     recovery = RecoverySettings() if recovery is None else recovery
-    if output_dir is not None:
-        check_output_directory(output_dir, overwrite=overwrite)
+    output = None if output_dir is None else Path(output_dir)
+    if output is not None:
+        check_output_directory(output, overwrite=overwrite, inputs=read_from(model, tokenizer, train, evaluation))
     attention_layers(model)
     clock = _Clock()
+    with nullcontext() if output is None else replaced_folder(output, overwrite=overwrite) as partial:
+        with clock("encode"):
+            columns = find_columns(train, text_columns, label_column)
+            find_columns(evaluation, columns.text, columns.label)
+            check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
+            encoded, encoded_evaluation = (
+                encode(data, columns, tokenizer, model, max_length=max_length) for data in (train, evaluation)
+            )
+        observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)
+        evaluated = make_dataloader(encoded_evaluation, tokenizer, batch_size=recovery.batch_size)
 
-    with clock("encode"):
-        columns = find_columns(train, text_columns, label_column)
-        find_columns(evaluation, columns.text, columns.label)
-        check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
-        encoded = encode(train, columns, tokenizer, model, max_length=max_length)
-        encoded_evaluation = encode(evaluation, columns, tokenizer, model, max_length=max_length)
-    observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)
-    evaluated = make_dataloader(encoded_evaluation, tokenizer, batch_size=recovery.batch_size)
+        stages = []
+        with clock("evaluate dense"):
+            stages.append(_stage("dense", model, evaluate_classifier(model, evaluated)))
+        with clock("select heads"):
+            selection = select_heads(model, observed, config)
+        pictures: dict[str, Path] = {}
+        if partial is not None and output is not None and figures:
+            with clock("figures"):  # before the long part: a failure here costs no training
+                drawn = save_figures(selection, partial / "figures")
+                pictures = {name: output / path.relative_to(partial) for name, path in drawn.items()}
+        original = copy.deepcopy(model) if recovery.closed_form else None
+        with clock("prune"):
+            prune_to(model, selection, next(iter(evaluated)))
+        with clock("evaluate one-shot"):
+            stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
+        if original is not None:
+            with clock("repair"):
+                repair(model, original, encoded, tokenizer, recovery, seed=config.seed)
+            original = None
+            with clock("evaluate repaired"):
+                stages.append(_stage(str(recovery.closed_form), model, evaluate_classifier(model, evaluated)))
+        if recovery.finetunes:
+            with clock("recover"):
+                train_again(model, encoded, tokenizer, recovery, seed=config.seed)
+            with clock("evaluate recovered"):
+                stages.append(_stage("recovered", model, evaluate_classifier(model, evaluated)))
 
-    stages = []
-    with clock("evaluate dense"):
-        stages.append(_stage("dense", model, evaluate_classifier(model, evaluated)))
-    with clock("select heads"):
-        selection = select_heads(model, observed, config)
-    original = copy.deepcopy(model) if recovery.closed_form else None
-    with clock("prune"):
-        prune_to(model, selection, next(iter(evaluated)))
-    with clock("evaluate one-shot"):
-        stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
-    if original is not None:
-        with clock("repair"):
-            repair(model, original, encoded, tokenizer, recovery, seed=config.seed)
-        original = None
-        with clock("evaluate repaired"):
-            stages.append(_stage(str(recovery.closed_form), model, evaluate_classifier(model, evaluated)))
-    if recovery.finetunes:
-        with clock("recover"):
-            train_again(model, encoded, tokenizer, recovery, seed=config.seed)
-        with clock("evaluate recovered"):
-            stages.append(_stage("recovered", model, evaluate_classifier(model, evaluated)))
+        difference = None
+        if partial is not None and output is not None:
+            with clock("save and reload"):
+                write_checkpoint(model, partial, place=output, selection=selection, tokenizer=tokenizer, stages=stages)
+                difference = reload_difference(model, partial, next(iter(evaluated)))
+        report = PruneReport(
+            selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
+        )
+        if partial is not None and output is not None:
+            # The folder may be moved: what it holds does not say where it lies.
+            entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
+            write_text(partial / REPORT_NAME, json.dumps(entries, indent=2) + "\n")
+            if figures:
+                _write_page(partial, output)
+        return report
 
-    output, difference, pictures = None, None, {}
-    if output_dir is not None:
-        output = Path(output_dir)
-        with clock("save and reload"):
-            save_pruned(model, output, selection=selection, tokenizer=tokenizer, stages=stages, overwrite=overwrite)
-            difference = reload_difference(model, output, next(iter(evaluated)))
-        if figures:
-            with clock("figures"):
-                pictures = save_figures(selection, output / "figures")
-    report = PruneReport(
-        selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
-    )
-    if output is not None:
-        # The folder may be moved: what it holds does not say where it lies.
-        entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
-        write_text(output / REPORT_NAME, json.dumps(entries, indent=2) + "\n")
-        if figures:
-            write_page([read_contents(output)], output / PAGE_NAME, overwrite=True)
-    return report
+
+def _write_page(folder: Path, place: Path) -> None:
+    """Writes the page about a folder that will lie at ``place``."""
+    try:
+        contents = dataclasses.replace(read_contents(folder), name=place.absolute().name)
+        write_page([contents], folder / PAGE_NAME)
+    except Exception as error:  # whatever it is, it must not cost the pruned model
+        logger.warning(f"{PAGE_NAME} could not be made ({type(error).__name__}: {error}); all else is in {place}.")
+
+
+def read_from(*sources: Any) -> list[str]:
+    """Files and folders that models, tokenizers and data sets were read from, as far as they know them."""
+    places = [str(name) for source in sources if (name := getattr(source, "name_or_path", None))]
+    return places + [entry["filename"] for source in sources for entry in getattr(source, "cache_files", ())]
 
 
 def load_classifier(name: str) -> tuple[Any, Any]:

@@ -11,8 +11,6 @@ from cahp_plugin.compare import Comparison
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDERS = sorted(path.parent for path in (EXAMPLES / "results").glob("*/runs.jsonl"))
 
-pytest.importorskip("matplotlib")
-
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_tables_are_those_of_the_runs(folder):

@@ -57,7 +57,7 @@ def _measure(arguments: argparse.Namespace) -> Any:
     from cahp_plugin.prune import check_output_directory
 
     if arguments.output:
-        check_output_directory(arguments.output, overwrite=arguments.overwrite)
+        check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=arguments.targets)
     report = measure_latency(
         arguments.targets,
         batch_sizes=arguments.batch_size,

@@ -73,7 +73,8 @@ def _export(arguments: argparse.Namespace) -> Any:
     from cahp_plugin.export import export_pruned
     from cahp_plugin.prune import check_output_directory
 
-    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    inputs = (arguments.model, arguments.eval, arguments.calibration)
+    check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     if arguments.calibration_examples < 1:
         raise ConfigError("`--calibration-examples` must be at least 1.")
     evaluation, calibration = _batches(arguments) if arguments.eval or arguments.calibration else (None, None)

@@ -62,7 +62,8 @@ def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
     from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import prune_classifier
 
-    check_output_directory(arguments.output, overwrite=arguments.overwrite)
+    inputs = (arguments.model, arguments.train, arguments.eval)
+    check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     model, tokenizer, train, evaluation = load_inputs(arguments)
     return prune_classifier(
         model, tokenizer, train, evaluation, config, **data_options(arguments), **pruning_options(arguments)

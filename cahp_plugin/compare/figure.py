@@ -29,9 +29,6 @@ def plot_accuracy(comparison: Comparison) -> Figure:
 
     Args:
         comparison: The runs.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     compared = Compared(comparison.runs, tuple(comparison.rows()), {}, tuple(METHOD_NAMES))
     dense, recoveries, counts = dense_of(compared), recoveries_of(compared), counts_of(compared)

@@ -193,7 +193,7 @@ def export_pruned(
     Raises:
         ConfigError: A setting is unknown, out of range or not for this model.
         ExportError: The model can't be exported, or the graph differs from it by more than the tolerance.
-        CheckpointError: The source is no model, or the output folder is not empty.
+        CheckpointError: The source is no model, or the output folder is not empty or holds the source.
         DataError: ``"static"`` without calibration data, or an evaluation of a model that is no classifier.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
@@ -204,7 +204,8 @@ def export_pruned(
         task_named(task)
     onnx_module()
     onnxruntime()
-    check_output_directory(output, overwrite=overwrite)
+    origin = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name_or_path", None)
+    check_output_directory(output, overwrite=overwrite, inputs=[origin])
     original = open_source(source, task)
     _check_fit(original, quantize, evaluation)
     exporter = None if original.graphs else exporter_of(original, backend)

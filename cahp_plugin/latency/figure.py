@@ -24,9 +24,6 @@ def plot_latency(measurements: Sequence[Measurement], title: str) -> Figure:
     Args:
         measurements: The targets of a shape stand together, the reference first.
         title: Stands above the panels.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     shapes = list(dict.fromkeys((entry.batch_size, entry.sequence_length) for entry in measurements))
     targets = list(dict.fromkeys(entry.target for entry in measurements))

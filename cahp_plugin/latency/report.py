@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.errors import MissingDependencyError
 from cahp_plugin.latency.figure import plot_latency
 from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.prune import replaced_folder
@@ -87,7 +86,7 @@ class LatencyReport:
         return "\n".join([self.table(markdown=True), "", *(f"- {note}" for note in self.notes()), ""])
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
-        """Writes ``latency.json``, ``.csv``, ``.md`` and, where matplotlib is installed, ``.png``.
+        """Writes ``latency.json``, ``.csv``, ``.md`` and ``.png``.
 
         Args:
             folder: Folder to write; it appears whole or not at all.
@@ -106,10 +105,6 @@ class LatencyReport:
                 writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Measurement)])
                 writer.writeheader()
                 writer.writerows(dataclasses.asdict(entry) for entry in self.measurements)
-            endings = ["json", "csv", "md"]
-            try:
-                plot_latency(self.measurements, self.title()).savefig(partial / "latency.png", dpi=style.DPI)
-                endings.append("png")
-            except MissingDependencyError:
-                pass
+            plot_latency(self.measurements, self.title()).savefig(partial / "latency.png", dpi=style.DPI)
+        endings = ("json", "csv", "md", "png")
         return {ending: Path(folder) / f"latency.{ending}" for ending in endings}

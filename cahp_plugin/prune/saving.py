@@ -71,38 +71,80 @@ def save_pruned(
         UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
     """
     repository = _repository(path, push_to_hub, repo_id, private, token)
+    with replaced_folder(path, overwrite=overwrite) as partial:
+        write_checkpoint(
+            model,
+            partial,
+            place=Path(path),
+            selection=selection,
+            tokenizer=tokenizer,
+            stages=stages,
+            model_card=model_card,
+            max_shard_size=max_shard_size,
+            repo_id=repository,
+        )
+    if repository is not None:
+        upload(Path(path), repository, private=private, token=token)
+    return Path(path)
+
+
+def write_checkpoint(
+    model: Any,
+    folder: Path,
+    *,
+    place: Path,
+    selection: HeadSelection | None = None,
+    tokenizer: Any = None,
+    stages: Sequence[Stage] = (),
+    model_card: bool = True,
+    max_shard_size: int | str | None = None,
+    repo_id: str | None = None,
+) -> None:
+    """Writes what :func:`save_pruned` saves into an empty folder.
+
+    Args:
+        model: As for :func:`save_pruned`.
+        folder: Folder to write.
+        place: Where the folder will lie. A model card there that was not generated is kept.
+        selection: As for :func:`save_pruned`.
+        tokenizer: As for :func:`save_pruned`.
+        stages: As for :func:`save_pruned`.
+        model_card: As for :func:`save_pruned`.
+        max_shard_size: As for :func:`save_pruned`.
+        repo_id: Repository that the folder is uploaded to, for the model card.
+
+    Raises:
+        CheckpointError: The model could not be loaded again.
+        UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
+    """
     _check_weights(model)
     record_linear_shapes(model, _narrowed(model))
     is_pruned = bool(head_map(model.config))
     record = plain_pruned_heads(model)
-    card = Path(path) / CARD_NAME
+    card = place / CARD_NAME
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     if is_generated(text):
         text = ""
     if is_pruned and model_card and not text:
         text = model_card_text(
             model,
-            name=Path(path).absolute().name,
-            repo_id=repository,
+            name=place.absolute().name,
+            repo_id=repo_id,
             selection=selection,
             stages=stages,
             has_tokenizer=tokenizer is not None,
             loads_plainly=bool(record),
         )
-    with replaced_folder(path, overwrite=overwrite) as partial:
-        shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        model.save_pretrained(partial, safe_serialization=True, **shards)
-        if is_pruned:
-            write_pruned_heads(partial, record)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
-        if selection is not None:
-            (partial / SELECTION_NAME).write_text(json.dumps(selection.to_dict()) + "\n", encoding="utf-8")
-        if text:
-            (partial / CARD_NAME).write_text(text, encoding="utf-8")
-    if repository is not None:
-        upload(Path(path), repository, private=private, token=token)
-    return Path(path)
+    shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    model.save_pretrained(folder, safe_serialization=True, **shards)
+    if is_pruned:
+        write_pruned_heads(folder, record)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if selection is not None:
+        (folder / SELECTION_NAME).write_text(json.dumps(selection.to_dict()) + "\n", encoding="utf-8")
+    if text:
+        (folder / CARD_NAME).write_text(text, encoding="utf-8")
 
 
 def _repository(

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from cahp_plugin.errors import MissingDependencyError
 from cahp_plugin.report import style
 
 if TYPE_CHECKING:
@@ -16,17 +15,12 @@ Arguments = ParamSpec("Arguments")
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Makes a function draw in the library's style, without a change to the user's.
-
-    The function raises ``MissingDependencyError`` where matplotlib is not installed.
-    """
+    """Makes a function draw in the library's style, without a change to the user's."""
 
     @functools.wraps(draw)
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise MissingDependencyError('Figures need matplotlib: pip install "cahp-plugin[plots]".') from error
+        import matplotlib
+
         with matplotlib.rc_context(style.RC):
             return draw(*args, **kwargs)
 

@@ -32,7 +32,6 @@ def save_figures(
         Name of each picture -> its path, in the first format.
 
     Raises:
-        MissingDependencyError: matplotlib is not installed.
         ConfigError: A format is unknown to matplotlib.
     """
     folder = Path(output_dir)

@@ -1,13 +1,9 @@
 import dataclasses
 
 import numpy as np
-import pytest
 from comparing import made_up
 
 from cahp_plugin.compare import Comparison
-
-pytest.importorskip("matplotlib")
-
 from cahp_plugin.compare.figure import plot_accuracy
 
 

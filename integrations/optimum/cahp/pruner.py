@@ -11,6 +11,7 @@ from transformers.utils import logging
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import DataError
+from cahp_plugin.prune import check_output_directory
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.workflow import PruneReport, load_classifier, prune_classifier
 
@@ -72,7 +73,7 @@ class HeadPruner:
             label_column: Column of the labels; found without it.
             max_length: Tokens that examples are truncated to.
             overwrite: Whether a non-empty ``save_dir`` is replaced.
-            figures: Whether pictures of the selection are drawn (needs matplotlib).
+            figures: Whether pictures of the selection are drawn.
 
         Returns:
             The pruned model, in eval mode; ``report`` says what was done.
@@ -80,8 +81,11 @@ class HeadPruner:
         Raises:
             DataError: The data can't be used.
             UnsupportedModelError: The model can't.
-            CheckpointError: The folder is not empty, or the saved copy does not agree with the model.
+            CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree
+                with the model.
         """
+        named = [data for data in (dataset, eval_dataset) if isinstance(data, (str, os.PathLike))]
+        check_output_directory(save_dir, overwrite=overwrite, inputs=named)
         train, evaluation = _train_and_evaluation(dataset, eval_dataset)
         self.report = prune_classifier(
             self.model,
