@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--output", "-o", default="examples/results/latency")
     parser.add_argument("--table", action="store_true", help="only print the README's table of what is there")
+    parser.add_argument("--preset", default="avx2", help="processors that the int8 graphs are for (see cahp export)")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sequence-length", type=int, nargs="+", default=[32, 128, 512])
@@ -41,8 +42,9 @@ def main() -> None:
             name = f"{removed} % removed" if removed else "dense"
             checkpoint = save_pruned(model, Path(work) / "checkpoints" / name)
             for quantize, suffix in ((None, ""), ("dynamic", " int8")):
-                export_pruned(checkpoint, Path(work) / (name + suffix), quantize=quantize)
-                targets.append(Path(work) / (name + suffix))
+                target = Path(work) / (name + suffix)
+                export_pruned(checkpoint, target, quantize=quantize, preset=arguments.preset if quantize else None)
+                targets.append(target)
         report = measure_latency(
             targets,
             sequence_lengths=arguments.sequence_length,
