@@ -55,6 +55,5 @@ def _cpuinfo() -> list[str]:
 
 def saturates_int8() -> bool:
     """Whether products of two int8 pairs overflow 16 bits here: an x86 processor that is not known to have VNNI."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return False
-    return not {"avx512_vnni", "avx_vnni"} & set(cpu_flags())
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
+    return x86 and not {"avx512_vnni", "avx_vnni"} & set(cpu_flags())

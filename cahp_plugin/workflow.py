@@ -19,7 +19,7 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.architectures import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
-from cahp_plugin.errors import CheckpointError, DataError
+from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune import (
@@ -30,7 +30,8 @@ from cahp_plugin.prune import (
     load_pruned,
     replaced_folder,
 )
-from cahp_plugin.prune.checkpoint import load_tokenizer
+from cahp_plugin.prune.checkpoint import class_named, load_tokenizer
+from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
 from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
@@ -152,7 +153,7 @@ def prune_classifier(
 
     Raises:
         DataError: The data can't be used.
-        UnsupportedModelError: The model can't.
+        UnsupportedModelError: The model can't, or could not be loaded again.
         CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree with
             the model.
     """
@@ -161,6 +162,11 @@ def prune_classifier(
     output = None if output_dir is None else Path(output_dir)
     if output is not None:
         check_output_directory(output, overwrite=overwrite, inputs=read_from(model, tokenizer, train, evaluation))
+        if class_named(model.config, type(model).__name__) is not type(model):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} is no class of transformers, nor registered with it "
+                "(`AutoModelFor....register`): what is saved could not be loaded again."
+            )
     attention_layers(model)
     clock = _Clock()
     with nullcontext() if output is None else replaced_folder(output, overwrite=overwrite) as partial:
@@ -205,7 +211,10 @@ def prune_classifier(
         if partial is not None and output is not None:
             with clock("save and reload"):
                 write_checkpoint(model, partial, place=output, selection=selection, tokenizer=tokenizer, stages=stages)
-                difference = reload_difference(model, partial, next(iter(evaluated)))
+                try:
+                    difference = reload_difference(model, partial, next(iter(evaluated)))
+                except CheckpointError as error:
+                    raise CheckpointError(f"{error} It is in {keep_beside(partial, output)}.") from error
         report = PruneReport(
             selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
         )
@@ -229,7 +238,8 @@ def _write_page(folder: Path, place: Path) -> None:
 
 def read_from(*sources: Any) -> list[str]:
     """Files and folders that models, tokenizers and data sets were read from, as far as they know them."""
-    places = [str(name) for source in sources if (name := getattr(source, "name_or_path", None))]
+    names = ("name_or_path", "source_path")  # of models and tokenizers; of what `load_examples` read
+    places = [str(found) for source in sources for name in names if (found := getattr(source, name, None))]
     return places + [entry["filename"] for source in sources for entry in getattr(source, "cache_files", ())]
 
 
@@ -257,13 +267,14 @@ def reload_difference(model: Any, folder: Path, batch: Mapping[str, Any]) -> flo
     Raises:
         CheckpointError: It exceeds 1e-6 of the largest logit: the copy is not the model.
     """
-    copy = load_pruned(folder, attn_implementation=model.config._attn_implementation).to(model.device)
+    attention = model.config._attn_implementation
+    copy = load_pruned(folder, dtype=model.dtype, attn_implementation=attention).to(model.device)
     inputs = _inputs(model, batch)
     with torch.inference_mode():
         ours, theirs = model.eval()(**inputs).logits, copy.eval()(**inputs).logits
     difference = float((ours - theirs).abs().max())
     if not difference <= _RELOAD_TOLERANCE * max(1.0, float(ours.abs().max())):
-        raise CheckpointError(f"The model saved to {folder} differs from the one in memory by {difference:.2e}.")
+        raise CheckpointError(f"The saved model differs from the one in memory by {difference:.2e}.")
     return difference
 
 

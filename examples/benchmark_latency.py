@@ -24,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
     parser.add_argument("--output", "-o", default="examples/results/latency")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     parser.add_argument("--table", action="store_true", help="only print the README's table of what is there")
     parser.add_argument("--preset", default="avx2", help="processors that the int8 graphs are for (see cahp export)")
     parser.add_argument("--rounds", type=int, default=60)
@@ -51,7 +52,7 @@ def main() -> None:
             rounds=arguments.rounds,
             threads=arguments.threads,
         )
-    report.save(arguments.output, overwrite=True)
+    report.save(arguments.output, overwrite=arguments.overwrite)
     print(report)
 
 

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cahp_plugin.architectures.linear import out_width, weight_of
@@ -46,6 +47,17 @@ class BiasOnly(nn.Module):
         if self.bias is None:
             return inputs.new_zeros(shape)
         return self.bias.expand(shape)
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
+        missing[:] = [key for key in missing if key != f"{prefix}weight"]  # not there in older states, and empty
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "weight" not in self._buffers:  # pickled by an older version
+            self.register_buffer("weight", torch.empty(self.out_features, 0))
 
     def extra_repr(self) -> str:
         """Describes the module in ``print(model)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -92,6 +93,12 @@ def run(arguments: argparse.Namespace) -> None:
     check_recovery_options(arguments)
     if arguments.output is None and arguments.check is None:
         raise ConfigError("`--output` is missing: it names the folder of the runs. Only `--check` goes without.")
+    if (
+        arguments.output
+        and arguments.check
+        and os.path.realpath(arguments.output) == os.path.realpath(arguments.check)
+    ):
+        raise ConfigError("`--check` and `--output` name one folder: its results would be held against themselves.")
     with console(arguments), _output(arguments) as output:
         comparison = _compare(arguments, config, output)
         print_result(arguments, comparison)

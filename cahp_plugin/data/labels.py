@@ -13,15 +13,16 @@ from cahp_plugin.errors import DataError
 
 logger = logging.get_logger(__name__)
 
-_NUMBERED = re.compile(r"\s*(?:label[ _]?)?(\d+)\s*", re.IGNORECASE)
+_DEFAULT_NAME = re.compile(r"LABEL_\d+")  # what transformers calls classes without names
+_NUMBERED = re.compile(r"(?:label[ _]?)?(\d+)", re.IGNORECASE)
 
 
 def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
     """Turns a label column into class numbers.
 
     Names are matched with the model's (``label2id``), whatever number the data give them: text, or the names of a
-    ``ClassLabel`` column. Case, spaces and punctuation do not count. Numbers without names, and numbers for a model
-    without names (``LABEL_0``...), are taken as they are.
+    ``ClassLabel`` column. Case, spaces, hyphens and underscores do not count. Numbers without names, and numbers for
+    a model without names (``LABEL_0``...), are taken as they are.
 
     Args:
         dataset: A ``datasets.Dataset``.
@@ -34,20 +35,26 @@ def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
     Raises:
         DataError: A label is missing, or is none of the model's classes, by name or by number.
     """
-    values = dataset[column]
+    values = list(dataset.with_format(None)[column])
     names = _declared_names(dataset, column)
-    numbers = None if names is None else _numbers_of_names(names, values, column, config)
-    classes = class_names(config)
+    numbers = {} if names is None else _numbers_of_names(names, _used(values, names), column, config)
+    moved = {number: other for number, other in numbers.items() if number != other}
+    if names is not None and moved:
+        told = ", ".join(f"{names[number]} {number} -> {other}" for number, other in moved.items())
+        logger.warning(f"Column {column!r}: classes are matched with the model's by name ({told}).")
+    classes = class_names(config) if any(isinstance(value, (str, bool)) for value in values) else {}
     labels = []
     for row, value in enumerate(values):
         where = f"Column {column!r}, row {row}"
         if value is None or (isinstance(value, float) and math.isnan(value)):
             raise DataError(f"{where}: the label is missing.")
+        if isinstance(value, bool):  # text that a reader of CSV files took for something else
+            value = _find(str(value), classes) if _find(str(value), classes) is not None else int(value)
         if isinstance(value, str):
             value = _number_of_text(value, classes, config, where)
         if not isinstance(value, (int, float)) or not float(value).is_integer():
             raise DataError(f"{where}: expected a class number, got {value!r}.")
-        number = int(value) if numbers is None else numbers.get(int(value), int(value))
+        number = numbers.get(int(value), int(value))
         if not 0 <= number < config.num_labels:
             raise DataError(
                 f"{where}: label {number}; the model has {config.num_labels} classes, so labels go from 0 to "
@@ -61,21 +68,26 @@ def class_names(config: Any) -> dict[str, int]:
     """Name -> number of a model's classes; empty where they have no names but ``LABEL_0``, ``LABEL_1``...
 
     Raises:
-        DataError: ``label2id`` and ``id2label`` disagree.
+        DataError: ``label2id`` and ``id2label`` disagree, or hold something else than numbers.
     """
-    forth = {str(name): int(number) for name, number in (config.label2id or {}).items()}
-    back = {str(name): int(number) for number, name in (config.id2label or {}).items()}
-    named = [table for table in (forth, back) if not _is_numbered(table)]
-    if len(named) == 2 and forth != back:
-        raise DataError(
-            f"The model's config names its classes twice, and differently: `label2id` {forth}, `id2label` by number "
-            f"{back}. Correct config.json."
-        )
+    try:
+        forth = {str(name): int(number) for name, number in (config.label2id or {}).items()}
+        back = {str(name): int(number) for number, name in (config.id2label or {}).items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"`label2id` or `id2label` in the model's config holds no class numbers: {error}.") from error
+    named = [table for table in (forth, back) if not all(map(_DEFAULT_NAME.fullmatch, table))]
+    if len(named) == 2:
+        plain = [{_plain(name): number for name, number in table.items()} for table in named]
+        if any(plain[0].get(name, number) != number for name, number in plain[1].items()):
+            raise DataError(
+                f"The model's config names its classes twice, and differently: `label2id` {forth}, `id2label` by "
+                f"number {back}. Correct config.json."
+            )
     return named[0] if named else {}
 
 
 def check_same_classes(datasets: Mapping[str, Any], column: str, config: Any) -> None:
-    """Checks that data sets number their classes alike, where the model has no names to bring them together by.
+    """Checks that data sets number their classes alike, as far as that can be told.
 
     Args:
         datasets: What each is for -> a ``datasets.Dataset``.
@@ -83,19 +95,36 @@ def check_same_classes(datasets: Mapping[str, Any], column: str, config: Any) ->
         config: The model's config.
 
     Raises:
-        DataError: Two name their classes in different orders.
+        DataError: One names its classes in another order than the model, and another has numbers alone; or two name
+            the same number differently, for a model without names.
     """
-    if class_names(config):
-        return
-    known = {what: names for what, data in datasets.items() if (names := _declared_names(data, column))}
-    for what, names in known.items():
-        first = next(iter(known))
-        if [*map(_plain, names)] != [*map(_plain, known[first])]:
+    known: dict[str, dict[int, str]] = {}
+    bare: list[str] = []
+    for what, data in datasets.items():
+        names, values = _declared_names(data, column), list(data.with_format(None)[column])
+        if names is not None:
+            known[what] = {number: names[number] for number in _used(values, names)}
+        elif all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+            bare.append(what)
+    for what in known:
+        names = _declared_names(datasets[what], column) or []
+        numbers = _numbers_of_names(names, known[what], column, config)
+        moved = [known[what][number] for number, other in numbers.items() if number != other]
+        if bare and not all(map(_NUMBERED.fullmatch, moved)):
             raise DataError(
-                f"The {first} and the {what} set number their classes differently ({', '.join(known[first])}; "
-                f"{', '.join(names)}), and the model has no names for its own. Set `id2label` and `label2id` in its "
-                "config.json, or bring the data into the model's order."
+                f"The {what} set numbers its classes ({', '.join(names)}) in another order than the model, and the "
+                f"{bare[0]} set has numbers without names: whose they are can't be told. Give both sets names "
+                "(`ClassLabel`, or text), or both the model's numbers."
             )
+        for other in known:
+            differing = [n for n in known[what].keys() & known[other].keys() if not numbers
+                         and _plain(known[what][n]) != _plain(known[other][n])]  # fmt: skip
+            if differing:
+                raise DataError(
+                    f"The {other} and the {what} set name class {differing[0]} differently "
+                    f"({known[other][differing[0]]}; {known[what][differing[0]]}), and the model has no names for its "
+                    "own. Set `id2label` and `label2id` in its config.json, or bring the data into the model's order."
+                )
 
 
 def _declared_names(dataset: Any, column: str) -> list[str] | None:
@@ -103,66 +132,56 @@ def _declared_names(dataset: Any, column: str) -> list[str] | None:
     return getattr(dataset.features[column], "names", None)
 
 
-def _is_numbered(names: Mapping[str, int] | Sequence[str]) -> bool:
-    return all(_NUMBERED.fullmatch(name) for name in names)
+def _used(values: Sequence[Any], names: Sequence[str]) -> list[int]:
+    return sorted({value for value in values if isinstance(value, int) and 0 <= value < len(names)})
 
 
 def _plain(name: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", name.casefold()))
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
 def _find(name: str, classes: Mapping[str, int]) -> int | None:
     """Number of the class of a name, written the same or, where that leaves one, about the same."""
-    if name in classes:
-        return classes[name]
-    found = [number for other, number in classes.items() if _plain(other) == _plain(name) != ""]
+    for exact in (name, name.strip()):
+        if exact in classes:
+            return classes[exact]
+    found = [number for other, number in classes.items() if _plain(other) == _plain(name)]
     return found[0] if len(found) == 1 else None
 
 
-def _numbers_of_names(names: Sequence[str], values: Sequence[Any], column: str, config: Any) -> dict[int, int]:
-    """Number in the data -> number in the model, for the classes of a ``ClassLabel`` column that occur."""
-    used = [number for number in sorted(set(values) - {None}) if 0 <= number < len(names)]
+def _numbers_of_names(names: Sequence[str], used: Sequence[int] | Any, column: str, config: Any) -> dict[int, int]:
+    """Number in the data -> number in the model, for the classes of a ``ClassLabel`` column that occur.
+
+    Empty where the data have names and the model has none: the numbers are taken as they are.
+    """
     classes = class_names(config)
     found = {number: _find(names[number], classes) for number in used}
-    if all(number is not None for number in found.values()):
-        numbers = {number: other for number, other in found.items() if other is not None}
-    elif _is_numbered([names[number] for number in used]):
-        # The names are numbers; sorted as text, "10" comes before "2".
-        inside = {number: int(_digits(names[number])) for number in used}
-        fits = all(number < config.num_labels for number in inside.values())
-        numbers = inside if fits else {number: number for number in used}
-        if not fits and sorted(used, key=inside.__getitem__) != used:
-            raise DataError(
-                f"Column {column!r}: its class names are numbers in another order ({', '.join(names)}) and go beyond "
-                f"the model's {config.num_labels} classes. Number the classes from 0, as the model does."
-            )
-    elif not classes:
+    known = {number: other for number, other in found.items() if other is not None}
+    if len(known) == len(found) and len(set(known.values())) == len(known):
+        return known
+    digits = [int(match[1]) for name in names if (match := _NUMBERED.fullmatch(name.strip()))]
+    numeric = len(digits) == len(names) and not any(map(_NUMBERED.fullmatch, classes))
+    if numeric and max(digits, default=0) < config.num_labels:
+        # The names are the numbers; sorted as text, "10" comes before "2".
+        return {number: digits[number] for number in used}
+    if numeric and digits == sorted(digits):
+        return {number: number for number in used}  # counted from 1, say
+    if not classes and not numeric:
         return {}
-    else:
-        unknown = ", ".join(repr(names[number]) for number, other in found.items() if other is None)
-        raise DataError(
-            f"Column {column!r}: the data name their classes {', '.join(names)}; of these the model has no {unknown}. "
-            f"It has {', '.join(classes)}. Rename the classes of the data (`ClassLabel`), or correct `id2label` and "
-            "`label2id` in the model's config.json."
-        )
-    moved = {number: other for number, other in numbers.items() if number != other}
-    if moved:
-        told = ", ".join(f"{names[number]} {number} -> {other}" for number, other in moved.items())
-        logger.warning(f"Column {column!r}: classes are matched with the model's by name ({told}).")
-    return numbers
+    unknown = ", ".join(repr(names[number]) for number, other in found.items() if other is None)
+    raise DataError(
+        f"Column {column!r}: the data name their classes {', '.join(names)}; "
+        + (f"of these the model has no {unknown}" if unknown else "two of these are one class of the model")
+        + f". It has {', '.join(classes) or f'{config.num_labels} classes without names'}. Rename the classes of the "
+        "data (`ClassLabel`), or correct `id2label` and `label2id` in the model's config.json."
+    )
 
 
 def _number_of_text(text: str, classes: Mapping[str, int], config: Any, where: str) -> Any:
-    table = classes or {str(name): int(number) for name, number in (config.label2id or {}).items()}
+    table = classes or {f"LABEL_{number}": number for number in range(config.num_labels)}
     number = _find(text, table)
     if number is not None:
         return number
     if re.fullmatch(r"\s*-?\d+\s*", text):
         return int(text)
     raise DataError(f"{where}: the model has no class {text!r}; it has {', '.join(table)}.")
-
-
-def _digits(name: str) -> str:
-    match = _NUMBERED.fullmatch(name)
-    assert match is not None
-    return match[1]

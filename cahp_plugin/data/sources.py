@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +17,9 @@ _READERS = {
     ".tsv": ("csv", {"delimiter": "\t"}),
     ".parquet": ("parquet", {}),
 }
+
+_BUILDERS = {"arrow", "cache", "csv", "generator", "json", "pandas", "parquet", "spark", "sql", "text", "xml",
+             "audiofolder", "imagefolder", "pdffolder", "videofolder", "webdataset", "hdf5", "lance"}  # fmt: skip
 
 
 def load_examples(source: str, split: str | None = None) -> Any:
@@ -49,6 +53,8 @@ def load_examples(source: str, split: str | None = None) -> Any:
     dataset = _choose_split(found, source, split)
     if len(dataset) == 0:
         raise DataError(f"{source} is empty.")
+    if path.exists():
+        dataset.source_path = str(path.absolute())  # an output folder that holds it is not replaced
     return dataset
 
 
@@ -65,7 +71,12 @@ def _load_file(path: Path) -> Any:
         plain = _plain_name(path, Path(cache))
         try:
             return datasets.load_dataset(
-                builder, data_files=str(plain), split="train", cache_dir=cache, keep_in_memory=True, **options
+                builder,
+                data_files=glob.escape(str(plain)),
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+                **options,
             )
         except Exception as error:
             if "corresponds to no data" in str(error):  # what `datasets` says of a header without rows
@@ -98,6 +109,8 @@ def _load_hub(source: str) -> Any:
     import datasets
 
     name, _, configuration = source.partition(":")
+    if Path(name).exists() or name in _BUILDERS:  # `datasets` would look for files in the current folder
+        raise DataError(f"There is no file {source}, and {name!r} is no id of a data set on the Hub.")
     return datasets.load_dataset(name, configuration or None)
 
 

@@ -26,7 +26,7 @@ from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
 from cahp_plugin.export.parts import MODEL
 from cahp_plugin.export.quantize import PRESETS, Preset, Quantization, quantize_graph, warn_of_saturation
-from cahp_plugin.export.session import EXPORT_REPORT_NAME, onnxruntime, open_session, run_session
+from cahp_plugin.export.session import EXPORT_REPORT_NAME, onnxruntime, open_session, recorded_preset, run_session
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
@@ -207,6 +207,11 @@ def export_pruned(
     origin = source if isinstance(source, (str, os.PathLike)) else getattr(source, "name_or_path", None)
     check_output_directory(output, overwrite=overwrite, inputs=[origin])
     original = open_source(source, task)
+    recorded = recorded_preset(original.folder) if original.graphs and original.folder else None
+    if recorded is not None and quantize is not None:
+        raise ConfigError(
+            f"{original.folder} is int8 already (preset {recorded}). Quantize the fp32 graph or checkpoint."
+        )
     _check_fit(original, quantize, evaluation)
     exporter = None if original.graphs else exporter_of(original, backend)
 
@@ -243,7 +248,7 @@ def export_pruned(
             backend=exporter,
             opset=opset if exporter is not None else None,
             quantize=quantize,
-            preset=quantized.preset,
+            preset=quantized.preset or recorded,
             optimize=optimize,
             num_heads=original.num_heads,
             mib=_mib(final),

@@ -50,16 +50,27 @@ def peak_memory(
     return float(run.stdout.splitlines()[-1])
 
 
-#: Finds this library where the new process does not find it by itself: run from a checkout, without an installation.
+#: Finds this library where this process has it from, and nothing else there: not installed, it may be anywhere.
 _BOOT = """
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from runpy import run_module
 root, module, *sys.argv[1:] = sys.argv[1:]
-if find_spec("cahp_plugin") is None:
-    sys.path.append(root)
+class Own:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [root]) if name == "cahp_plugin" else None
+sys.meta_path.insert(0, Own)
 run_module(module, run_name="__main__")
 """
+#: Folders of caches, which may be named from the current one.
+_FOLDERS = (
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "TRANSFORMERS_CACHE",
+    "HF_TOKEN_PATH",
+    "XDG_CACHE_HOME",
+)
 
 
 def run_elsewhere(module: str, argument: str, *, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -81,6 +92,7 @@ def run_elsewhere(module: str, argument: str, *, environment: Mapping[str, str])
     given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     paths = [os.path.abspath(entry) for entry in given if os.path.realpath(entry) != here]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | dict(environment)
+    variables |= {name: os.path.abspath(variables[name]) for name in _FOLDERS if variables.get(name)}
     if paths:
         variables["PYTHONPATH"] = os.pathsep.join(paths)
     with tempfile.TemporaryDirectory(prefix="cahp-") as empty:

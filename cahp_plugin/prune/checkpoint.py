@@ -39,7 +39,7 @@ def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
         raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
     raw = find_file(
         name, "config.json", kwargs
@@ -107,7 +107,8 @@ def _unknown_attention(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if key in _ATTENTION_KEYS:
             # One for all parts of a model, or one for each.
             names = list(value.values()) if isinstance(value, Mapping) else [value]
-            yield from ((key, name) for name in names if name is not None and name not in _attention_names())
+            given, known = [name for name in names if name is not None], _attention_names()
+            yield from ((key, name) for name in given if str(name).removeprefix("paged|") not in known)
         elif isinstance(value, PretrainedConfig):
             yield from _unknown_attention(vars(value))
         elif isinstance(value, dict):
@@ -141,7 +142,7 @@ def model_class(config: Any, name: str) -> type[Any]:
     import transformers
 
     class_name = (config.architectures or [None])[0]
-    cls = class_named(config, class_name) if class_name else None
+    cls = class_named(config, class_name) if isinstance(class_name, str) else None
     if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
         raise CheckpointError(
             f"{name}: config.json names the class {class_name!r}, which is no model class of transformers, nor one "

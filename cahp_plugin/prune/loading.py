@@ -12,12 +12,16 @@ from transformers.utils import logging
 
 from cahp_plugin.architectures import head_map
 from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
-from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
+from cahp_plugin.errors import CAHPError, CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import HUB_ARGUMENTS, check_attention, load_config, model_class, shrinking
 from cahp_plugin.prune.weights import check_weight_files, require_weights
 
 logger = logging.get_logger(__name__)
 
+#: What transformers, torch and safetensors raise for a checkpoint, a config or a setting that is wrong.
+_LOADING_ERRORS = (
+    OSError, RuntimeError, ValueError, SafetensorError, ImportError, KeyError, TypeError, AttributeError
+)  # fmt: skip
 _QUANTIZING = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 
@@ -66,6 +70,9 @@ def load_pruned(
                 "export it (`cahp export --quantize`)."
             )
         kwargs.setdefault("use_safetensors", True)
+        if kwargs.get("device_map") is not None and not all(kept.values()):
+            # transformers 4.57 leaves buffers of offloaded layers without heads on the meta device
+            kwargs.setdefault("offload_buffers", True)
     else:
         logger.info(f"{name} was not pruned by cahp-plugin; it is loaded as it is.")
     if dtype is not None:
@@ -73,9 +80,9 @@ def load_pruned(
     check_weight_files(name, config, kwargs)
     try:
         model, report = shrinking(cls).from_pretrained(name, output_loading_info=True, **kwargs)
-    except CheckpointError:
+    except CAHPError:
         raise
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise CheckpointError(f"{name} can't be loaded: {_first_lines(error)} {_advice(name, kwargs)}") from error
     model.__class__ = cls
     require_weights(name, model, report, pruned=bool(kept))

@@ -14,7 +14,7 @@ from cahp_plugin.architectures import head_map
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import class_named, model_of_shape
-from cahp_plugin.prune.folders import replaced_folder
+from cahp_plugin.prune.folders import check_output_directory, replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
 from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
 from cahp_plugin.prune.plain import plain_pruned_heads, write_pruned_heads
@@ -65,12 +65,16 @@ def save_pruned(
         The folder.
 
     Raises:
-        CheckpointError: The folder is not empty, the disk refuses, the model could not be loaded again (its hidden
-            size was pruned, modules were added), or the upload failed, after the folder was written.
+        CheckpointError: The folder is not empty, holds the checkpoint that the model was loaded from, the disk
+            refuses, the model could not be loaded again (its hidden size was pruned, modules were added), or the
+            upload failed, after the folder was written.
         ConfigError: An argument for the Hub is given without ``push_to_hub``, or ``repo_id`` is no name.
         UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
     """
     repository = _repository(path, push_to_hub, repo_id, private, token)
+    origin = str(getattr(model, "name_or_path", None) or "")
+    if os.path.realpath(origin) != os.path.realpath(path):  # over its own checkpoint it may be saved
+        check_output_directory(path, overwrite=overwrite, inputs=[origin])
     with replaced_folder(path, overwrite=overwrite) as partial:
         write_checkpoint(
             model,
@@ -122,11 +126,11 @@ def write_checkpoint(
     is_pruned = bool(head_map(model.config))
     record = plain_pruned_heads(model)
     card = place / CARD_NAME
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    if is_generated(text):
-        text = ""
-    if is_pruned and model_card and not text:
-        text = model_card_text(
+    content = card.read_bytes() if card.is_file() else b""
+    if is_generated(content.decode("utf-8", errors="replace")):
+        content = b""
+    if is_pruned and model_card and not content:
+        content = model_card_text(
             model,
             name=place.absolute().name,
             repo_id=repo_id,
@@ -134,7 +138,7 @@ def write_checkpoint(
             stages=stages,
             has_tokenizer=tokenizer is not None,
             loads_plainly=bool(record),
-        )
+        ).encode()
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     model.save_pretrained(folder, safe_serialization=True, **shards)
     if is_pruned:
@@ -143,8 +147,8 @@ def write_checkpoint(
         tokenizer.save_pretrained(folder)
     if selection is not None:
         (folder / SELECTION_NAME).write_text(json.dumps(selection.to_dict()) + "\n", encoding="utf-8")
-    if text:
-        (folder / CARD_NAME).write_text(text, encoding="utf-8")
+    if content:
+        (folder / CARD_NAME).write_bytes(content)
 
 
 def _repository(

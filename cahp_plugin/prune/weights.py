@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,20 +34,21 @@ def check_weight_files(name: str, config: Any, arguments: Mapping[str, Any]) -> 
     Raises:
         CheckpointError: A name is another, or the index can't be read.
     """
-    variant = f".{arguments['variant']}" if arguments.get("variant") else ""
-    indices = {
-        f"model.safetensors.index{variant}.json": ".safetensors",
-        f"pytorch_model.bin.index{variant}.json": ".bin",
-    }
     explicit = getattr(config, "transformers_weights", None)
-    if explicit is not None:
-        if not _is_plain(explicit, (".safetensors", ".safetensors.index.json")):
-            raise _bad_name(name, "`transformers_weights` in config.json", explicit)
-        indices[explicit] = ".safetensors"
-    for index_name, ending in indices.items():
-        index = find_file(name, index_name, arguments) if index_name.endswith(".json") else None
+    if explicit is not None and not _is_plain(explicit, (".safetensors", ".safetensors.index.json")):
+        raise _bad_name(name, "`transformers_weights` in config.json", explicit)
+    if os.path.isdir(name) and any(Path(name, arguments.get("subfolder") or "").glob("shard-*.safetensors")):
+        raise CheckpointError(
+            f"{name} holds a distributed checkpoint (shard-*.safetensors), whose loading is not reported on. Load it "
+            "with transformers, and save it again with `save_pretrained`."
+        )
+    for index_name in _read_files(arguments) if explicit is None else [explicit]:
+        index = find_file(name, index_name, arguments)
         if index is None:
             continue
+        if not index_name.endswith(".json"):
+            return
+        ending = ".bin" if ".bin." in index_name else ".safetensors"
         try:
             shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -54,6 +56,17 @@ def check_weight_files(name: str, config: Any, arguments: Mapping[str, Any]) -> 
         for shard in sorted(shards, key=str):
             if not _is_plain(shard, (ending,)):
                 raise _bad_name(name, index_name, shard)
+        return
+
+
+def _read_files(arguments: Mapping[str, Any]) -> list[str]:
+    """Files that transformers looks for, in its order: it takes the first that is there."""
+    variant = f".{arguments['variant']}" if arguments.get("variant") else ""
+    safe = [f"model{variant}.safetensors", f"model.safetensors.index{variant}.json"]
+    pickles = [f"pytorch_model{variant}.bin", f"pytorch_model.bin.index{variant}.json"]
+    if arguments.get("use_safetensors"):
+        return safe
+    return pickles if arguments.get("use_safetensors") is False else safe + pickles
 
 
 def _is_plain(value: Any, endings: tuple[str, ...]) -> bool:
@@ -85,24 +98,43 @@ def require_weights(name: str, model: Any, report: Mapping[str, Any], *, pruned:
         CheckpointError: Weights are missing, or a pruned checkpoint and its map disagree.
     """
     state = model.state_dict()
-    missing = [key for key in _names(report, "missing_keys") if key not in state or state[key].numel()]
+    # Without offloading, transformers 4.57 leaves what it could not fill (one of two tied tensors) on the meta device.
+    blank = [] if getattr(model, "hf_device_map", None) else [key for key, tensor in state.items() if tensor.is_meta]
+    missing = sorted({*_names(report, "missing_keys"), *blank})
+    missing = [key for key in missing if key not in state or state[key].numel()]
     unexpected = _names(report, "unexpected_keys")
     mismatched = _names(report, "mismatched_keys")
     kinds = {"missing": missing, "unexpected": unexpected, "mismatched": mismatched}
     found = "; ".join(f"{kind} keys: {_some(keys)}" for kind, keys in kinds.items() if keys)
     if pruned and found:
-        advice = f" {_way_out(model, state, unexpected)}" if missing else ""
+        advice = f" {_way_out(model, state, missing, unexpected)}" if missing else ""
         raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).{advice}")
     if missing:
         raise CheckpointError(
             f"{name}: {len(missing)} of the {len(state)} tensors of {type(model).__name__} are not in the checkpoint "
-            f"({found}); they would be random. {_way_out(model, state, unexpected)}"
+            f"({found}); they would be random. {_way_out(model, state, missing, unexpected)}"
+        )
+    modules = dict(model.named_modules()) if unexpected else {}
+    inner = [key for key in unexpected if _is_in_a_block(key, modules)]
+    if inner:
+        raise CheckpointError(
+            f"{name}: {type(model).__name__} has no place for {_some(inner)}, which belong to blocks that it has: "
+            "without them it would compute something else. Merge adapters first; of a feature that this version of "
+            "transformers dropped, install the version that has it."
         )
     if unexpected:
         logger.warning(
             f"{name}: {len(unexpected)} tensors of the checkpoint have no place in {type(model).__name__} and are "
             f"left out ({_some(unexpected)})."
         )
+
+
+def _is_in_a_block(key: str, modules: Mapping[str, Any]) -> bool:
+    """Whether a tensor belongs to a module that a numbered block of the model does not have."""
+    path, _, kind = key.rpartition(".")
+    parent = path.rpartition(".")[0]
+    numbered = any(part.isdigit() for part in parent.split("."))
+    return kind in ("weight", "bias") and path not in modules and parent in modules and numbered
 
 
 def _names(report: Mapping[str, Any], key: str) -> list[str]:
@@ -114,7 +146,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
-def _way_out(model: Any, names: Iterable[str], unexpected: list[str]) -> str:
+def _way_out(model: Any, names: Iterable[str], missing: list[str], unexpected: list[str]) -> str:
     prefix = common_prefix(names, unexpected, base=model.base_model_prefix)
     if prefix is not None:
         return (
@@ -127,6 +159,8 @@ def _way_out(model: Any, names: Iterable[str], unexpected: list[str]) -> str:
             f"The checkpoint holds {_some(unexpected)}: it is of another class or uses other names. Set "
             "`architectures` in config.json to its class, or rename the tensors."
         )
+    if all("pooler." in name for name in missing):
+        return "Where the pooler is not used, `load_pruned(..., add_pooling_layer=False)` leaves it out."
     return (
         "Save the whole model (`model.save_pretrained`), or set `architectures` in config.json to the class that was "
         "saved. A new head has to be trained first."

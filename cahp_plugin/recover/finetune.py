@@ -124,9 +124,13 @@ def finetune(
         without_traces(model),
         in_fp32(model),
     ):
+        try:
+            arguments = TrainingArguments(output_dir=folder, **(values | extra))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"`training_arguments` can't be used: {error}") from error
         trainer = Trainer(
             model=model,
-            args=TrainingArguments(output_dir=folder, **(values | extra)),
+            args=arguments,
             train_dataset=train_dataset,
             processing_class=tokenizer,
             data_collator=DataCollatorWithPadding(tokenizer),

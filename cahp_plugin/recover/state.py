@@ -14,7 +14,16 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
-_OWN = ("forward", "gradient_checkpointing", "neftune_noise_alpha")
+_OWN = (
+    "forward",
+    "gradient_checkpointing",
+    "neftune_noise_alpha",
+    "_gradient_checkpointing_func",
+    "_require_grads_hook",
+    "_require_grads_hooks",
+)
+#: Settings of a config that a Trainer brings in line with the tokenizer or with the training.
+_SETTINGS = ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "problem_type")
 
 
 @contextlib.contextmanager
@@ -72,13 +81,15 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     """Takes off a model what a ``Trainer`` puts on it, however the block ends.
 
     That is: the ``forward`` with autocast of mixed precision, which would compute and compare in half precision from
-    then on and can't be saved; gradient checkpointing; hooks; ``use_cache=False`` in the config; and settings that
-    ``TrainingArguments`` leaves in the environment for the next training. (``accelerate.utils.
-    extract_model_from_parallel`` would take transformers' own decorators of ``forward`` off too.)
+    then on and can't be saved; gradient checkpointing; hooks; ``use_cache=False`` and the tokenizer's special tokens
+    in the configs; and settings that ``TrainingArguments`` leaves in the environment for the next training.
+    (``accelerate.utils.extract_model_from_parallel`` would take transformers' own decorators of ``forward`` off too.)
     """
     before = [(module, set(vars(module)), _own(module), _hooks(module)) for module in model.modules()]
-    configs = {id(own): own for module in model.modules() if (own := getattr(module, "config", None)) is not None}
-    caching = [(config, config.use_cache) for config in configs.values() if hasattr(config, "use_cache")]
+    found = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
+    configs = {id(config): config for config in found if config is not None}.values()
+    settings = [(config, {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)})
+                for config in configs]  # fmt: skip
     environment = _environment()
     try:
         yield
@@ -92,8 +103,10 @@ def without_traces(model: nn.Module) -> Iterator[None]:
             for name, entries in hooks.items():
                 values[name].clear()
                 values[name].update(entries)
-        for config, value in caching:
-            config.use_cache = value
+        for config, values in settings:
+            for name, value in values.items():
+                if getattr(config, name) != value:
+                    setattr(config, name, value)
         for name in _environment():
             del os.environ[name]
         os.environ.update(environment)

@@ -103,8 +103,50 @@ def test_names_that_are_numbers(names, labels, expected):
     assert encode_labels(data(names, labels), "label", config(num_labels=11)) == expected
 
 
+@pytest.mark.parametrize("used", [["1", "2", "3"], ["1", "3"], ["2"]])
+@pytest.mark.parametrize("model", [(), ("1", "2", "3"), ("1 star", "2 stars", "3 stars")])
+def test_stars_count_from_one_whichever_occur(used, model):
+    assert encode_labels(data(["1", "2", "3"], used), "label", config(*model)) == [int(name) - 1 for name in used]
+
+
+@pytest.mark.parametrize("order", [["0", "1", "10", "2"], ["10", "2", "1", "0"]])
+def test_models_whose_names_are_numbers_are_matched_by_name(order):
+    found = config(*order)
+    for names in (order, sorted(order, key=int)):
+        labels = ["0", "1", "10", "2"]
+        assert encode_labels(data(names, labels), "label", found) == [order.index(name) for name in labels]
+        assert encode_labels(Dataset.from_dict({"label": labels}), "label", found) == [
+            order.index(name) for name in labels
+        ]
+
+
+def test_names_that_are_numbers_for_a_model_with_other_names():
+    assert encode_labels(data(["0", "1", "2"], ["2", "0"]), "label", config(*NLI)) == [2, 0]
+    with pytest.raises(DataError, match="of these the model has no '0'"):
+        encode_labels(data(["0", "1"], ["0", "1"]), "label", config("1", "2"))
+
+
+def test_names_that_differ_by_a_sign_are_not_the_same():
+    with pytest.raises(DataError, match=r"the model has no 'C#'"):
+        encode_labels(data(["C#", "A"], ["C#"]), "label", config("C++", "A+"))
+    with pytest.raises(DataError, match="two of these are one class of the model"):
+        encode_labels(data(["not sure", "not-sure"], ["not sure", "not-sure"]), "label", config("not sure", "x"))
+    assert encode_labels(Dataset.from_dict({"label": ["1 "]}), "label", config("-1", "0", "1")) == [2]
+
+
+def test_text_that_a_reader_took_for_something_else():
+    # as CSV readers do with true and false
+    assert encode_labels(Dataset.from_dict({"label": [True, False]}), "label", config("true", "false")) == [0, 1]
+    assert encode_labels(Dataset.from_dict({"label": [True, False]}), "label", config()) == [1, 0]
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_the_format_of_a_data_set_does_not_matter(form):
+    assert encode_labels(data(NLI[::-1], NLI).with_format(form), "label", config(*NLI)) == [0, 1, 2]
+
+
 def test_numbers_in_no_order():
-    with pytest.raises(DataError, match=r"numbers in another order .3, 1, 2. and go beyond the model's 3 classes"):
+    with pytest.raises(DataError, match=r"name their classes 3, 1, 2; .*has 3 classes without names"):
         encode_labels(data(["3", "1", "2"], ["1", "2", "3"]), "label", config())
 
 
@@ -127,14 +169,29 @@ def test_a_config_that_names_its_classes_in_one_way_only_or_in_two():
     half.label2id = {name: number for number, name in enumerate(NLI[::-1])}
     with pytest.raises(DataError, match="names its classes twice, and differently"):
         class_names(half)
+    assert encode_labels(Dataset.from_dict({"label": [2]}), "label", half) == [2]  # which needs no names
+    half.label2id = {"a": "first"}
+    with pytest.raises(DataError, match="holds no class numbers"):
+        class_names(half)
 
 
 def test_two_sets_in_different_orders():
     sets = {"training": data(NLI, NLI), "evaluation": data(NLI[::-1], NLI)}
     check_same_classes(sets, "label", config(*NLI))
-    with pytest.raises(DataError, match="training and the evaluation set number their classes differently"):
+    with pytest.raises(DataError, match="evaluation and the training set name class 0 differently"):
         check_same_classes(sets, "label", config())
-    check_same_classes({"a": data(NLI, NLI), "b": Dataset.from_dict({"label": [1]})}, "label", config())
+    numbers, text = Dataset.from_dict({"label": [1]}), Dataset.from_dict({"label": ["neutral"]})
+    check_same_classes({"a": data(NLI, NLI), "b": numbers}, "label", config())
+    check_same_classes({"a": data(NLI, NLI), "b": data((*NLI, "hidden"), NLI)}, "label", config())
+    check_same_classes({"a": data(("0", "1", "10", "2"), ["10"]), "b": numbers}, "label", config(num_labels=11))
+    check_same_classes({"a": data(NLI[::-1], NLI), "b": text}, "label", config(*NLI))
+
+
+def test_names_in_one_set_and_numbers_in_the_other():
+    sets = {"training": data(NLI[::-1], NLI), "evaluation": Dataset.from_dict({"label": [0, 1, 2]})}
+    with pytest.raises(DataError, match=r"training set numbers its classes .* the evaluation set has numbers without"):
+        check_same_classes(sets, "label", config(*NLI))
+    check_same_classes(sets | {"training": data(NLI, NLI)}, "label", config(*NLI))
 
 
 def test_commands_evaluate_against_the_right_classes(given, capsys):

@@ -56,6 +56,23 @@ def test_a_path_is_no_pattern(name, ending, tmp_path):
     assert load_examples(str(tmp_path / f"{name}.{ending}")).to_list() == ROWS[1:]
 
 
+@pytest.mark.parametrize("source", ["json", "csv", "parquet", "text", "json:default", "glue:default"])
+def test_files_of_the_current_folder_are_no_data_set_of_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "glue").mkdir()
+    for name in ("secret.json", "train.csv", "glue/train.csv"):
+        (tmp_path / name).write_text("text,label\nmine,1\n" if name.endswith("csv") else json.dumps(ROWS))
+    with pytest.raises(DataError, match="There is no file"):
+        load_examples(source)
+
+
+def test_a_temporary_folder_with_brackets(tmp_path, monkeypatch):
+    (tmp_path / "t[1]").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t[1]"))
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
+    assert load_examples(str(tmp_path / "rows.jsonl")).to_list() == ROWS[:1]
+
+
 def test_relative_paths_and_messages_name_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "[a].jsonl").write_text(json.dumps(ROWS[0]))

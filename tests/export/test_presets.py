@@ -65,6 +65,13 @@ def test_the_others_go_by_name_and_are_on_record(preset, tmp_path):
     assert largest_pair(tmp_path / "a" / report.file) > 32767  # finer, and too much for AVX2
 
 
+def test_a_graph_that_is_exported_on_keeps_its_preset(tmp_path):
+    export(tmp_path / "a", preset="avx512_vnni")
+    assert export_pruned(tmp_path / "a", tmp_path / "b").preset == recorded_preset(tmp_path / "b") == "avx512_vnni"
+    with pytest.raises(ConfigError, match=r"is int8 already \(preset avx512_vnni\)"):
+        export_pruned(tmp_path / "b", tmp_path / "c", quantize="dynamic")
+
+
 def test_where_products_overflow_it_is_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(machine, "cpu_flags", lambda: VNNI)
     with caplog.at_level(logging.WARNING):

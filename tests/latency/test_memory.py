@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny import tiny_model
 pytest.importorskip("onnxruntime")
 
 from cahp_plugin import save_pruned
+from cahp_plugin.latency import memory
 from cahp_plugin.latency.memory import run_elsewhere
 
 SHOWS = "import json, os, sys; print(json.dumps([sys.path, os.getcwd(), os.listdir(), sys.argv]))"
@@ -51,3 +53,18 @@ def test_of_the_search_path_only_the_current_folder_is_left_out(entries, tmp_pat
     assert str(here) not in reached and str(here / "lib") in reached
     assert folder != str(here) and content == [] and arguments[1:] == ["argument"]
     assert not Path(folder).exists()
+
+
+def test_it_is_the_library_of_the_calling_process(tmp_path, monkeypatch):
+    """Even where another copy is installed, and nothing else of its folder."""
+    (tmp_path / "psutil.py").write_text("raise SystemExit('not mine')")
+    monkeypatch.chdir(tmp_path)
+    shows = "import cahp_plugin, psutil; print(cahp_plugin.__file__, psutil.__file__)"
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "shows.py").write_text(shows)
+    monkeypatch.setenv("PYTHONPATH", "lib")
+    copy = tmp_path / "cahp_plugin"
+    shutil.copytree(Path(memory.__file__).parents[1], copy)
+    monkeypatch.setattr(memory, "__file__", str(copy / "latency" / "memory.py"))
+    run = run_elsewhere("shows", "", environment={"HF_HOME": "cache"})
+    assert run.returncode == 0 and run.stdout.startswith(str(copy)), run.stderr

@@ -13,7 +13,8 @@ from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig, load_pruned, prune_classifier, save_pruned
 from cahp_plugin.cli import main
-from cahp_plugin.errors import CheckpointError
+from cahp_plugin.data import load_examples
+from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.prune.folders import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
@@ -85,6 +86,7 @@ def test_links_and_other_spellings_do_not_help(given, monkeypatch):
     ):
         with pytest.raises(CheckpointError, match="what is read here"):
             check_output_directory(folder, overwrite=True, inputs=[entry])
+    (out / "linked.jsonl").unlink()
     check_output_directory("out", overwrite=True, inputs=["model", "elsewhere.jsonl", "some/hub-id", None])
     check_output_directory("new", overwrite=True, inputs=["new"])
     (given / "outer").mkdir()  # a name that only begins the same
@@ -116,8 +118,7 @@ def test_optimums_pruner_refuses_too(given):
 
 def test_a_report_replaces_pages_only(given, capsys):
     main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures"))
-    (given / "eval.html").write_text("mine")
-    for name in ("train.jsonl", "eval.html", "pruned/config.json"):
+    for name in ("train.jsonl", "pruned/selection.json", "pruned/config.json"):
         before = (given / name).read_bytes()
         capsys.readouterr()
         assert main(["report", str(given / "pruned"), "-o", str(given / name), "--overwrite"]) == 1
@@ -223,24 +224,104 @@ def test_figures_that_fail_do_so_before_the_training(given, monkeypatch):
 
 def test_a_folder_that_another_process_filled_meanwhile_is_kept(tmp_path):
     out = tmp_path / "a"
-    told = rf"filled by another process meanwhile. The result is in {out}-\d+"
+    told = rf"{out} is not empty.* The result is in {out}-1\."
     with pytest.raises(CheckpointError, match=told), replaced_folder(out) as partial:
         (partial / "mine").write_text("x")
         out.mkdir()
         (out / "theirs").write_text("y")
-    assert (out / "theirs").exists() and (tmp_path / f"a-{os.getpid()}" / "mine").exists()
+    assert (out / "theirs").exists() and (tmp_path / "a-1" / "mine").exists()
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_what_was_written_by_hand_in_a_card_stays(given):
+@pytest.mark.parametrize("words", [b"my own words", b"\xff\xfe no UTF-8"])
+def test_what_was_written_by_hand_in_a_card_stays(words, given):
     arguments = prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures", "--overwrite")
     assert main(arguments) == 0
-    (given / "pruned" / "README.md").write_text("my own words")
+    (given / "pruned" / "README.md").write_bytes(words)
     assert main(arguments) == 0
-    assert (given / "pruned" / "README.md").read_text() == "my own words"
+    assert (given / "pruned" / "README.md").read_bytes() == words
 
 
-def test_saving_a_model_over_its_own_checkpoint_is_asked_for(tmp_path):
-    save_pruned(tiny_model(), tmp_path / "a", tokenizer=tiny_tokenizer())
-    save_pruned(load_pruned(tmp_path / "a"), tmp_path / "a", overwrite=True)
-    assert json.loads(Path(tmp_path, "a", "config.json").read_text())["model_type"] == "bert"
+def test_a_model_may_be_saved_over_its_own_checkpoint_and_not_over_what_holds_it(tmp_path):
+    save_pruned(tiny_model(), tmp_path / "out" / "base", tokenizer=tiny_tokenizer())
+    save_pruned(load_pruned(tmp_path / "out" / "base"), tmp_path / "out" / "base", overwrite=True)
+    with pytest.raises(CheckpointError, match="base: what is read here"):
+        save_pruned(load_pruned(tmp_path / "out" / "base"), tmp_path / "out", overwrite=True)
+    assert json.loads(Path(tmp_path, "out", "base", "config.json").read_text())["model_type"] == "bert"
+
+
+def test_data_that_was_loaded_from_a_file_is_known(given):
+    (given / "out").mkdir()
+    (given / "train.jsonl").rename(given / "out" / "train.jsonl")
+    train, model = load_examples(str(given / "out" / "train.jsonl")), load_pruned(given / "model")
+    with pytest.raises(CheckpointError, match=r"out holds .*train.jsonl: what is read here"):
+        prune_classifier(model, tiny_tokenizer(), train, train, output_dir=given / "out", overwrite=True)
+
+
+def test_a_model_whose_files_are_links_into_the_output(given, capsys):
+    (given / "out").mkdir()
+    (given / "model" / "model.safetensors").rename(given / "out" / "model.safetensors")
+    (given / "model" / "model.safetensors").symlink_to(given / "out" / "model.safetensors")
+    assert main(prune_arguments(given, "--overwrite", output="out")) == 1
+    assert "what is read here" in capsys.readouterr().err and (given / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("place", [".", "..", "../here"])
+def test_the_current_folder_is_not_replaced(place, given, monkeypatch):
+    (given / "here").mkdir()
+    (given / "here" / "thesis").write_text("mine")
+    monkeypatch.chdir(given / "here")
+    with pytest.raises(CheckpointError, match="is or holds the current folder"):
+        check_output_directory(place, overwrite=True)
+
+
+@pytest.mark.parametrize("place", ["eval.jsonl/x", "x" * 300, "eval.jsonl"])
+@pytest.mark.parametrize("command", ["prune", "benchmark", "export"])
+def test_places_that_can_not_be_are_told_before_the_work(place, command, given, capsys):
+    pytest.importorskip("onnxruntime")
+    (given / "model" / "model.safetensors").unlink()  # the work would begin with it
+    lines = {
+        "prune": prune_arguments(given, output=place),
+        "benchmark": ["benchmark", str(given / "model"), "-o", str(given / place)],
+        "export": ["export", "-m", str(given / "model"), "-o", str(given / place)],
+    }
+    assert main(lines[command]) == 1
+    told = capsys.readouterr().err
+    assert "can't be written" in told or "is a file" in told
+
+
+def test_long_names_and_links_are_written(tmp_path):
+    save_pruned(tiny_model(), tmp_path / ("n" * 250))
+    (tmp_path / "link").symlink_to(tmp_path / "target")  # of a folder that is not there yet
+    for overwrite in (False, True):
+        save_pruned(tiny_model(), tmp_path / "link", overwrite=overwrite)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "target" / "config.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "n" * 250, "target"]
+
+
+def test_mount_points_are_told_before_the_work(given, capsys, monkeypatch):
+    (given / "volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == given / "volume")
+    assert main(prune_arguments(given, output="volume")) == 1
+    assert "is a mount point" in capsys.readouterr().err
+    check_output_directory(given / "volume" / "inside")
+
+
+def test_a_copy_that_differs_is_told_and_kept(given, monkeypatch, capsys):
+    from cahp_plugin import workflow
+
+    monkeypatch.setattr(workflow, "_RELOAD_TOLERANCE", -1.0)  # no copy is good enough
+    assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures")) == 1
+    assert f"It is in {given / 'pruned'}-1." in capsys.readouterr().err
+    assert load_pruned(given / "pruned-1").config.cahp_config and not (given / "pruned").exists()
+
+
+def test_classes_that_would_not_load_again_are_told_before_the_work(given):
+    class Mine(type(tiny_model())):
+        pass
+
+    model = tiny_model()
+    model.__class__ = Mine
+    data = Dataset.from_list(word_examples(30))
+    with pytest.raises(UnsupportedModelError, match="Mine is no class of transformers"):
+        prune_classifier(model, tiny_tokenizer(), data, data, output_dir=given / "out")

@@ -39,6 +39,13 @@ def test_places(saved, where):
     assert loaded.device.type == "cpu" and torch.equal(logits(loaded), logits(pruned()))
 
 
+def test_offloaded_to_disk(saved, tmp_path):
+    layers = {f"bert.encoder.layer.{i}": "disk" if i == 1 else "cpu" for i in range(3)}
+    where = {"bert.embeddings": "cpu", **layers, "bert.pooler": "cpu", "dropout": "cpu", "classifier": "cpu"}
+    loaded = load_pruned(saved, attn_implementation="eager", device_map=where, offload_folder=tmp_path / "off")
+    assert torch.equal(logits(loaded), logits(pruned()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -115,6 +115,42 @@ def test_what_is_left_over_is_named_once(tmp_path, caplog):
     assert len([record for record in told if record.name.startswith("cahp_plugin")]) == 1
 
 
+def test_what_belongs_to_a_block_is_not_left_out(tmp_path):
+    # relative positions, which transformers 5 dropped; or an adapter that was not merged
+    folder = saved(tiny_model(), tmp_path / "a")
+    for extra in ("self.distance_embedding.weight", "self.query.lora_A.weight"):
+        key = f"bert.encoder.layer.1.attention.{extra}"
+        tensors = load_file(folder / "model.safetensors")
+        save_file(tensors | {key: torch.ones(2, 3)}, folder / "model.safetensors", metadata={"format": "pt"})
+        if "lora" in extra:
+            continue  # its parent is no block but a layer, which has such a name
+        with pytest.raises(CheckpointError, match=f"has no place for {key}"):
+            load_pruned(folder)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_tied_tensor_alone_is_enough_or_an_error(tmp_path):
+    model = zoo_model("gpt2")
+    model.save_pretrained(tmp_path / "a")
+    rewrite(tmp_path / "a", lambda key: "lm_head.weight" if key == "transformer.wte.weight" else key)
+    try:
+        loaded = load_pruned(tmp_path / "a", attn_implementation="eager")
+    except CheckpointError as error:
+        assert "missing keys: " in str(error)
+    else:
+        inputs = zoo_inputs("gpt2")
+        with torch.no_grad():
+            assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_body_without_its_pooler(tmp_path):
+    tiny_model().bert.save_pretrained(tmp_path / "a")
+    rewrite(tmp_path / "a", lambda key: None if key.startswith("pooler") else key)
+    with pytest.raises(CheckpointError, match=r"missing keys: pooler.*add_pooling_layer=False"):
+        load_pruned(tmp_path / "a")
+    assert load_pruned(tmp_path / "a", add_pooling_layer=False).pooler is None
+
+
 @pytest.mark.parametrize("command", ["prune", "export", "benchmark", "deploy", "compare", "demo"])
 @pytest.mark.parametrize("fault", ["prefix", "head"])
 def test_every_command_refuses_such_a_checkpoint(command, fault, given, capsys):
@@ -204,6 +240,20 @@ def test_dense_checkpoints_and_indices_of_pickles_are_no_exception(tmp_path):
         load_pruned(tmp_path / "b")
 
 
+def test_an_index_that_is_not_read_does_not_matter(tmp_path):
+    folder = saved(tiny_model(), tmp_path / "a")
+    (folder / "model.safetensors.index.json").write_text("{")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "../x.bin"}}')
+    load_pruned(folder)
+
+
+def test_distributed_checkpoints_are_told(tmp_path):
+    folder = saved(tiny_model(), tmp_path / "a")
+    (folder / "model.safetensors").rename(folder / "shard-00000-model-00001-of-00001.safetensors")
+    with pytest.raises(CheckpointError, match="holds a distributed checkpoint"):
+        load_pruned(folder)
+
+
 @pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"a": ["b"]}}'])
 def test_damaged_indices(index, sharded):
     (sharded / "model.safetensors.index.json").write_text(index)
@@ -263,6 +313,18 @@ def test_known_implementations_pass_and_unknown_arguments_do_not(tmp_path):
         load_pruned(folder, attn_implementation=name)
     with pytest.raises(ConfigError, match=f"`attn_implementation` is '{HUB_KERNEL}'. Known"):
         load_pruned(folder, attn_implementation=HUB_KERNEL)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "nonsense"}, {"architectures": [5]}, {"quantization_config": "x"}, {"id2label": 5}]
+)
+def test_other_values_that_make_no_sense(changes, tmp_path):
+    folder = saved(tiny_model(), tmp_path / "a")
+    edit_config(folder, **changes)
+    try:
+        load_pruned(folder)  # a transformers major that does not look at it
+    except CheckpointError as error:
+        assert str(folder) in str(error)
 
 
 def test_benchmark_tells_an_unknown_implementation_in_a_line(given, capsys):

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from tiny import model_inputs, tiny_batches, tiny_model
-from transformers import TrainerCallback
+from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallback
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPImportance, CAHPPruner, finetune, load_pruned, save_pruned
+from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, prune_classifier, save_pruned
 from cahp_plugin.data import Columns, encode, make_dataloader
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
-from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 
 
 def encoded(model, count=60):
@@ -208,3 +209,34 @@ def test_half_precision_is_trained_in_fp32_and_cast_back(dtype, arguments):
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, frozen)
     for name, tensor in expected.to(dtype).state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_the_special_tokens_of_the_model_stay():
+    # a Trainer takes the tokenizer's: a model that pools at the last real token would look elsewhere afterwards
+    config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4, pad_token_id=7, bos_token_id=1, eos_token_id=2,
+                        num_labels=3)  # fmt: skip
+    model = GPT2ForSequenceClassification(config).eval()
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 7], [5, 6, 0, 0]])}
+    before = model(**inputs).logits
+    train(model, epochs=1, learning_rate=1e-30)
+    assert torch.equal(model(**inputs).logits, before)
+    assert (model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id) == (7, 1, 2)
+
+
+@pytest.mark.parametrize("arguments", [{"nonsense": 1}, {"optim": "bogus"}, {"eval_strategy": "sometimes"}])
+def test_arguments_that_a_trainer_does_not_know(arguments):
+    with pytest.raises(ConfigError, match="`training_arguments` can't be used"):
+        train(tiny_model(), epochs=1, training_arguments=arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_model_is_pruned_saved_and_the_same_again(dtype, tmp_path):
+    data = Dataset.from_list(word_examples(60))
+    recovery = RecoverySettings(method="least-squares+finetune", epochs=1, batch_size=8)
+    report = prune_classifier(
+        tiny_model().to(dtype), tiny_tokenizer(), data, data, CAHPConfig(num_heads=6), output_dir=tmp_path / "a",
+        recovery=recovery, figures=False,
+    )  # fmt: skip
+    assert report.reload_difference == 0
+    saved = load_file(tmp_path / "a" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {dtype}

@@ -50,14 +50,14 @@ def check_output_file(path: Path, *, overwrite: bool = False) -> None:
     """Checks that a file may be written, before work is put into what goes there.
 
     Raises:
-        CheckpointError: It is a folder, or is there and ``overwrite`` is false, or is no page.
+        CheckpointError: It is a folder, or is there and ``overwrite`` is false or it is no HTML page.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; expected a file name such as {PAGE_NAME}.")
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists. Pass `overwrite=True` (`--overwrite`) or another name.")
-    if path.exists() and not path.read_bytes()[:15].lower().startswith(b"<!doctype html>"):
-        raise CheckpointError(f"{path} is there and is no HTML page: it is not replaced. Give another name.")
+    if path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        raise CheckpointError(f"{path} is there and is no HTML page: it is not replaced. Give a name with .html.")
 
 
 def build_page(contents: Sequence[Contents]) -> str:
