@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from tiny import tiny_model
 pytest.importorskip("onnxruntime")
 
 from cahp_plugin import save_pruned
+from cahp_plugin.cli import main
 from cahp_plugin.latency import memory
 from cahp_plugin.latency.memory import run_elsewhere
 
@@ -28,13 +27,11 @@ def trapped(tmp_path):
     return folder
 
 
-def test_benchmark_runs_no_code_of_the_current_folder(trapped, tmp_path):
-    command = [str(Path(sys.executable).parent / "cahp"), "benchmark", ".", "--rounds", "2", "--warmup", "0"]
-    run = subprocess.run(
-        [*command, "--sequence-length", "4", "--quiet", "--json"], cwd=trapped, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout)["measurements"][0]["peak_mib"] > 0
+def test_benchmark_runs_no_code_of_the_current_folder(trapped, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(trapped)
+    command = ["benchmark", ".", "--rounds", "2", "--warmup", "0", "--sequence-length", "4", "--quiet", "--json"]
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["measurements"][0]["peak_mib"] > 0
     assert not (tmp_path / "ran").exists()
 
 
