@@ -36,13 +36,23 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(folders):
-    return measure_latency(
-        [folders / "dense", folders / "pruned", folders / "onnx", folders / "int8"],
-        batch_sizes=[1, 2],
-        sequence_lengths=[8, 16],
-        rounds=6,
-        warmup=1,
-    )
+    """Measured within a downloaded folder, with modules in it that leave a file behind when they are imported."""
+    for name in ("psutil", "torch", "numpy", "json", "onnxruntime", "sitecustomize", "cahp_plugin"):
+        (folders / "dense" / f"{name}.py").write_text(f"open({str(folders / 'ran')!r}, 'a').write({name!r})\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folders / "dense")
+        return measure_latency(
+            ["../dense", "../pruned", "../onnx", "../int8"],
+            batch_sizes=[1, 2],
+            sequence_lengths=[8, 16],
+            rounds=6,
+            warmup=1,
+        )
+
+
+def test_no_code_of_the_current_folder_runs(report, folders):
+    assert all(entry.peak_mib > 0 for entry in report.measurements)
+    assert not (folders / "ran").exists()
 
 
 def bert_macs(kept, length, *, hidden=32, head_dim=8, inner=48, labels=3):
