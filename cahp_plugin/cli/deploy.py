@@ -47,10 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
     from cahp_plugin.deploy import deploy_classifier
-    from cahp_plugin.prune import check_output_directory
 
-    inputs = (arguments.model, arguments.train, arguments.eval)
-    check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     model, tokenizer, train, evaluation = prune.load_inputs(arguments)
     return deploy_classifier(
         model,

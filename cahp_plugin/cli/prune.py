@@ -59,11 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
-    from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import prune_classifier
 
-    inputs = (arguments.model, arguments.train, arguments.eval)
-    check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     model, tokenizer, train, evaluation = load_inputs(arguments)
     return prune_classifier(
         model, tokenizer, train, evaluation, config, **data_options(arguments), **pruning_options(arguments)
@@ -71,10 +68,13 @@ def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
 
 
 def load_inputs(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
-    """Loads the model, its tokenizer, the training and the evaluation set."""
+    """Loads the model, its tokenizer, the training and the evaluation set, once the output folder may be written."""
     from cahp_plugin.data import load_examples
+    from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import load_classifier
 
+    inputs = (arguments.model, arguments.train, arguments.eval)
+    check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     train = load_examples(arguments.train, arguments.train_split)
     evaluation = load_examples(arguments.eval, arguments.eval_split)
     return *load_classifier(arguments.model), train, evaluation

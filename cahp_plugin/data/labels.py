@@ -49,7 +49,8 @@ def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
         if value is None or (isinstance(value, float) and math.isnan(value)):
             raise DataError(f"{where}: the label is missing.")
         if isinstance(value, bool):  # text that a reader of CSV files took for something else
-            value = _find(str(value), classes) if _find(str(value), classes) is not None else int(value)
+            named = _find(str(value), classes)
+            value = int(value) if named is None else named
         if isinstance(value, str):
             value = _number_of_text(value, classes, config, where)
         if not isinstance(value, (int, float)) or not float(value).is_integer():

@@ -67,7 +67,9 @@ def _lies_in(entry: str | os.PathLike[str], folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def replaced_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def replaced_folder(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str] | None] = ()
+) -> Iterator[Path]:
     """Gives a temporary folder that takes the place of ``path`` when the block ends well, in one step.
 
     Whatever goes wrong in the block (a full disk, Ctrl-C), ``path`` stays as it was and nothing else is left. Where
@@ -77,7 +79,7 @@ def replaced_folder(path: str | os.PathLike[str], *, overwrite: bool = False) ->
     Raises:
         CheckpointError: As :func:`check_output_directory`, or the disk refuses.
     """
-    check_output_directory(path, overwrite=overwrite)
+    check_output_directory(path, overwrite=overwrite, inputs=inputs)
     folder = Path(os.path.realpath(path))
     partial: Path | None = None
     old: Path | None = None

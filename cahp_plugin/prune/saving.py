@@ -14,7 +14,7 @@ from cahp_plugin.architectures import head_map
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import class_named, model_of_shape
-from cahp_plugin.prune.folders import check_output_directory, replaced_folder
+from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
 from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
 from cahp_plugin.prune.plain import plain_pruned_heads, write_pruned_heads
@@ -73,9 +73,8 @@ def save_pruned(
     """
     repository = _repository(path, push_to_hub, repo_id, private, token)
     origin = str(getattr(model, "name_or_path", None) or "")
-    if os.path.realpath(origin) != os.path.realpath(path):  # over its own checkpoint it may be saved
-        check_output_directory(path, overwrite=overwrite, inputs=[origin])
-    with replaced_folder(path, overwrite=overwrite) as partial:
+    over_its_own = os.path.realpath(origin) == os.path.realpath(path)  # which is allowed
+    with replaced_folder(path, overwrite=overwrite, inputs=[] if over_its_own else [origin]) as partial:
         write_checkpoint(
             model,
             partial,
