@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.architectures import AttentionLayer, attention_layers
-from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.units import AttentionLayer, attention_layers
+from cahp_plugin.units.positions import max_positions
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe import only_heads
 from cahp_plugin.observe.inputs import model_inputs, random_inputs

@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import nn
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.method.representatives import select_from_distances, select_from_separation, wanted_rows

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.report import format_table

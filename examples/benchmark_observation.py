@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import cpu_name, peak_memory
 from cahp_plugin.observe import observe, prepare_batches

@@ -16,7 +16,7 @@ import time
 import torch
 
 from cahp_plugin import CAHPConfig, load_pruned, select_heads
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.machine import peak_memory
 from cahp_plugin.method.signatures import ClassMoments

@@ -8,7 +8,7 @@ import torch_pruning as tp
 from transformers import BertConfig, BertForSequenceClassification
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.observe import only_heads
 
 

@@ -3,7 +3,7 @@
 import torch
 from tiny import tiny_batches, tiny_model
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 
 USEFUL = {0: (1, 2), 1: (0,), 2: (0, 2, 3)}
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 from zoo import FAMILIES, zoo_inputs, zoo_model
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.check import check_architecture
 from cahp_plugin.files import write_text
 from cahp_plugin.report import format_table

@@ -11,7 +11,7 @@ from datasets import Dataset
 from words import word_examples
 
 from cahp_plugin import load_pruned
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.cli import main
 
 

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES, tiny_batches, tiny_model
 from transformers import BertConfig, BertModel, BloomConfig, BloomForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.observe import observe, prepare_batches

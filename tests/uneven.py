@@ -8,7 +8,7 @@ from typing import Any
 from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 
 
 def pruned(name: str, empty: Container[int] = (1,), **settings: Any) -> Any:

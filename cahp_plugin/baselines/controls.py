@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.method.selection import HeadSelection

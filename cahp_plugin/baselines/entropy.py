@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines.ranking import RankingImportance
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.method.salience import normalize_salience

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.units import AttentionLayer, attention_layers
 from cahp_plugin.baselines.ranking import RankingImportance, head_count
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import head_masks, prepare_batches

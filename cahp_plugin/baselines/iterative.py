@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines.gates import heads_to_keep, masked_loss
 from cahp_plugin.baselines.ranking import MichelImportance
 from cahp_plugin.errors import ConfigError

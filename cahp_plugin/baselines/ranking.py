@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.architectures import attention_layers
-from cahp_plugin.architectures.linear import weight_of
+from cahp_plugin.units import attention_layers
+from cahp_plugin.units.linear import weight_of
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.prune import CAHPImportance
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.architectures.linear import weight_of
+from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.units.linear import weight_of
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.prune import CAHPImportance

@@ -90,7 +90,7 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     from safetensors import SafetensorError, safe_open
 
-    from cahp_plugin.architectures.head_map import HEAD_MAP_KEY, head_entries
+    from cahp_plugin.units.head_map import HEAD_MAP_KEY, head_entries
     from cahp_plugin.prune.widths import linear_shapes
 
     config = _read_json(folder / "config.json", required=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Candidate, Measurements
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.config import CAHPConfig

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.architectures import attention_layers, kept_state
+from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.choose import Chooser

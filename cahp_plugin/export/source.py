@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import attention_layers, head_entries, head_map, kept_state
-from cahp_plugin.architectures.positions import config_positions, max_positions
+from cahp_plugin.units import attention_layers, head_entries, head_map, kept_state
+from cahp_plugin.units.positions import config_positions, max_positions
 from cahp_plugin.errors import CheckpointError, DataError, ExportError
 from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
 from cahp_plugin.export.quantize import warn_of_saturation

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cahp_plugin.architectures import attention_layers
-from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.units import attention_layers
+from cahp_plugin.units.positions import max_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.observe.inputs import call_options, fixed_length, model_inputs, random_inputs
 from cahp_plugin.prune.checkpoint import untrained_model

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.architectures.positions import config_positions
+from cahp_plugin.units.positions import config_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.parts import feed

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.js import MeanDistances
 from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps

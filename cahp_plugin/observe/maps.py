@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, attention_maps_enabled
-from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import UnsupportedModelError
 
 MapConsumer = Callable[[int, Tensor], None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers
+from cahp_plugin.units import AttentionLayer, attention_layers
 from cahp_plugin.errors import SelectionError
 
 

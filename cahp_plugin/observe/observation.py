@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.architectures import AttentionLayer, kept_state
+from cahp_plugin.units import AttentionLayer, kept_state
 from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
 from cahp_plugin.method.signatures import ClassMoments

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
 

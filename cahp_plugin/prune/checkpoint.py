@@ -16,9 +16,9 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from cahp_plugin._compat import forget_pruned_heads
-from cahp_plugin.architectures import head_entries
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
-from cahp_plugin.architectures.layers import find_layers
+from cahp_plugin.units import head_entries
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
+from cahp_plugin.units.layers import find_layers
 from cahp_plugin.errors import CheckpointError, ConfigError
 from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer
 from cahp_plugin.prune.widths import linear_shapes, narrow_linears

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch_pruning.pruner.function import BasePruningFunc
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.architectures.linear import in_width, keep_channels, out_width
+from cahp_plugin.units.linear import in_width, keep_channels, out_width
 
 
 class Conv1DPruner(BasePruningFunc):

@@ -9,9 +9,9 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from cahp_plugin.architectures import AttentionLayer
-from cahp_plugin.architectures.layers import find_layers
-from cahp_plugin.architectures.linear import in_width
+from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units.layers import find_layers
+from cahp_plugin.units.linear import in_width
 from cahp_plugin.errors import PruningError, SelectionError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.surgery import record_heads
@@ -65,7 +65,7 @@ class CAHPImportance(tp.importance.Importance):
         """Checks the selection against a model's layers.
 
         Args:
-            layers: From :func:`cahp_plugin.architectures.attention_layers`.
+            layers: From :func:`cahp_plugin.units.attention_layers`.
 
         Returns:
             Layer -> original indices of the heads to keep, for every layer.

@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from cahp_plugin.architectures import head_map
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
+from cahp_plugin.units import head_map
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CAHPError, CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import HUB_ARGUMENTS, check_attention, load_config, model_class, shrinking
 from cahp_plugin.prune.weights import check_weight_files, require_weights

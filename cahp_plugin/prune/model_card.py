@@ -10,8 +10,8 @@ from typing import Any
 
 from cahp_plugin._compat import forget_pruned_heads
 from cahp_plugin._version import __version__
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
-from cahp_plugin.architectures.layers import find_layers
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
+from cahp_plugin.units.layers import find_layers
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import model_of_shape
 from cahp_plugin.prune.stage import Stage

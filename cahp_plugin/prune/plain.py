@@ -10,8 +10,8 @@ from typing import Any
 from accelerate import init_empty_weights
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, forget_pruned_heads
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
-from cahp_plugin.architectures.layers import find_layers
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
+from cahp_plugin.units.layers import find_layers
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.prune.widths import linear_shapes

@@ -12,8 +12,8 @@ from torch import nn
 from torch_pruning.dependency import Dependency, Group
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.architectures.adapters import BiasOnly
+from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.errors import DataError, PruningError, UnsupportedModelError
 from cahp_plugin.prune.conv1d import Conv1DPruner
 from cahp_plugin.prune.importance import CAHPImportance

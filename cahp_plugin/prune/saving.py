@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.architectures import head_map
+from cahp_plugin.units import head_map
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import class_named, model_of_shape

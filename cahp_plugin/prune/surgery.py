@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers
-from cahp_plugin.architectures.adapters import BiasOnly, adapt
-from cahp_plugin.architectures.head_map import HeadEntry, set_head_entries
-from cahp_plugin.architectures.layers import find_layers
-from cahp_plugin.architectures.linear import keep_channels
+from cahp_plugin.units import AttentionLayer, attention_layers
+from cahp_plugin.units.adapters import BiasOnly, adapt
+from cahp_plugin.units.head_map import HeadEntry, set_head_entries
+from cahp_plugin.units.layers import find_layers
+from cahp_plugin.units.linear import keep_channels
 
 
 def record_heads(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.checkpoint import find_file
 

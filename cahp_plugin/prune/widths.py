@@ -14,9 +14,9 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
-from cahp_plugin.architectures.layers import find_layers
-from cahp_plugin.architectures.linear import set_width, weight_of
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
+from cahp_plugin.units.layers import find_layers
+from cahp_plugin.units.linear import set_width, weight_of
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.surgery import record_layers
 

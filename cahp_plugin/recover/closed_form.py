@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.architectures.linear import out_width, weight_of
+from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.units.linear import out_width, weight_of
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.state import in_fp32

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.architectures import kept_state
+from cahp_plugin.units import kept_state
 from cahp_plugin.errors import DataError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cahp_plugin.architectures import AttentionLayer
+from cahp_plugin.units import AttentionLayer
 from cahp_plugin.observe.batches import Batch, read_inputs
 from cahp_plugin.observe.tokens import query_side
 

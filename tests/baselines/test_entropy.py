@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from zoo import zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import HIESImportance, RankingImportance, attention_entropy
 from cahp_plugin.baselines.entropy import row_entropies
 from cahp_plugin.errors import ConfigError, DataError, SelectionError

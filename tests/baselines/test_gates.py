@@ -9,7 +9,7 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import HardConcreteImportance, SubsetPruningImportance
 from cahp_plugin.baselines.gates import masked_loss
 from cahp_plugin.baselines.hard_concrete import STRETCH, TEMPERATURE, HardConcreteGates, hard_concrete

@@ -7,7 +7,7 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import IterativeSalienceImportance
 from cahp_plugin.baselines.iterative import SalienceWalk, measure_salience
 from cahp_plugin.errors import ConfigError, DataError, SelectionError

@@ -10,7 +10,7 @@ from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig, select_heads
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.cli import main
 from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements

@@ -15,7 +15,7 @@ pytest.importorskip("onnxruntime")
 
 from cahp_plugin import CAHPImportance, CAHPPruner, save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.architectures import head_map
+from cahp_plugin.units import head_map
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportError, MissingDependencyError
 from cahp_plugin.export import ExportReport, export_pruned, open_session, run_session
 from cahp_plugin.export.graph import op_counts

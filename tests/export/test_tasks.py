@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from cahp_plugin import load_pruned, save_pruned
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportError
 from cahp_plugin.export import export_pruned, graph_files, open_session, run_session
 from cahp_plugin.export.parity import compare, require_parity

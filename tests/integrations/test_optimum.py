@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 from optimum.cahp import CAHPConfig, HeadPruner, export_pruned, measure_latency
 
 from cahp_plugin import load_pruned
-from cahp_plugin.architectures import head_map
+from cahp_plugin.units import head_map
 from cahp_plugin.errors import DataError
 from cahp_plugin.recover import RecoverySettings
 

@@ -8,7 +8,7 @@ from zoo import zoo_inputs
 ort = pytest.importorskip("optimum.onnxruntime")
 
 from cahp_plugin import load_pruned, save_pruned
-from cahp_plugin.architectures import head_map
+from cahp_plugin.units import head_map
 from cahp_plugin.export import export_pruned
 
 GENERATION = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 1, "use_cache": False}

@@ -10,7 +10,7 @@ pytest.importorskip("onnxruntime")
 
 from cahp_plugin import save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import measure_latency

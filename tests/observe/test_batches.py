@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import tiny_batches, tiny_model
 
-from cahp_plugin.architectures.positions import max_positions
+from cahp_plugin.units.positions import max_positions
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe import prepare_batches
 

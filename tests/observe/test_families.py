@@ -13,7 +13,7 @@ from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin._compat import attention_maps_enabled
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.js import MAX_DISTANCE
 from cahp_plugin.method.separation import separation_matrix

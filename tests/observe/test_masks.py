@@ -2,7 +2,7 @@ import pytest
 import torch
 from tiny import ARCHITECTURES, tiny_batches, tiny_model
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.observe import only_heads
 

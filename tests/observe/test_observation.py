@@ -4,7 +4,7 @@ import torch
 from oracles import oracle_distances, oracle_salience, oracle_separation, oracle_signatures
 from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches

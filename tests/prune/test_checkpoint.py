@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, HeadSelection, load_pruned, save_pruned, select_heads
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import CheckpointError
 
 KEPT = {0: (1, 3), 1: (), 2: (0, 1, 2, 3)}

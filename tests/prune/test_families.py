@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo import FAMILIES, GENERATORS, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.check import check_architecture
 from cahp_plugin.errors import PruningError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import only_heads

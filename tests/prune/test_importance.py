@@ -4,7 +4,7 @@ import torch_pruning as tp
 from tiny import ARCHITECTURES, model_inputs, tiny_model
 
 from cahp_plugin import CAHPImportance
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe import only_heads
 

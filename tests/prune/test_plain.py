@@ -9,7 +9,7 @@ from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 
 old = pytest.mark.skipif(TRANSFORMERS_MAJOR >= 5, reason="transformers 5 can't remove heads itself")
 

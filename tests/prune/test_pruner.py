@@ -12,7 +12,7 @@ from words import tiny_tokenizer
 from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
-from cahp_plugin.architectures import attention_layers, head_map
+from cahp_plugin.units import attention_layers, head_map
 from cahp_plugin.errors import DataError, PruningError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import only_heads
 

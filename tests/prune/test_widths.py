@@ -7,7 +7,7 @@ from tiny import ARCHITECTURES, model_inputs, tiny_model
 from transformers.pytorch_utils import Conv1D
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.cli.inspect import inspect_folder
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.widths import linear_shapes, narrow_linears, narrowed_linears

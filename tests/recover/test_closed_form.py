@@ -7,7 +7,7 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover import recover_bias
 from cahp_plugin.recover.normal_equations import NormalEquations

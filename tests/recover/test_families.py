@@ -7,7 +7,7 @@ import torch
 from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.architectures import attention_layers
+from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import PruningError
 from cahp_plugin.recover import recover_bias
 

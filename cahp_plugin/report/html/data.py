@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cahp_plugin.architectures import head_entries
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY
+from cahp_plugin.units import head_entries
+from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CAHPError, CheckpointError
 from cahp_plugin.method.selection import HeadSelection
 

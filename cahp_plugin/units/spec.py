@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from cahp_plugin.architectures.adapters import Adapter, Headless
+from cahp_plugin.units.adapters import Adapter, Headless
 from cahp_plugin.errors import ConfigError
 
 
@@ -56,7 +56,7 @@ class AttentionSpec:
         output_in_core: Whether the core applies the output projection itself, so that it returns the hidden size and
             not ``num_heads * head_dim``.
         narrow: What changes about the core when it has lost some of its heads; see
-            :mod:`cahp_plugin.architectures.adapters`.
+            :mod:`cahp_plugin.units.adapters`.
         narrow_all: Whether ``narrow`` goes into all blocks of the architecture as soon as one has lost heads.
         empty: What takes the place of the core's ``forward`` when it has lost all of them.
     """

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.architectures.linear import out_width, weight_of
+from cahp_plugin.units.linear import out_width, weight_of
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # transformers 5.40 on, 4.57 on, before
 _OTHER_STATES = ("key_value_states", "encoder_hidden_states")

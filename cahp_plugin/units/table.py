@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.architectures.adapters import (
+from cahp_plugin.units.adapters import (
     HeadlessWithBias,
     HeadlessWithNorm,
     OwnBias,
@@ -11,7 +11,7 @@ from cahp_plugin.architectures.adapters import (
     SharedBias,
     SlicedBias,
 )
-from cahp_plugin.architectures.spec import AttentionSpec, register_architecture
+from cahp_plugin.units.spec import AttentionSpec, register_architecture
 
 
 def _bert_like(name: str, block: str) -> AttentionSpec:

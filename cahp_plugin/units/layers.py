@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from cahp_plugin.architectures.head_map import HEAD_MAP_KEY, HeadEntry, head_entries
-from cahp_plugin.architectures.linear import LINEAR, in_width, out_width
-from cahp_plugin.architectures.spec import AttentionSpec, kind_of, spec_of, supported_architectures
+from cahp_plugin.units.head_map import HEAD_MAP_KEY, HeadEntry, head_entries
+from cahp_plugin.units.linear import LINEAR, in_width, out_width
+from cahp_plugin.units.spec import AttentionSpec, kind_of, spec_of, supported_architectures
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 
 
@@ -215,5 +215,5 @@ def _unknown(model: nn.Module) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(model).__name__} has no attention layer that cahp-plugin knows.{seen} Supported architectures: "
         f"{', '.join(supported_architectures())}. Add one with "
-        "`cahp_plugin.architectures.register_architecture(AttentionSpec(...))`; its docstring has an example."
+        "`cahp_plugin.units.register_architecture(AttentionSpec(...))`; its docstring has an example."
     )
