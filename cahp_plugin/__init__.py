@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
     from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.select import select_heads
+    from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow import prune_classifier
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "CAHPImportance",
     "CAHPPruner",
     "HeadSelection",
+    "KeptSet",
     "finetune",
     "load_pruned",
     "prune_classifier",
@@ -41,6 +43,7 @@ __getattr__, __dir__ = lazy_names(
         "CAHPImportance": "prune",
         "CAHPPruner": "prune",
         "HeadSelection": "method.selection",
+        "KeptSet": "units.kept",
         "finetune": "recover",
         "load_pruned": "prune",
         "prune_classifier": "workflow",

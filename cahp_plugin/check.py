@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.units import AttentionLayer, attention_layers
-from cahp_plugin.units.positions import max_positions
 from cahp_plugin.errors import UnsupportedModelError
-from cahp_plugin.observe import only_heads
+from cahp_plugin.observe import only_kept
 from cahp_plugin.observe.inputs import model_inputs, random_inputs
 from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-
-Kept = dict[int, tuple[int, ...]]
+from cahp_plugin.units import KeptSet, PrunableLayer, attention_layers, prunable_layers, resolve
+from cahp_plugin.units.positions import max_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +46,7 @@ class ArchitectureCheck:
     Attributes:
         model: Class of the model.
         architectures: Rows of the table that its layers belong to.
+        kinds: What was removed: ``"heads"`` and, where the feed-forward is known, ``"neurons"``.
         attention: Attention implementation.
         dtype: Type of the weights.
         tolerance: Largest difference allowed.
@@ -57,6 +56,7 @@ class ArchitectureCheck:
 
     model: str
     architectures: tuple[str, ...]
+    kinds: tuple[str, ...]
     attention: str
     dtype: str
     tolerance: float
@@ -78,7 +78,8 @@ class ArchitectureCheck:
         return dataclasses.asdict(self) | {"passed": self.passed}
 
     def __str__(self) -> str:
-        head = f"{self.model} ({', '.join(self.architectures)}; {self.attention}, {self.dtype}): "
+        row = f"{', '.join(self.architectures)}; {' and '.join(self.kinds)}; {self.attention}, {self.dtype}"
+        head = f"{self.model} ({row}): "
         verdict = "exact" if self.passed else "NOT exact"
         lines = [f"{head}{verdict}, {self.difference:.1e} at most (tolerance {self.tolerance:.0e})"]
         lines += [f"  {'ok  ' if case.passed else 'FAIL'} {case.difference:.1e}  {case.name}" for case in self.cases]
@@ -93,16 +94,17 @@ def check_architecture(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> ArchitectureCheck:
-    """Prunes copies of a model in many ways and compares each with the model whose dropped heads are zeroed.
+    """Prunes copies of a model in many ways and compares each with the model whose dropped units are zeroed.
 
-    Layers that lose all heads (the first, a middle one, the last, all), random heads, a second pruning, a saved and
-    reloaded copy, attention maps of what is left, and, for decoders, decoding with a cache against without. Give it a
+    Layers that lose all heads or all neurons (the first, a middle one, the last, all), random heads and neurons
+    together, a second pruning, a saved and reloaded copy, attention maps of what is left, and, for decoders, decoding
+    with a cache against without. Neurons are left alone where the feed-forward has no row in the table. Give it a
     small model with random weights of the architecture that you added: a few layers are enough, and quick.
 
     Args:
         model: The model; unchanged.
         example_inputs: Arguments of its forward call; drawn at random without it.
-        num_sets: Random sets of heads.
+        num_sets: Random sets of heads and neurons.
         tolerance: Largest difference allowed; 1e-5 for fp32 and the rounding of the type for others.
         seed: Seed of the sets and of the inputs.
 
@@ -115,7 +117,7 @@ def check_architecture(
     """
     model = copy.deepcopy(model).eval()
     inputs = _random_inputs(model, seed) if example_inputs is None else dict(example_inputs)
-    layers = attention_layers(model)
+    layers = prunable_layers(model)
     dtype = next(model.parameters()).dtype
     bound = tolerance if tolerance is not None else 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
     cases: list[CheckedCase] = []
@@ -127,11 +129,11 @@ def check_architecture(
 
     last: Any = None
     for name, kept in _sets(layers, num_sets, seed):
-        with only_heads(model, kept):
+        with only_kept(model, kept):
             wanted = _output(model, inputs)
         pruned = _pruned(model, kept, inputs)
         add(name, _output(pruned, inputs), wanted)
-        if any(kept.values()):
+        if kept.num_heads:
             last = pruned
         if pruned.can_generate():
             add(f"{name}, decoded with a cache", _cached(pruned, inputs), _output(pruned, inputs))
@@ -144,15 +146,18 @@ def check_architecture(
         )
         add("saved and reloaded", _output(reloaded.to(model.device), inputs), _output(last, inputs))
     add("maps of the heads left sum to 1", _map_sums(last, inputs), torch.ones(1))
-    again = {layer.index: sum(layer.units[::2], ()) for layer in attention_layers(last)}
-    if any(again[layer.index] != layer.heads for layer in attention_layers(last)):
-        with only_heads(model, again):
+    left = prunable_layers(last)
+    again = _set_of((layer, sum(layer.units[::2], ())) for layer in left)
+    if not resolve(KeptSet(), left) <= again:
+        with only_kept(model, again):
             wanted = _output(model, inputs)
         add("pruned twice", _output(_pruned(last, again, inputs), inputs), wanted)
     names = tuple(dict.fromkeys(layer.spec.name for layer in layers))
+    kinds = tuple(dict.fromkeys(layer.noun for layer in layers))
     return ArchitectureCheck(
         type(model).__name__,
         names,
+        kinds,
         str(model.config._attn_implementation),
         str(dtype).removeprefix("torch."),
         bound,
@@ -184,21 +189,31 @@ def _random_inputs(model: Any, seed: int) -> dict[str, Tensor]:
     }
 
 
-def _sets(layers: Sequence[AttentionLayer], count: int, seed: int) -> Iterator[tuple[str, Kept]]:
-    present = [layer for layer in layers if layer.heads]
-    yield "no head in any layer", {layer.index: () for layer in present}
-    for name, layer in (("first", present[0]), ("middle", present[len(present) // 2]), ("last", present[-1])):
-        yield f"no head in the {name} layer", {layer.index: ()}
+def _sets(layers: Sequence[PrunableLayer], count: int, seed: int) -> Iterator[tuple[str, KeptSet]]:
+    present = [layer for layer in layers if layer.present]
+    for noun in dict.fromkeys(layer.noun for layer in present):
+        own = [layer for layer in present if layer.noun == noun]
+        yield f"no {noun[:-1]} in any layer", _set_of((layer, ()) for layer in own)
+        for name, layer in (("first", own[0]), ("middle", own[len(own) // 2]), ("last", own[-1])):
+            yield f"no {noun[:-1]} in the {name} layer", _set_of([(layer, ())])
     generator = random.Random(seed)
     for number in range(count):
-        kept = {layer.index: sum((unit for unit in layer.units if generator.random() < 0.5), ()) for layer in present}
+        chosen = {layer: sum((unit for unit in layer.units if generator.random() < 0.5), ()) for layer in present}
         place = present[number % len(present)]
-        kept[place.index] = place.units[0]  # neither everything nor nothing
-        if any(kept[layer.index] != layer.heads for layer in present):
-            yield f"random heads, {number + 1}", kept
+        chosen[place] = place.units[0]  # neither everything nor nothing
+        kept = _set_of(chosen.items())
+        if not resolve(KeptSet(), present) <= kept:
+            yield f"random {' and '.join(dict.fromkeys(layer.noun for layer in present))}, {number + 1}", kept
 
 
-def _pruned(model: Any, kept: Kept, inputs: Mapping[str, Tensor]) -> Any:
+def _set_of(chosen: Iterable[tuple[PrunableLayer, tuple[int, ...]]]) -> KeptSet:
+    kinds: dict[str, dict[int, tuple[int, ...]]] = {"heads": {}, "neurons": {}}
+    for layer, units in chosen:
+        kinds[layer.noun][layer.index] = units
+    return KeptSet(**kinds)
+
+
+def _pruned(model: Any, kept: KeptSet, inputs: Mapping[str, Tensor]) -> Any:
     pruned = copy.deepcopy(model)
     CAHPPruner(pruned, dict(inputs), importance=CAHPImportance(kept)).step()
     return pruned

@@ -11,7 +11,6 @@ import psutil
 import torch
 from torch import nn
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.method.representatives import select_from_distances, select_from_separation, wanted_rows
@@ -21,6 +20,7 @@ from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.objective import Loss
 from cahp_plugin.observe.observation import probe
+from cahp_plugin.units import attention_layers
 
 #: Side of the signatures at most where the tokens are image patches or audio frames.
 _LARGEST_UNPADDED = 32
@@ -66,7 +66,7 @@ def select_heads(
 
     Example:
         >>> selection = select_heads(model, dataloader, CAHPConfig(polynomial_degree=6, seed=0))  # doctest: +SKIP
-        >>> selection.kept[0]  # doctest: +SKIP
+        >>> selection.kept.heads[0]  # doctest: +SKIP
         (1, 4, 7)
     """
     config = CAHPConfig() if config is None else config

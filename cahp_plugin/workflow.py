@@ -16,7 +16,6 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.units import attention_layers
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError
@@ -39,6 +38,7 @@ from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.report.html import read_contents, write_page
 from cahp_plugin.report.html.page import PAGE_NAME
 from cahp_plugin.select import select_heads
+from cahp_plugin.units import attention_layers
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class PruneReport:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
         return {
             "num_heads": self.selection.num_heads,
-            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.items()},
+            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.heads.items()},
             "knee": self.selection.knee,
             "note": self.selection.note,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.units import attention_layers
 from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.report import format_table
+from cahp_plugin.units import attention_layers
 
 
 def main() -> None:

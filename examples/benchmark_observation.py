@@ -18,12 +18,12 @@ import numpy as np
 import torch
 import transformers
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import cpu_name, peak_memory
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.head_maps import add_distances, mean_distances, run_with_maps
 from cahp_plugin.observe.observation import frozen_eval
+from cahp_plugin.units import attention_layers
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from cahp_plugin.units import AttentionSpec, register_architecture
 from cahp_plugin.check import check_architecture
+from cahp_plugin.units import AttentionSpec, register_architecture
 
 
 class OwnConfig(PretrainedConfig):

@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             if key(line) in done or (recover == "finetune" and method not in arguments.finetune_methods):
                 continue
             importance = choose(method, selection, dense, calibration, seed)
-            kept = {str(k): list(v) for k, v in importance.kept.items()}
+            kept = {str(k): list(v) for k, v in importance.kept.heads.items()}
             twin = next(
                 (x for x in read(output) if (x.get("kept"), x.get("seed"), x["recover"]) == (kept, seed, recover)),
                 None,
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             write(
                 line
                 | {
-                    "num_heads": sum(map(len, importance.kept.values())),
+                    "num_heads": importance.kept.num_heads,
                     "kept": kept,
                     "parameters": model.num_parameters(),
                     "accuracy": found.accuracy,

@@ -8,8 +8,8 @@ import torch_pruning as tp
 from transformers import BertConfig, BertForSequenceClassification
 
 from cahp_plugin import CAHPImportance, CAHPPruner
+from cahp_plugin.observe import only_kept
 from cahp_plugin.units import attention_layers
-from cahp_plugin.observe import only_heads
 
 
 def new_model() -> BertForSequenceClassification:
@@ -24,7 +24,7 @@ def main() -> None:
 
     # 1. The stock pruner, with CAHP as its importance.
     model = new_model()
-    with torch.no_grad(), only_heads(model, kept):
+    with torch.no_grad(), only_kept(model, kept):
         expected = model(**inputs).logits
     importance = CAHPImportance(kept)
     pruner = tp.pruner.BasePruner(
@@ -50,7 +50,7 @@ def main() -> None:
 
     # 2. CAHPPruner: fewer arguments, and layers may lose all their heads.
     model, kept = new_model(), kept | {3: ()}
-    with torch.no_grad(), only_heads(model, kept):
+    with torch.no_grad(), only_kept(model, kept):
         expected = model(**inputs).logits
     CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
     with torch.no_grad():

@@ -15,7 +15,7 @@ def planted_model(useful=USEFUL, num_examples=96):
     """
     model = tiny_model()
     for layer in attention_layers(model):
-        columns = layer.module("output").weight.data.unflatten(1, (4, 8))
+        columns = layer.output.weight.data.unflatten(1, (4, 8))
         columns.mul_(3.0)
         for head in set(range(4)) - set(useful[layer.index]):
             columns[:, head] = 0

@@ -16,10 +16,10 @@ import torch
 import transformers
 from zoo import FAMILIES, zoo_inputs, zoo_model
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.check import check_architecture
 from cahp_plugin.files import write_text
 from cahp_plugin.report import format_table
+from cahp_plugin.units import attention_layers
 
 FOLDER = Path(__file__).parents[1] / "examples" / "results" / "support"
 #: Model type -> variants of it in the zoo.
@@ -59,7 +59,7 @@ def check(name: str) -> list[dict[str, Any]]:
             inputs = {key: value.to(dtype) if value.is_floating_point() else value
                       for key, value in zoo_inputs(name).items()}  # fmt: skip
             found = check_architecture(model.to(dtype), inputs)
-            kinds = sorted({layer.kind for layer in attention_layers(model)})
+            kinds = sorted({layer.pattern for layer in attention_layers(model)})
             grouped = any(layer.group_size > 1 for layer in attention_layers(model))
             rows.append(
                 {"family": name, "attention": implementation, "dtype": found.dtype, "passed": found.passed}

@@ -11,8 +11,8 @@ from datasets import Dataset
 from words import word_examples
 
 from cahp_plugin import load_pruned
-from cahp_plugin.units import attention_layers
 from cahp_plugin.cli import main
+from cahp_plugin.units import attention_layers
 
 
 def test_prune_inspect_and_prune_again(given, capsys):

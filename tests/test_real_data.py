@@ -9,7 +9,7 @@ from shared_data import shared
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
-from cahp_plugin.observe import only_heads
+from cahp_plugin.observe import only_kept
 from cahp_plugin.recover import evaluate_classifier, recover_least_squares
 
 
@@ -32,7 +32,7 @@ def test_select_prune_save_and_load_on_sst5(sst5, tmp_path):
     assert dense.accuracy > 0.45
     selection = select_heads(model, sets["train"], CAHPConfig(polynomial_degree=2))
     assert 0.35 <= selection.num_heads / 72 <= 0.65 and selection.knee is not None
-    with only_heads(model, selection.kept):
+    with only_kept(model, selection.kept.heads):
         expected = evaluate_classifier(model, sets["validation"])
     batch = next(iter(sets["validation"]))
     inputs = {name: value for name, value in batch.items() if name != "labels"}

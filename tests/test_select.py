@@ -12,18 +12,18 @@ from tiny import ARCHITECTURES, tiny_batches, tiny_model
 from transformers import BertConfig, BertModel, BloomConfig, BloomForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.units import attention_layers
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_selection_says_everything(name):
     model = tiny_model(name)
     selection = select_heads(model, tiny_batches(), CAHPConfig(seed=3))
-    assert sorted(selection.kept) == [0, 1, 2]
-    assert selection.num_heads == sum(len(heads) for heads in selection.kept.values()) >= 3
+    assert sorted(selection.kept.heads) == [0, 1, 2]
+    assert selection.num_heads == sum(len(heads) for heads in selection.kept.heads.values()) >= 3
     assert selection.heads == tuple((layer, head) for layer in range(3) for head in range(4))
     assert selection.salience.shape == (3, 4) and selection.salience.min() == 0 and selection.salience.max() == 1
     assert selection.coordinates.shape == (12, 2) and selection.clusters.shape == (12,)
@@ -57,10 +57,10 @@ def planted_model(seed):
     model = tiny_model("bert", num_hidden_layers=6, seed=seed)
     for layer in attention_layers(model):
         for role in ("query", "key", "value"):
-            linear = layer.module(role)
+            linear = layer.block.get_submodule(getattr(layer.spec, role))
             linear.weight.data[8:16], linear.weight.data[24:32] = linear.weight.data[:8], linear.weight.data[16:24]
             linear.bias.data[8:16], linear.bias.data[24:32] = linear.bias.data[:8], linear.bias.data[16:24]
-        weight = layer.module("output").weight.data
+        weight = layer.output.weight.data
         weight[:, 8:16], weight[:, 24:32] = weight[:, :8], weight[:, 16:24]
     return model
 
@@ -73,7 +73,7 @@ def test_planted_copies_share_a_cluster_and_one_of_each_is_kept(seed):
     for row in range(0, 24, 2):
         assert selection.clusters[row] == selection.clusters[row + 1], selection
         assert np.abs(selection.separation[row] - selection.separation[row + 1]).max() < 1e-6
-    for heads in selection.kept.values():
+    for heads in selection.kept.heads.values():
         assert [len(set(heads) & pair) for pair in ({0, 1}, {2, 3})] == [1, 1], selection
 
 
@@ -194,7 +194,7 @@ def test_planted_copies_share_a_cluster_without_classes():
         assert selection.clusters[row] == selection.clusters[row + 1], selection
         assert apart[row].argmin() == row + 1 and apart[row + 1].argmin() == row
         assert selection.distances[row, row + 1] < 5e-4
-    for heads in selection.kept.values():
+    for heads in selection.kept.heads.values():
         assert [len(set(heads) & pair) for pair in ({0, 1}, {2, 3})] == [1, 1], selection
 
 

@@ -30,6 +30,9 @@ _LLAMA: dict[str, Any] = _TEXT | {
     "eos_token_id": 2,
 }
 _SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+_SPECIAL_LM: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_NEOX: dict[str, Any] = _SPECIAL_LM | _TEXT | {"intermediate_size": 48, "max_position_embeddings": 64}
+_FALCON: dict[str, Any] = _SPECIAL_LM | _TEXT | {"ffn_hidden_size": 48, "max_position_embeddings": 64}
 _BART: dict[str, Any] = _SPECIAL | {
     "vocab_size": 100,
     "d_model": 32,
@@ -104,6 +107,35 @@ _ROWS: dict[str, Callable[[], tuple[Any, Any]]] = {
         transformers.Gemma3ForCausalLM,
         transformers.Gemma3TextConfig(**_LLAMA, sliding_window=5, query_pre_attn_scalar=8, sliding_window_pattern=2),
     ),
+    "dinov2-gated": lambda: (
+        transformers.Dinov2ForImageClassification, transformers.Dinov2Config(**_VISION, use_swiglu_ffn=True)
+    ),
+    "gpt-neox": lambda: (transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(**_NEOX)),
+    "gpt-neox-sequential": lambda: (
+        transformers.GPTNeoXForCausalLM, transformers.GPTNeoXConfig(**_NEOX, use_parallel_residual=False)
+    ),
+    "bloom": lambda: (
+        transformers.BloomForCausalLM,
+        transformers.BloomConfig(vocab_size=100, hidden_size=32, n_layer=3, n_head=4, **_SPECIAL_LM),
+    ),
+    "falcon": lambda: (
+        transformers.FalconForCausalLM, transformers.FalconConfig(**_FALCON, multi_query=False, bias=True)
+    ),
+    "falcon-alibi": lambda: (
+        transformers.FalconForCausalLM,
+        transformers.FalconConfig(**_FALCON, multi_query=False, bias=True, alibi=True, parallel_attn=False),
+    ),
+    "falcon-groups": lambda: (
+        transformers.FalconForCausalLM,
+        transformers.FalconConfig(**_FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    ),
+    "t5-gated": lambda: (
+        transformers.T5ForConditionalGeneration,
+        transformers.T5Config(
+            vocab_size=100, d_model=32, d_kv=8, num_heads=4, d_ff=48, num_layers=2, pad_token_id=0, eos_token_id=2,
+            decoder_start_token_id=0, feed_forward_proj="gated-gelu",
+        ),
+    ),
     "t5": lambda: (
         transformers.T5ForConditionalGeneration,
         transformers.T5Config(
@@ -124,7 +156,8 @@ _ROWS: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 FAMILIES = (*ARCHITECTURES, *_ROWS)
 GENERATORS = (
-    "gpt2", "llama", "llama-mha", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "t5", "bart", "marian", "whisper",
+    "gpt2", "llama", "llama-mha", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt-neox", "gpt-neox-sequential",
+    "bloom", "falcon", "falcon-alibi", "falcon-groups", "t5", "t5-gated", "bart", "marian", "whisper",
 )  # fmt: skip
 
 
@@ -165,13 +198,13 @@ def zoo_inputs(name: str, *, batch: int = 2, seed: int = 0) -> dict[str, torch.T
 
     pixels = {"pixel_values": torch.randn(batch, 3, 8, 8, generator=generator)}
     decoder = {"decoder_input_ids": torch.randint(3, 100, (batch, 6), generator=generator)}
-    if name in ("vit", "deit", "dinov2"):
+    if name in ("vit", "deit", "dinov2", "dinov2-gated"):
         return pixels
     if name == "clip":
         return {**tokens(9), **pixels}
     if name == "whisper":
         return {"input_features": torch.randn(batch, 8, 24, generator=generator), **decoder}
-    if name in ("t5", "bart", "marian"):
+    if name in ("t5", "t5-gated", "bart", "marian"):
         return {**tokens(9), **decoder}
     return tokens(9, left=name in GENERATORS)
 

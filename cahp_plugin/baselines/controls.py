@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.method.selection import HeadSelection
@@ -20,6 +19,7 @@ from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.head_maps import add_signatures
 from cahp_plugin.observe.observation import frozen_eval
 from cahp_plugin.prune import CAHPImportance
+from cahp_plugin.units import attention_layers
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ class SeparationImportance(CAHPImportance):
 
     Attributes:
         selection: The selection that it leads to.
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
 
     Raises:
         SelectionError: X has another number of rows than there are heads, or the number of heads can't be had.

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines.ranking import RankingImportance
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.method.salience import normalize_salience
 from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.observe.observation import frozen_eval
+from cahp_plugin.units import attention_layers
 
 Array = np.ndarray[Any, Any]
 

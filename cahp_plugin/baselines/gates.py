@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.units import AttentionLayer, attention_layers
 from cahp_plugin.baselines.ranking import RankingImportance, head_count
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
-from cahp_plugin.observe import head_masks, prepare_batches
+from cahp_plugin.observe import prepare_batches, unit_masks
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.objective import classifier_logits
 from cahp_plugin.observe.observation import frozen_eval
+from cahp_plugin.units import AttentionLayer, attention_layers
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +72,7 @@ def masked_loss(
             "heads can't be gated there; use CAHP or a ranking."
         )
     device = next(model.parameters()).device
-    with head_masks(layers, masks):
+    with unit_masks(layers, masks):
         logits = classifier_logits(model(**batch.inputs_on(device)), len(batch.labels))
     loss = nn.functional.cross_entropy(logits.float(), batch.labels.to(device), reduction=reduction)
     if not bool(torch.isfinite(loss)):
@@ -143,7 +143,7 @@ class TrainedGatesImportance(RankingImportance):
         learning_rate: Adam's.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
         scores: Trained scores, ``(num_layers, num_original_heads)``; NaN where there is no head.
         losses: Cross-entropy at each step, nat; empty where all or no heads are kept: nothing is to be chosen.
         gates: The trained gates.

@@ -90,7 +90,7 @@ class HardConcreteImportance(TrainedGatesImportance):
         seed: Seed of the draws.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
         scores: ln alpha of each head, ``(num_layers, num_original_heads)``; NaN where there is none.
         losses: Cross-entropy at each step, nat; empty where all or no heads are kept.
         gates: The trained gates.

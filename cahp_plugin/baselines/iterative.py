@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines.gates import heads_to_keep, masked_loss
 from cahp_plugin.baselines.ranking import MichelImportance
 from cahp_plugin.errors import ConfigError
@@ -20,6 +19,7 @@ from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.observation import frozen_eval
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import recover_least_squares
+from cahp_plugin.units import attention_layers, resolve
 
 Array = np.ndarray[Any, Any]
 
@@ -120,7 +120,7 @@ class IterativeSalienceImportance(CAHPImportance):
         num_examples: Examples that each salience is measured on and each repair fitted on.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
         rounds: Number of heads after each round.
 
     Raises:
@@ -145,7 +145,7 @@ class IterativeSalienceImportance(CAHPImportance):
             model, dataloader, min_heads_per_layer=min_heads_per_layer, step=step, num_examples=num_examples
         )
         importance, self.rounds = walk.down_to(wanted)
-        super().__init__(importance.resolve(attention_layers(model)))
+        super().__init__(resolve(importance.kept, attention_layers(model)))
 
 
 def measure_salience(model: Any, batches: Sequence[Batch]) -> Array:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.units import attention_layers
-from cahp_plugin.units.linear import weight_of
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.prune import CAHPImportance
+from cahp_plugin.units import attention_layers
+from cahp_plugin.units.linear import weight_of
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +50,7 @@ class RankingImportance(CAHPImportance):
 
     Attributes:
         scores: As given.
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
 
     Raises:
         SelectionError: The number does not fit the heads there are.
@@ -133,9 +133,7 @@ class MagnitudeImportance(RankingImportance):
         scores = _empty_scores(model)
         for layer in attention_layers(model):
             if layer.heads:
-                columns = (
-                    weight_of(layer.module("output")).detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
-                )
+                columns = weight_of(layer.output).detach().float().unflatten(1, (len(layer.heads), layer.head_dim))
                 scores[layer.index, list(layer.heads)] = columns.square().sum(dim=(0, 2)).sqrt().cpu().numpy()
         super().__init__(scores, num_heads, min_heads_per_layer=min_heads_per_layer)
 

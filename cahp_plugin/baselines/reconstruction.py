@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.linear import weight_of
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.errors import ConfigError, PruningError
+from cahp_plugin.method.elimination import eliminate
 from cahp_plugin.prune import CAHPImportance
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.units.linear import weight_of
 
 logger = logging.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class ReconstructionImportance(CAHPImportance):
             that copy each other, or too few tokens, have an answer.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
         errors: Layer -> relative error of the layer's refitted output at the end.
 
     Raises:
@@ -82,7 +83,7 @@ class ReconstructionImportance(CAHPImportance):
 
 
 class _Elimination:
-    """One layer's heads, and what each would cost.
+    """One layer's heads in the order in which they go, and how many are gone.
 
     Args:
         layer: The layer.
@@ -91,35 +92,26 @@ class _Elimination:
     """
 
     def __init__(self, layer: AttentionLayer, gram: Tensor, scale: float) -> None:
-        self.layer, self.scale = layer, scale
+        found = eliminate(gram, weight_of(layer.output).detach().double().cpu(), layer.head_dim)
+        self.layer = layer
         self.heads = list(layer.heads)
-        self._weight = weight_of(layer.module("output")).detach().double().cpu()
-        self._inverse = torch.linalg.inv(gram)
         self.error = 0.0
-        self.cheapest = self._find_cheapest()
+        gone = zip(found.order, found.costs.tolist(), strict=True)
+        self._next = [(cost / scale, layer.heads[unit]) for unit, cost in gone][::-1]
+
+    @property
+    def cheapest(self) -> tuple[float, int]:
+        """Cost of the next head to go, and its place in ``heads``."""
+        if not self._next:
+            return float("inf"), -1
+        cost, head = self._next[-1]
+        return cost, self.heads.index(head)
 
     def remove(self) -> None:
         """Removes the cheapest head; the others make up for it as well as they can."""
-        cost, place = self.cheapest
-        size = self.layer.head_dim
-        gone = torch.arange(place * size, (place + 1) * size)
-        stay = torch.tensor([i for i in range(len(self._inverse)) if i // size != place], dtype=torch.long)
-        block = torch.linalg.solve(self._inverse[gone][:, gone], self._inverse[gone][:, stay])
-        self._weight = self._weight[:, stay] - self._weight[:, gone] @ block
-        self._inverse = self._inverse[stay][:, stay] - self._inverse[stay][:, gone] @ block
-        self.heads.pop(place)
+        cost, head = self._next.pop()
+        self.heads.remove(head)
         self.error += cost
-        self.cheapest = self._find_cheapest()
-
-    def _find_cheapest(self) -> tuple[float, int]:
-        size, costs = self.layer.head_dim, []
-        for place in range(len(self.heads)):
-            block = slice(place * size, (place + 1) * size)
-            weight = self._weight[:, block]
-            # Least error of the output without the head, the others refitted: tr(W_h (P_hh)^-1 W_h^T).
-            added = float((weight * torch.linalg.solve(self._inverse[block, block], weight.T).T).sum())
-            costs.append((added / self.scale, place))
-        return min(costs, default=(float("inf"), -1))
 
 
 def _measure(

@@ -89,7 +89,7 @@ class SubsetPruningImportance(TrainedGatesImportance):
         seed: Seed of the draws.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep.
+        kept: The heads to keep.
         scores: Importance variables, ``(num_layers, num_original_heads)``; NaN where there is no head.
         losses: Cross-entropy at each step, nat; empty where all or no heads are kept.
 

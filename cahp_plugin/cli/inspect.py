@@ -90,13 +90,13 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     from safetensors import SafetensorError, safe_open
 
-    from cahp_plugin.units.head_map import HEAD_MAP_KEY, head_entries
     from cahp_plugin.prune.widths import linear_shapes
+    from cahp_plugin.units.record import RECORD_KEY, head_entries
 
     config = _read_json(folder / "config.json", required=True)
-    if HEAD_MAP_KEY not in config:
+    if RECORD_KEY not in config:
         raise CheckpointError(
-            f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{HEAD_MAP_KEY}`."
+            f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{RECORD_KEY}`."
         )
     entries = head_entries(config)
     files = sorted(folder.glob("*.safetensors"))
@@ -116,7 +116,7 @@ def inspect_folder(folder: Path) -> Inspection:
     return Inspection(
         folder=str(folder),
         architecture=", ".join(config.get("architectures") or ["unknown"]),
-        version=str(config[HEAD_MAP_KEY].get("version")),
+        version=str(config[RECORD_KEY].get("version")),
         num_original_heads={layer: entry.num_heads for layer, entry in entries.items()},
         kept={layer: entry.kept for layer, entry in entries.items()},
         linear_shapes=linear_shapes(config),

@@ -8,17 +8,15 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Candidate, Measurements
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import by_length, make_dataloader
 from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.select import select_heads
+from cahp_plugin.units import KeptSet, attention_layers, resolve
 
 logger = logging.get_logger(__name__)
-
-Kept = dict[int, tuple[int, ...]]
 
 
 class Chooser:
@@ -55,7 +53,7 @@ class Chooser:
         """A selection on the model: the observation that the methods share."""
         return select_heads(self._model, self._train, self._config)
 
-    def choose(self, method: str, count: int, seed: int) -> tuple[Kept, float]:
+    def choose(self, method: str, count: int, seed: int) -> tuple[KeptSet, float]:
         """Chooses heads.
 
         Args:
@@ -64,13 +62,13 @@ class Chooser:
             seed: Seed of whatever is drawn.
 
         Returns:
-            Layer -> original indices of the heads to keep, for every layer, and the seconds that this choice took
+            The heads to keep, in every layer, and the seconds that this choice took
             when it was made: it may be that of an earlier run, of any seed for methods without one. The shared
             observation is not in them; a measurement of the method's own is, even if it was made for another choice.
         """
         for run in self._log.runs.values():
             if (run.method, run.num_heads) == (method, count) and (run.seed == seed or method in UNSEEDED):
-                kept = {int(layer): tuple(heads) for layer, heads in run.kept.items()}
+                kept = KeptSet(heads={int(layer): heads for layer, heads in run.kept.items()})
                 return kept, run.seconds.get("choose", 0.0)
         candidate = Candidate(
             model=self._model,
@@ -92,4 +90,4 @@ class Chooser:
         saved, start = self._measurements.saved, time.perf_counter()
         importance = METHODS[method](candidate)
         seconds = time.perf_counter() - start + self._measurements.saved - saved
-        return importance.resolve(attention_layers(self._model)), seconds
+        return resolve(importance.kept, attention_layers(self._model)), seconds

@@ -16,7 +16,6 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.choose import Chooser
@@ -35,6 +34,7 @@ from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.recover.streams import attention_tokens
+from cahp_plugin.units import attention_layers, kept_state
 
 logger = logging.get_logger(__name__)
 
@@ -156,7 +156,7 @@ def compare_methods(
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         key = (method, count, seed, how)
         kept, choosing = chooser.choose(method, count, seed)
-        twin = log.twin({str(layer): list(heads) for layer, heads in kept.items()}) if how == "none" else None
+        twin = log.twin({str(layer): list(heads) for layer, heads in kept.heads.items()}) if how == "none" else None
         if twin is not None:
             seconds = twin.seconds | {"choose": round(choosing, 2), "recover": 0.0}
             log.add(dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))

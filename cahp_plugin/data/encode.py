@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units.positions import max_positions
 from cahp_plugin.data.columns import Columns
 from cahp_plugin.data.labels import encode_labels
 from cahp_plugin.errors import DataError
+from cahp_plugin.units.positions import max_positions
 
 logger = logging.get_logger(__name__)
 

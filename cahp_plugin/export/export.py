@@ -26,7 +26,15 @@ from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
 from cahp_plugin.export.parts import MODEL
 from cahp_plugin.export.quantize import PRESETS, Preset, Quantization, quantize_graph, warn_of_saturation
-from cahp_plugin.export.session import EXPORT_REPORT_NAME, onnxruntime, open_session, recorded_preset, run_session
+from cahp_plugin.export.session import (
+    EXPORT_REPORT_NAME,
+    graph_inputs,
+    onnxruntime,
+    open_session,
+    open_sessions,
+    recorded_preset,
+    run_session,
+)
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
@@ -60,9 +68,10 @@ class ExportReport:
         num_heads: Attention heads in the graph.
         mib: Size of the written graphs, MiB.
         fp32_mib: Size of the fp32 graphs, MiB.
-        parity: The fp32 graph (optimized, where asked for) against the model; empty for a graph that was there.
+        parity: The fp32 graph (optimized, where asked for) against the model, or the optimized graph against the graph
+            that was there; empty where that one was not optimized, for it would be compared with itself.
         difference: Largest absolute difference of an output between the quantized graph and the model (or the graph
-            that was there) on the same inputs; ``None`` without quantization.
+            that was there, before it was optimized) on the same inputs; ``None`` without quantization.
         tolerance: Bound that ``parity`` was held to.
         fused: Operator -> number of fused nodes.
         fp32: Accuracy of the fp32 graph on the evaluation set, or ``None`` without one.
@@ -118,21 +127,23 @@ class ExportReport:
         ]
         if self.fused:
             lines.append("Fused: " + ", ".join(f"{count} {name}" for name, count in self.fused.items()) + ".")
+        against = "the torch model" if self.backend else "the graph that was there"
         if self.parity:
             worst = max(entry.max_abs for entry in self.parity)
             shapes = {(entry.batch_size, entry.sequence_length, entry.padded) for entry in self.parity}
             padding = " with and without padding" if any(entry.padded for entry in self.parity) else ""
-            against = "torch" if self.backend else "the graph that was there"
             lines.append(
-                f"fp32 graph against {against}: {worst:.1e} at most over {len(shapes)} shapes{padding} (tolerance "
-                f"{self.tolerance:.0e})."
+                f"{'Optimized' if self.optimize else 'fp32'} graph against {against}: {worst:.1e} at most over "
+                f"{len(shapes)} shapes{padding} (tolerance {self.tolerance:.0e})."
             )
         if self.quantize is not None:
             preset = f", preset {self.preset}" if self.preset else ""
             lines.append(
-                f"Quantized ({self.quantize}{preset}): {self.fp32_mib:.1f} -> {self.mib:.1f} MiB; an output differs "
-                f"from fp32 by {self.difference:.2g} at most."
+                f"Quantized ({self.quantize}{preset}): {self.fp32_mib:.1f} -> {self.mib:.1f} MiB. Quantized graph "
+                f"against {against}: {self.difference:.2g} at most."
             )
+        elif not self.parity:
+            lines.append("A copy of the graph that was there: nothing to compare.")
         rows = [
             {"graph": name, "accuracy": f"{100 * evaluation.accuracy:.2f} %", "loss (nat)": f"{evaluation.loss:.3f}"}
             for name, evaluation in (("fp32", self.fp32), (str(self.quantize), self.quantized))
@@ -199,6 +210,8 @@ def export_pruned(
     """
     start = time.perf_counter()
     _check(quantize, preset, optimize, calibration, opset, tolerance)
+    if quantize in ("dynamic", "static"):
+        preset = preset or PRESETS[0]
     choose_backend(backend)
     if task is not None:
         task_named(task)
@@ -230,16 +243,29 @@ def export_pruned(
                 graphs[name] = scratch / f"{name}.optimized.onnx"
                 fused.update(optimize_graph(plain, graphs[name], optimize, head_dims=original.head_dims))
             bar.update()
-        parity = compare(original, _open(graphs))
-        require_parity(parity, tolerance, f"The graph optimized by {optimize}" if optimize else "The graph")
+        sessions = original.sessions
+        parity: tuple[Parity, ...] = ()
+        if exporter is not None or optimize is not None:  # else they are the graphs that were there
+            sessions = open_sessions(graphs)
+            parity = compare(original, sessions)
+            what = f"The graph optimized by {optimize}" if optimize else "The graph"
+            require_parity(parity, tolerance, what, original.called)
         bar.update()
-        final = graphs
-        quantized = _Quantized()
+        final, quantized, difference = graphs, None, None
         if quantize is not None:
             final = {name: scratch / f"{name}.quantized.onnx" for name in graphs}
-            quantized = _quantize(original, graphs, final, quantize, preset or PRESETS[0], calibration)
+            for name, graph in graphs.items():
+                names = [entry.name for entry in sessions[name].get_inputs()]
+                arrays = (graph_inputs(names, batch) for batch in calibration or ())
+                quantize_graph(graph, final[name], quantize, preset=preset or PRESETS[0], calibration=arrays)
+            warn_of_saturation(preset, "The graph")
+            quantized = open_sessions(final)
+            drift = compare(original, quantized)
+            if quantize == "fp16":
+                require_parity(drift, _FP16_TOLERANCE, "The fp16 graph", original.called)
+            difference = max(entry.max_abs for entry in drift)
             bar.update()
-        fp32, measured, agreement = _measure(graphs, None if quantize is None else final, evaluation)
+        fp32, measured, agreement = _measure(sessions, quantized, evaluation)
         written = {name: f"{name}{_ENDINGS[quantize]}.onnx" for name in graphs}
         report = ExportReport(
             output=Path(output),
@@ -248,13 +274,13 @@ def export_pruned(
             backend=exporter,
             opset=opset if exporter is not None else None,
             quantize=quantize,
-            preset=quantized.preset or recorded,
+            preset=preset or recorded,
             optimize=optimize,
             num_heads=original.num_heads,
             mib=_mib(final),
             fp32_mib=_mib(graphs),
             parity=parity,
-            difference=quantized.difference,
+            difference=difference,
             tolerance=tolerance,
             fused=dict(fused),
             fp32=fp32,
@@ -315,51 +341,27 @@ def _check_fit(original: Source, quantize: str | None, evaluation: Any) -> None:
         )
 
 
-def _open(graphs: Mapping[str, Path]) -> dict[str, Any]:
-    return {name: open_session(path) for name, path in graphs.items()}
-
-
 def _mib(graphs: Mapping[str, Path]) -> float:
     return sum(path.stat().st_size for path in graphs.values()) / 2**20
 
 
-@dataclasses.dataclass(frozen=True)
-class _Quantized:
-    preset: str | None = None
-    difference: float | None = None
-
-
-def _quantize(
-    original: Source,
-    graphs: Mapping[str, Path],
-    targets: Mapping[str, Path],
-    kind: Quantization,
-    preset: Preset,
-    calibration: Batches | None,
-) -> _Quantized:
-    for name, graph in graphs.items():
-        quantize_graph(graph, targets[name], kind, preset=preset, calibration=calibration)
-    if kind != "fp16":
-        warn_of_saturation(preset, "The graph")
-    drift = compare(original, _open(targets))
-    if kind == "fp16":
-        require_parity(drift, _FP16_TOLERANCE, "The fp16 graph")
-    return _Quantized(None if kind == "fp16" else preset, max(entry.max_abs for entry in drift))
-
-
 def _measure(
-    graphs: Mapping[str, Path], quantized: Mapping[str, Path] | None, evaluation: Batches | None
+    sessions: Mapping[str, Any], quantized: Mapping[str, Any] | None, evaluation: Batches | None
 ) -> tuple[Evaluation | None, Evaluation | None, float | None]:
     """Accuracy of the fp32 and of the quantized graph, and the share of examples that both classify alike."""
     if evaluation is None:
         return None, None, None
     batches = list(evaluation)
-    fp32 = evaluate_graph(graphs[MODEL], batches)
+    fp32 = _accuracy(sessions[MODEL], batches)
     if quantized is None:
         return fp32, None, None
-    other = evaluate_graph(quantized[MODEL], batches)
+    other = _accuracy(quantized[MODEL], batches)
     same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, other.predictions, strict=True))
     return fp32, other, same / fp32.num_examples
+
+
+def _accuracy(session: Any, batches: Batches) -> Evaluation:
+    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)
 
 
 def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
@@ -372,8 +374,7 @@ def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
     Raises:
         DataError: There is no batch, or one without labels.
     """
-    session = open_session(path)
-    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)
+    return _accuracy(open_session(path), batches)
 
 
 def _versions(*names: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whether a graph computes what the model computes, at several shapes, with and without padding."""
+"""Whether a graph computes what its source computes, at several shapes, with and without padding."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ BATCH_SIZES = (1, 2, 3, 4)
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """Difference between a graph and the model at one shape.
+    """Difference between a graph and its source, the model or the graph that was there, at one shape.
 
     Attributes:
         batch_size: Examples.
         sequence_length: Tokens of a text; of an encoder-decoder for speech, of its decoder; 0 for images.
         padded: Whether examples were padded.
         max_abs: Largest absolute difference of an output value, over all outputs and places.
-        max_output: Largest absolute value of the model's outputs.
+        max_output: Largest absolute value of the source's outputs.
         graph: Which graph: ``"model"``, ``"encoder_model"`` or ``"decoder_model"``.
     """
 
@@ -50,7 +50,7 @@ class Parity:
 def compare(source: Source, sessions: Mapping[str, Any], *, seed: int = 0) -> tuple[Parity, ...]:
     """Runs a source and its graphs on the same random inputs, of all of ``SHAPES`` that the source has positions for.
 
-    A decoder's graph is given what the model's own encoder computes, so that each graph is compared by itself. Where
+    A decoder's graph is given what the source's own encoder computes, so that each graph is compared by itself. Where
     texts are padded on the left the outputs at the padding, which nothing looks at, are not compared: there attention
     has no token to attend to.
 
@@ -73,7 +73,7 @@ def compare(source: Source, sessions: Mapping[str, Any], *, seed: int = 0) -> tu
             inputs = source.part_inputs(part, given)
             expected = source.run(part, inputs)
             empty = Parity(batch_size, length, padded, 0.0, 0.0, part.name)
-            found.append(_difference(empty, inputs, expected, sessions[part.name], left=part.left))
+            found.append(_difference(empty, inputs, expected, sessions[part.name], source.called, left=part.left))
             given = {**given, **expected}
     return tuple(found)
 
@@ -88,12 +88,18 @@ def _shapes(source: Source) -> list[tuple[int, int, bool]]:
 
 
 def _difference(
-    at: Parity, inputs: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], session: Any, *, left: bool
+    at: Parity,
+    inputs: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    session: Any,
+    against: str,
+    *,
+    left: bool,
 ) -> Parity:
     try:
         computed = run_session(session, inputs)
     except DataError as error:
-        raise ExportError(f"The graph has another input than the model: {error}") from error
+        raise ExportError(f"The graph has another input than {against}: {error}") from error
     except Exception as error:  # onnxruntime raises classes of its own, without a common root but Exception
         raise ExportError(f"The graph fails at {at.where}: {str(error).splitlines()[0]}") from error
     real = inputs["attention_mask"].bool() if left and at.padded and "attention_mask" in inputs else None
@@ -102,25 +108,27 @@ def _difference(
         theirs = computed[name]
         if ours.shape != theirs.shape:
             raise ExportError(
-                f"`{name}` has shape {tuple(theirs.shape)} from the graph and {tuple(ours.shape)} from the model at "
+                f"`{name}` has shape {tuple(theirs.shape)} from the graph and {tuple(ours.shape)} from {against} at "
                 f"{at.where}."
             )
         if real is not None and ours.shape[:2] == real.shape:
             ours, theirs = ours[real], theirs[real]
-        if not bool(torch.isfinite(theirs).all()):
-            raise ExportError(f"`{name}` from the graph is not finite at {at.where}.")
+        for values, maker in ((theirs, "the graph"), (ours, against)):
+            if not bool(torch.isfinite(values).all()):
+                raise ExportError(f"`{name}` from {maker} is not finite at {at.where}.")
         difference = max(difference, float((ours - theirs).abs().max()))
         largest = max(largest, float(ours.abs().max()))
     return dataclasses.replace(at, max_abs=difference, max_output=largest)
 
 
-def require_parity(parity: tuple[Parity, ...], tolerance: float, what: str) -> None:
+def require_parity(parity: tuple[Parity, ...], tolerance: float, what: str, against: str = "the model") -> None:
     """Checks that no difference exceeds the tolerance.
 
     Args:
         parity: The differences.
         tolerance: Largest absolute difference allowed, for outputs up to 1; relative to the largest output above.
         what: What was compared, for the message.
+        against: What with, for the message.
 
     Raises:
         ExportError: One does.
@@ -128,6 +136,6 @@ def require_parity(parity: tuple[Parity, ...], tolerance: float, what: str) -> N
     worst = max(parity, key=lambda entry: entry.max_abs / max(1.0, entry.max_output))
     if worst.max_abs > tolerance * max(1.0, worst.max_output):
         raise ExportError(
-            f"{what} differs from the model by {worst.max_abs:.2e} at {worst.where}; the tolerance is "
+            f"{what} differs from {against} by {worst.max_abs:.2e} at {worst.where}; the tolerance is "
             f"{tolerance:.1e}. Nothing was written."
         )

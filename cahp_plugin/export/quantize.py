@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from transformers.utils import logging as transformers_logging
 
 from cahp_plugin.errors import DataError, ExportError
 from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.session import graph_inputs, open_session
 from cahp_plugin.machine import saturates_int8
 
 logger = transformers_logging.get_logger(__name__)
@@ -32,7 +30,7 @@ def quantize_graph(
     kind: Quantization,
     *,
     preset: Preset = "avx2",
-    calibration: Iterable[Mapping[str, torch.Tensor]] | None = None,
+    calibration: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Writes a quantized copy of an fp32 graph.
 
@@ -47,7 +45,7 @@ def quantize_graph(
         kind: What to do.
         preset: ``"avx2"`` (weights of 7 bits, whose products fit the 16 bits that x86 adds pairs of them in) or, for
             processors that add them in 32 bits, ``"avx512_vnni"`` or ``"arm64"`` (weights of 8 bits).
-        calibration: Batches, for ``"static"``.
+        calibration: Batches, input name -> array, for ``"static"``.
 
     Raises:
         DataError: ``"static"`` without a batch.
@@ -58,7 +56,7 @@ def quantize_graph(
             if kind == "dynamic":
                 _dynamic(source, target, reduce_range=preset == "avx2")
             elif kind == "static":
-                _static(source, target, calibration or (), reduce_range=preset == "avx2")
+                _static(source, target, calibration, reduce_range=preset == "avx2")
             else:
                 _fp16(source, target)
     except (DataError, ExportError, OSError):
@@ -90,9 +88,7 @@ def _dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
     )
 
 
-def _static(
-    source: Path, target: Path, calibration: Iterable[Mapping[str, torch.Tensor]], *, reduce_range: bool
-) -> None:
+def _static(source: Path, target: Path, calibration: Iterable[Mapping[str, Any]], *, reduce_range: bool) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     with tempfile.TemporaryDirectory() as scratch:  # the calibrator leaves its graph where it runs
@@ -101,7 +97,7 @@ def _static(
         quantize_static(
             str(augmented),
             str(target),
-            _Calibration(source, calibration),
+            _Calibration(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
@@ -116,24 +112,21 @@ def _static(
 class _Calibration:
     """Batches as onnxruntime's calibrator reads them."""
 
-    def __init__(self, graph: Path, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
-        self.names = [entry.name for entry in open_session(graph).get_inputs()]
+    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
         self.batches = iter(batches)
         self.count = 0
 
-    def get_next(self) -> dict[str, Any] | None:
-        """Returns the next batch's arrays by input name; ``None`` behind the last.
+    def get_next(self) -> Mapping[str, Any] | None:
+        """Returns the next batch; ``None`` behind the last.
 
         Raises:
-            DataError: There was none, or one lacks an input.
+            DataError: There was none.
         """
         batch = next(self.batches, None)
-        if batch is None:
-            if not self.count:
-                raise DataError("Static quantization needs calibration data: the calibration set is empty.")
-            return None
+        if batch is None and not self.count:
+            raise DataError("Static quantization needs calibration data: the calibration set is empty.")
         self.count += 1
-        return graph_inputs(self.names, batch)
+        return batch
 
 
 def _fp16(source: Path, target: Path) -> None:

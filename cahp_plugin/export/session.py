@@ -85,6 +85,11 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         raise ExportError(f"onnxruntime can't load {path.name}: {str(error).splitlines()[0]}") from error
 
 
+def open_sessions(graphs: Mapping[str, Path]) -> dict[str, Any]:
+    """Opens the graphs of a model: name -> file to name -> session; see :func:`open_session`."""
+    return {name: open_session(path) for name, path in graphs.items()}
+
+
 def graph_inputs(names: Iterable[str], inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Picks the inputs that a graph has, as arrays.
 

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units import attention_layers, head_entries, head_map, kept_state
-from cahp_plugin.units.positions import config_positions, max_positions
 from cahp_plugin.errors import CheckpointError, DataError, ExportError
 from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
 from cahp_plugin.export.quantize import warn_of_saturation
-from cahp_plugin.export.session import graph_files, open_session, recorded_preset, run_session
+from cahp_plugin.export.session import graph_files, open_sessions, recorded_preset, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
 from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
+from cahp_plugin.units import attention_layers, head_entries, kept_set, kept_state
+from cahp_plugin.units.positions import config_positions, max_positions
 
 logger = logging.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class Source:
         head_dims: Channels a head; more than one number where layers differ.
         model: The model that is exported, fp32 on the CPU; ``None`` for graphs.
         graphs: Name of a part -> file; empty for a model.
+        sessions: Name of a part -> the opened graph; empty for a model.
         tokenizer: The tokenizer beside it, or ``None``.
         folder: Folder or Hub id that it comes from; ``None`` for a model in memory.
         generation_config: How it generates, for models that do.
@@ -54,9 +55,15 @@ class Source:
     head_dims: frozenset[int]
     model: Any = None
     graphs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    sessions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tokenizer: Any = None
     folder: str | None = None
     generation_config: Any = None
+
+    @property
+    def called(self) -> str:
+        """What it is, in messages."""
+        return "the graph that was there" if self.graphs else "the model"
 
     @property
     def has_text(self) -> bool:
@@ -98,8 +105,8 @@ class Source:
 
     def run(self, part: Part, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Runs one part: inputs by name to outputs by name."""
-        if self.model is None:
-            return run_session(open_session(self.graphs[part.name]), inputs)
+        if self.sessions:
+            return run_session(self.sessions[part.name], inputs)
         with kept_state(self.model), torch.inference_mode():
             self.model.eval()
             return part.run(inputs)
@@ -140,7 +147,7 @@ def _of_model(model: Any, task_name: str | None, *, folder: str | None) -> Sourc
             "`model.float().cpu()` first. `quantize='fp16'` makes an fp16 graph."
         )
     layers = attention_layers(whole)
-    if not head_map(whole.config):
+    if not kept_set(whole.config).heads:
         logger.info(f"{type(model).__name__} was not pruned by cahp-plugin; it is exported as it is.")
     config = copy.deepcopy(whole.config)
     config.architectures = [type(whole).__name__]
@@ -161,7 +168,7 @@ def _of_model(model: Any, task_name: str | None, *, folder: str | None) -> Sourc
 
 def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -> Source:
     config = load_config(folder)
-    sessions = {name: open_session(path) for name, path in graphs.items()}
+    sessions = open_sessions(graphs)
     task = task_named(task_name) if task_name else _task_of_graphs(config, sessions)
     entries = head_entries(config).values()
     if entries:
@@ -189,6 +196,7 @@ def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -
         num_heads,
         frozenset(head_dims),
         graphs=graphs,
+        sessions=sessions,
         tokenizer=_tokenizer(folder, parts),
         folder=folder,
         generation_config=_generation_config(folder),

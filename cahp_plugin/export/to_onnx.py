@@ -11,11 +11,11 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, traceable_masks
-from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.errors import ConfigError, ExportError, MissingDependencyError
 from cahp_plugin.export.parts import Part
 from cahp_plugin.export.source import Source
 from cahp_plugin.observe.inputs import speech_frames
+from cahp_plugin.units import attention_layers, kept_state
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.units.positions import config_positions
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.parts import feed
@@ -27,6 +26,7 @@ from cahp_plugin.observe.inputs import (
 )
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, model_class
+from cahp_plugin.units.positions import config_positions
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"

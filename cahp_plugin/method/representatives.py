@@ -17,6 +17,7 @@ from cahp_plugin.method.hierarchical import sweep_hierarchical, with_medoids
 from cahp_plugin.method.knee import find_knee
 from cahp_plugin.method.selection import HeadSelection, MSSCurve
 from cahp_plugin.method.silhouette import mean_simplified_silhouette
+from cahp_plugin.units.kept import KeptSet
 
 Array = np.ndarray[Any, Any]
 Head = tuple[int, int]
@@ -157,7 +158,7 @@ def choose_heads(
         for layer in range(len(salience))
     }
     return HeadSelection(
-        kept=kept,
+        kept=KeptSet(heads=kept),
         heads=heads,
         salience=np.asarray(salience, dtype=np.float64),
         coordinates=coordinates,

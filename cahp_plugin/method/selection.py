@@ -9,6 +9,7 @@ import numpy as np
 
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import SelectionError
+from cahp_plugin.units.kept import KeptSet
 
 if TYPE_CHECKING:
     import networkx
@@ -41,7 +42,7 @@ class HeadSelection:
     first head of each.
 
     Attributes:
-        kept: Layer -> original indices of the heads to keep, ascending, for every layer.
+        kept: The heads to keep, in every layer by its original indices.
         heads: ``(layer, head)`` of each row, length N; the first head where rows are groups.
         salience: Salience in [0, 1] of each head, shape ``(num_layers, num_original_heads)``; NaN where the head was
             removed before.
@@ -59,7 +60,7 @@ class HeadSelection:
         num_examples: Examples that the heads were observed on.
     """
 
-    kept: dict[int, tuple[int, ...]]
+    kept: KeptSet
     heads: tuple[tuple[int, int], ...]
     salience: Array
     coordinates: Array
@@ -76,7 +77,7 @@ class HeadSelection:
     @property
     def num_heads(self) -> int:
         """Number of heads kept."""
-        return sum(len(heads) for heads in self.kept.values())
+        return self.kept.num_heads
 
     @property
     def num_present(self) -> int:
@@ -86,7 +87,7 @@ class HeadSelection:
     @property
     def present(self) -> dict[int, tuple[int, ...]]:
         """Layer -> original indices of the heads that the model had, ascending, for every layer."""
-        found: dict[int, list[int]] = {layer: [] for layer in self.kept}
+        found: dict[int, list[int]] = {layer: [] for layer in self.kept.heads}
         for layer, head in self.heads:
             found.setdefault(layer, []).extend(range(head, head + self.group_size))
         return {layer: tuple(sorted(heads)) for layer, heads in found.items()}
@@ -111,14 +112,14 @@ class HeadSelection:
             self.coordinates,
             self.salience,
             self.clusters,
-            self.kept,
+            self.kept.heads,
             num_neighbors=self.config.num_neighbors,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but X and the distances as plain JSON values; NaN becomes ``None``."""
         return {
-            "kept": {str(layer): list(heads) for layer, heads in self.kept.items()},
+            "kept": {str(layer): list(heads) for layer, heads in self.kept.heads.items()},
             "num_heads": self.num_heads,
             "knee": self.knee,
             "note": self.note,
@@ -146,7 +147,7 @@ class HeadSelection:
         try:
             salience = [[np.nan if value is None else value for value in row] for row in values["salience"]]
             return cls(
-                kept={int(layer): tuple(int(head) for head in heads) for layer, heads in values["kept"].items()},
+                kept=KeptSet(heads={int(layer): heads for layer, heads in values["kept"].items()}),
                 heads=tuple((int(layer), int(head)) for layer, head in values["heads"]),
                 salience=np.asarray(salience, dtype=np.float64),
                 coordinates=np.asarray(values["coordinates"], dtype=np.float64).reshape(-1, 2),
@@ -170,7 +171,7 @@ class HeadSelection:
         share = 100 * self.num_heads / total if total else 0.0
         lines = [f"HeadSelection: keeps {self.num_heads} of {total} heads ({share:.1f} %). {self.note}"]
         present = self.present
-        for layer, heads in self.kept.items():
+        for layer, heads in self.kept.heads.items():
             cells = "".join(
                 "#" if head in heads else "." if head in present[layer] else " "
                 for head in range(self.salience.shape[1])

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.units.positions import max_positions
 from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
+from cahp_plugin.units.positions import max_positions
 
 logger = logging.get_logger(__name__)
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.js import MeanDistances
 from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps
@@ -16,6 +15,7 @@ from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
 from cahp_plugin.observe.objective import forward_arguments
 from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
+from cahp_plugin.units import AttentionLayer
 
 
 def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, consume: MapConsumer) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, attention_maps_enabled
-from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.units import AttentionLayer
 
 MapConsumer = Callable[[int, Tensor], None]
 
@@ -39,7 +39,7 @@ def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: 
         UnsupportedModelError: (from the model's forward call) a layer returned no map.
     """
     handles = [
-        layer.module("core").register_forward_hook(_map_hook(position, layer, consume))
+        layer.core.register_forward_hook(_map_hook(position, layer, consume))
         for position, layer in enumerate(layer for layer in layers if layer.heads)
     ]
     try:
@@ -57,7 +57,7 @@ def _map_hook(position: int, layer: AttentionLayer, consume: MapConsumer) -> Any
         if not isinstance(maps, Tensor) or maps.dim() != 4 or maps.shape[1] != len(layer.heads):
             got = tuple(maps.shape) if isinstance(maps, Tensor) else None
             raise UnsupportedModelError(
-                f"{layer.path('core')} ({type(module).__name__}) returned no attention map: expected shape "
+                f"{layer.core_path} ({type(module).__name__}) returned no attention map: expected shape "
                 f"(batch, {len(layer.heads)}, queries, keys), got {got}. "
                 'Load the model with `attn_implementation="eager"`.'
             )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.units import AttentionLayer, kept_state
 from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
 from cahp_plugin.method.signatures import ClassMoments
@@ -25,8 +24,9 @@ from cahp_plugin.observe.head_maps import (
     mean_distances,
     run_with_maps,
 )
-from cahp_plugin.observe.masks import head_masks
+from cahp_plugin.observe.masks import unit_masks
 from cahp_plugin.observe.objective import Loss, classifier_logits, example_losses, forward_arguments
+from cahp_plugin.units import AttentionLayer, kept_state
 
 logger = logging.get_logger(__name__)
 
@@ -213,7 +213,7 @@ class _Salience:
             layer.index: torch.ones(len(batch), len(layer.units), device=device, requires_grad=True)
             for layer in self._present
         }
-        with torch.enable_grad(), head_masks(self._layers, masks):
+        with torch.enable_grad(), unit_masks(self._layers, masks):
             output = model(**batch.inputs_on(device), **forward_arguments(model))
             loss = example_losses(model, output, batch, self._conditioning, self._loss).sum()
             if not torch.isfinite(loss):

@@ -7,9 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cahp_plugin.units import AttentionLayer
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.units import AttentionLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Side:
 
 def group_of(layer: AttentionLayer) -> tuple[str, str]:
     """Heads of one group see the same queries and keys; heads of different groups can't be compared cell by cell."""
-    return layer.kind, "vision" if _in_vision_tower(layer) else "tokens"
+    return layer.pattern, "vision" if _in_vision_tower(layer) else "tokens"
 
 
 def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> tuple[Side, Side]:
@@ -49,14 +49,14 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     Raises:
         UnsupportedModelError: A mask does not have the maps' width.
     """
-    decodes = layer.kind == "causal" and batch.decoder_mask is not None
+    decodes = layer.pattern == "causal" and batch.decoder_mask is not None
     key = _side(layer, batch, keys, vision=_in_vision_tower(layer), decoder=decodes)
     return query_side(layer, batch, queries), key
 
 
 def query_side(layer: AttentionLayer, batch: Batch, queries: int) -> Side:
     """The queries alone; see :func:`map_sides`."""
-    decodes = layer.kind in ("causal", "cross") and batch.decoder_mask is not None
+    decodes = layer.pattern in ("causal", "cross") and batch.decoder_mask is not None
     return _side(layer, batch, queries, vision=_in_vision_tower(layer), decoder=decodes)
 
 

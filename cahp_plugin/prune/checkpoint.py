@@ -16,12 +16,13 @@ from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
 from cahp_plugin._compat import forget_pruned_heads
-from cahp_plugin.units import head_entries
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
-from cahp_plugin.units.layers import find_layers
 from cahp_plugin.errors import CheckpointError, ConfigError
+from cahp_plugin.prune.origin import Origin, kept_origin, set_origin
 from cahp_plugin.prune.surgery import duplicate_layer, shrink_layer
 from cahp_plugin.prune.widths import linear_shapes, narrow_linears
+from cahp_plugin.units import head_entries, neuron_entries
+from cahp_plugin.units.find import find_feed_forward, find_layers
+from cahp_plugin.units.record import RECORD_KEY, HeadEntry, NeuronEntry
 
 #: Arguments of ``from_pretrained`` that say where on the Hub, or in its cache, a file is looked for.
 HUB_ARGUMENTS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
@@ -199,36 +200,77 @@ def model_of_shape(cls: type[Any], config: Any, *, device: str = "meta") -> Any:
     return model.eval()
 
 
+def origin_of(model: Any) -> Origin | None:
+    """The shape that a model has by its class and config, unpruned.
+
+    It is worked out once, on a copy without weights, where this library has neither loaded nor pruned the model yet.
+
+    Returns:
+        The shape; ``None`` where the class is none of transformers, nor registered with it.
+    """
+    found = kept_origin(model)
+    if found is None and class_named(model.config, type(model).__name__) is type(model):
+        config = copy.deepcopy(model.config)
+        forget_pruned_heads(config)
+        vars(config).pop(RECORD_KEY, None)
+        found = set_origin(model, model_of_shape(type(model), config))
+    return found
+
+
 def shrinking(cls: type[Any]) -> type[Any]:
     """A subclass whose fresh instances have the shape that their config records, for ``from_pretrained`` to fill."""
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        entries = head_entries(config)
+        entries, neurons = head_entries(config), neuron_entries(config)
         if not entries:
             cls.__init__(self, config, *args, **kwargs)
+            set_origin(self, self)
             return
         shapes = linear_shapes(config)
-        entry = getattr(config, HEAD_MAP_KEY)
+        record = getattr(config, RECORD_KEY)
         forget_pruned_heads(config)  # transformers' own record of the same heads would have them removed twice
-        delattr(config, HEAD_MAP_KEY)
+        delattr(config, RECORD_KEY)
         try:
             cls.__init__(self, config, *args, **kwargs)
-            layers = find_layers(self)
-            if sorted(entries) != [layer.index for layer in layers]:
-                raise CheckpointError(
-                    f"`{HEAD_MAP_KEY}` names the layers {sorted(entries)}; the model has layers 0 to "
-                    f"{len(layers) - 1}."
-                )
-            for layer in layers:
-                found = entries[layer.index]
-                if found.group_size != layer.group_size and found.group_size == 1:
-                    duplicate_layer(layer)
-                    layer = dataclasses.replace(layer, group_size=1)
-                if found.kept != layer.heads:
-                    shrink_layer(self, layer, found.kept)
+            set_origin(self, self)
+            _shrink_heads(self, entries)
             narrow_linears(self, shapes)
+            _shrink_neurons(self, neurons)
         finally:
-            setattr(self.config, HEAD_MAP_KEY, entry)
-            setattr(config, HEAD_MAP_KEY, entry)
+            setattr(self.config, RECORD_KEY, record)
+            setattr(config, RECORD_KEY, record)
 
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})
+
+
+def _shrink_heads(model: Any, entries: Mapping[int, HeadEntry]) -> None:
+    layers = find_layers(model)
+    if sorted(entries) != [layer.index for layer in layers]:
+        raise CheckpointError(
+            f"`{RECORD_KEY}` names the layers {sorted(entries)}; the model has layers 0 to {len(layers) - 1}."
+        )
+    for layer in layers:
+        found = entries[layer.index]
+        if found.group_size != layer.group_size and found.group_size == 1:
+            duplicate_layer(layer)
+            layer = dataclasses.replace(layer, group_size=1)
+        if found.kept != layer.heads:
+            shrink_layer(model, layer, found.kept)
+
+
+def _shrink_neurons(model: Any, entries: Mapping[int, NeuronEntry]) -> None:
+    layers = {layer.index: layer for layer in find_feed_forward(model)}
+    if set(entries) - set(layers):
+        raise CheckpointError(
+            f"`{RECORD_KEY}` names the feed-forward layers {sorted(set(entries) - set(layers))}; the model has "
+            f"{len(layers)} whose layout is known. `register_architecture` makes others known."
+        )
+    for index, entry in entries.items():
+        present, layer = len(layers[index].present), layers[index]
+        if len(entry.kept) > present or entry.num_neurons > present:
+            raise CheckpointError(
+                f"`{RECORD_KEY}` in config.json keeps {len(entry.kept)} of {entry.num_neurons} neurons in feed-forward "
+                f"layer {index}; unpruned it has {present}."
+            )
+        if len(entry.kept) < present:  # which ones is for the weights to say; they are filled in afterwards
+            shrink_layer(model, layer, layer.present[: len(entry.kept)])

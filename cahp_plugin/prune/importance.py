@@ -9,12 +9,12 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from cahp_plugin.units import AttentionLayer
-from cahp_plugin.units.layers import find_layers
-from cahp_plugin.units.linear import in_width
 from cahp_plugin.errors import PruningError, SelectionError
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune.surgery import record_heads
+from cahp_plugin.prune.surgery import record_units
+from cahp_plugin.units import AttentionLayer, KeptSet, resolve
+from cahp_plugin.units.find import find_layers
+from cahp_plugin.units.linear import in_width
 
 
 class CAHPImportance(tp.importance.Importance):
@@ -36,66 +36,25 @@ class CAHPImportance(tp.importance.Importance):
     that share a position bias (T5, MPNet) and, asked to remove nothing, removes nothing in silence; all raise here.
 
     Args:
-        selection: A :class:`HeadSelection`, or a mapping of layer -> original indices of the heads to keep. A layer
-            that the mapping leaves out keeps all its heads; an empty sequence keeps none.
+        selection: A :class:`HeadSelection`, a :class:`cahp_plugin.KeptSet` of heads, neurons or both, or a mapping of
+            layer -> original indices of the heads to keep. A layer that is left out keeps all its units; an empty
+            sequence keeps none. Neurons are for :class:`cahp_plugin.CAHPPruner` alone.
+
+    Attributes:
+        kept: The units to keep.
 
     Raises:
         SelectionError: The mapping holds something else than layer -> heads, or names a head twice.
     """
 
-    def __init__(self, selection: HeadSelection | Mapping[int, Sequence[int]]) -> None:
-        mapping = selection.kept if isinstance(selection, HeadSelection) else selection
-        if not isinstance(mapping, Mapping):
+    def __init__(self, selection: HeadSelection | KeptSet | Mapping[int, Sequence[int]]) -> None:
+        kept = selection.kept if isinstance(selection, HeadSelection) else selection
+        if not isinstance(kept, (KeptSet, Mapping)):
             raise SelectionError(
-                f"Expected a HeadSelection or a mapping of layer -> heads to keep, got {type(selection).__name__}."
+                f"Expected a HeadSelection, a KeptSet or a mapping of layer -> heads to keep, got "
+                f"{type(selection).__name__}."
             )
-        self.kept: dict[int, tuple[int, ...]] = {}
-        for layer, heads in mapping.items():
-            try:
-                indices = sorted(int(head) for head in heads)
-                self.kept[int(layer)] = tuple(indices)
-            except (TypeError, ValueError) as error:
-                raise SelectionError(
-                    f"Layer {layer!r}: expected a sequence of head indices, got {heads!r}."
-                ) from error
-            if len(set(indices)) != len(indices):
-                raise SelectionError(f"Layer {layer} names a head twice: {indices}.")
-
-    def resolve(self, layers: Sequence[AttentionLayer]) -> dict[int, tuple[int, ...]]:
-        """Checks the selection against a model's layers.
-
-        Args:
-            layers: From :func:`cahp_plugin.units.attention_layers`.
-
-        Returns:
-            Layer -> original indices of the heads to keep, for every layer.
-
-        Raises:
-            SelectionError: A layer is not there, or a head is not there (any more).
-        """
-        unknown = sorted(set(self.kept) - {layer.index for layer in layers})
-        if unknown:
-            raise SelectionError(f"The selection names layers {unknown}; the model has layers 0 to {len(layers) - 1}.")
-        resolved = {}
-        for layer in layers:
-            heads = self.kept.get(layer.index, layer.heads)
-            missing = sorted(set(heads) - set(layer.heads))
-            if missing:
-                gone = [head for head in missing if 0 <= head < layer.num_original_heads]
-                why = "removed before" if gone == missing else f"indices go from 0 to {layer.num_original_heads - 1}"
-                raise SelectionError(
-                    f"Layer {layer.index} has no head {', '.join(map(str, missing))} ({why}); it has the heads "
-                    f"{list(layer.heads)}."
-                )
-            split = [unit for unit in layer.units if 0 < len(set(unit) & set(heads)) < len(unit)]
-            if split:
-                raise SelectionError(
-                    f"Layer {layer.index} keeps {sorted(set(heads) & set(split[0]))} of the heads {list(split[0])}, "
-                    "which share a key and value head: they stay or go together. To choose among them, give each its "
-                    "own keys and values first: `cahp_plugin.prune.duplicate_kv_heads(model)`."
-                )
-            resolved[layer.index] = tuple(heads)
-        return resolved
+        self.kept = kept if isinstance(kept, KeptSet) else KeptSet(heads=kept)
 
     def stock_num_heads(self, model: nn.Module) -> dict[nn.Module, int]:
         """The ``num_heads`` argument of the stock pruner: query, key and value projection -> heads.
@@ -123,10 +82,15 @@ class CAHPImportance(tp.importance.Importance):
             PruningError: The stock pruner would drop the request in silence.
             SelectionError: The selection does not fit the model.
         """
+        if self.kept.neurons:
+            raise PruningError(
+                "The selection names neurons. Torch-Pruning's own pruner compares them with heads by one threshold, "
+                "so it would remove others; use cahp_plugin.CAHPPruner."
+            )
         layers = find_layers(group._DG.model)
-        kept = self.resolve(layers)
+        kept = resolve(self.kept, layers).heads
         root, indices = group[0]
-        layer = next((x for x in layers if x.heads and x.module("output") is root.target.module), None)
+        layer = next((x for x in layers if x.heads and x.output is root.target.module), None)
         if layer is None or not group._DG.is_in_channel_pruning_fn(root.handler):
             return None
         if all(kept[x.index] == x.heads for x in layers):
@@ -138,7 +102,7 @@ class CAHPImportance(tp.importance.Importance):
             )
         _check_stock(layer)
         flags = torch.tensor([float(head in kept[layer.index]) for head in layer.heads])
-        device = layer.module("output").weight.device
+        device = layer.output.weight.device
         return flags[torch.tensor(indices) // layer.head_dim].to(device)  # type: ignore[arg-type]
 
     def update_model(self, model: Any) -> None:
@@ -148,16 +112,16 @@ class CAHPImportance(tp.importance.Importance):
             PruningError: The model was not pruned to this selection.
         """
         for layer in find_layers(model):
-            heads = self.kept.get(layer.index, layer.heads)
+            heads = self.kept.heads.get(layer.index, layer.heads)
             if tuple(heads) == layer.heads:
                 continue
-            width = in_width(layer.module("output"))
+            width = in_width(layer.output)
             if width != len(heads) * layer.head_dim:
                 raise PruningError(
-                    f"{layer.path('output')} has {width} input channels; {len(heads)} heads of {layer.head_dim} make "
+                    f"{layer.output_path} has {width} input channels; {len(heads)} heads of {layer.head_dim} make "
                     f"{len(heads) * layer.head_dim}. The pruner did not remove what was selected: check its arguments."
                 )
-            record_heads(model, layer, heads)
+            record_units(model, layer, heads)
 
 
 def _check_stock(layer: AttentionLayer) -> None:

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from cahp_plugin.units import head_map
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CAHPError, CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import HUB_ARGUMENTS, check_attention, load_config, model_class, shrinking
 from cahp_plugin.prune.weights import check_weight_files, require_weights
+from cahp_plugin.units import kept_set
+from cahp_plugin.units.record import RECORD_KEY
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,7 @@ def load_pruned(
     config = kwargs.get("config")
     if config is None:
         config = load_config(name, **{key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
-    kept, cls = head_map(config), model_class(config, name)
+    kept, cls = kept_set(config).heads, model_class(config, name)
     if kept:
         if getattr(config, "quantization_config", None) is not None or any(kwargs.get(key) for key in _QUANTIZING):
             raise UnsupportedModelError(
@@ -121,7 +121,7 @@ def _advice(name: str, kwargs: dict[str, Any]) -> str:
             "comes from, pass `use_safetensors=False`, and save it again with save_pruned."
         )
     return (
-        f"If it says that shapes differ, `{HEAD_MAP_KEY}` in config.json and the tensors do not belong together; if a "
+        f"If it says that shapes differ, `{RECORD_KEY}` in config.json and the tensors do not belong together; if a "
         "file can't be read, copy it again."
     )
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin._compat import forget_pruned_heads
 from cahp_plugin._version import __version__
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
-from cahp_plugin.units.layers import find_layers
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune.checkpoint import model_of_shape
 from cahp_plugin.prune.stage import Stage
-from cahp_plugin.prune.widths import linear_shapes
+from cahp_plugin.units import kept_set
+from cahp_plugin.units.find import find_feed_forward, find_layers
 
 CARD_NAME = "README.md"
 TAGS = ("cahp", "pruning", "attention-head-pruning")
@@ -30,9 +26,10 @@ _TEMPLATE = """---
 # {{ name }}
 
 A {{ class_name }}{% if base_model %}, made from {{ base_model }},{% endif %} with {{ heads }} of its {{ all_heads }} \
-attention heads. The other heads are physically gone: the model has {{ "{:,}".format(parameters) }} parameters, \
-{{ "%.1f" | format(100 * parameters / dense_parameters) }} % of the {{ "{:,}".format(dense_parameters) }} that it had \
-unpruned.
+attention heads{% if feed_forward %} and {{ "{:,}".format(neurons) }} of its {{ "{:,}".format(all_neurons) }} feed-forward \
+neurons{% endif %}. The others are physically gone: the model has {{ "{:,}".format(parameters) }} parameters\
+{% if dense_parameters %}, {{ "%.1f" | format(100 * parameters / dense_parameters) }} % of the \
+{{ "{:,}".format(dense_parameters) }} that it had unpruned{% endif %}.
 
 ## What was removed
 
@@ -42,7 +39,13 @@ unpruned.
 | {{ layer.index }} | {{ layer.heads | length }} of {{ layer.num_original_heads }} | \
 {{ layer.heads | join(", ") or "none" }} |
 {% endfor %}
-Layers and heads are numbered as in the unpruned model.
+{% if feed_forward %}
+| feed-forward layer | neurons kept |
+| -----------------: | -----------: |
+{% for layer in feed_forward -%}
+| {{ layer.index }} | {{ layer.present | length }} of {{ layer.num_original }} |
+{% endfor %}{% endif %}
+Layers and heads are numbered as in the unpruned model.{% if feed_forward %} Which neurons stay is in `config.json`.{% endif %}
 {% if shapes %}
 These linear layers were narrowed:
 
@@ -64,7 +67,7 @@ training examples{% endif %}. {{ selection.note }}
 | `{{ name }}` | {{ value }} |
 {% endfor %}
 {%- else -%}
-The heads were removed with `cahp_plugin.CAHPPruner`; how they were chosen is not on record.
+The heads{% if feed_forward %} and neurons{% endif %} were removed with `cahp_plugin.CAHPPruner`; how they were chosen is not on record.
 {% endif %}
 Software: cahp-plugin {{ version }}.
 {% if stages %}
@@ -118,6 +121,8 @@ def model_card_text(
     model: Any,
     *,
     name: str,
+    shapes: Mapping[str, tuple[int, int]],
+    dense_parameters: int | None,
     repo_id: str | None = None,
     selection: HeadSelection | None = None,
     stages: Sequence[Stage] = (),
@@ -129,6 +134,8 @@ def model_card_text(
     Args:
         model: The model, with its map of heads in its config.
         name: Title.
+        shapes: Path -> ``(out_features, in_features)`` of the linear layers that another pruner narrowed.
+        dense_parameters: Parameters of the unpruned model, where that is known.
         repo_id: Where it is uploaded to.
         selection: How its heads were chosen.
         stages: What the model achieved before and after pruning.
@@ -141,6 +148,7 @@ def model_card_text(
     from huggingface_hub import ModelCard, ModelCardData
 
     layers = find_layers(model)
+    feed_forward = find_feed_forward(model) if kept_set(model.config).neurons else ()
     base_model = _hub_id(getattr(model.config, "_name_or_path", ""))
     data = ModelCardData(
         base_model=base_model,
@@ -160,8 +168,11 @@ def model_card_text(
         all_heads=sum(layer.num_original_heads for layer in layers),
         layers=layers,
         parameters=_count(model),
-        dense_parameters=_count(_unpruned(model)),
-        shapes=linear_shapes(model.config),
+        dense_parameters=dense_parameters,
+        shapes=shapes,
+        feed_forward=feed_forward,
+        neurons=sum(len(layer.present) for layer in feed_forward),
+        all_neurons=sum(layer.num_original for layer in feed_forward),
         selection=selection,
         settings={key: value for key, value in config.items() if value is not None},
         stages=stages,
@@ -183,14 +194,6 @@ def _pipeline_tag(class_name: str) -> str | None:
     from transformers.modelcard import TASK_MAPPING
 
     return next((task for task, classes in TASK_MAPPING.items() if class_name in classes.values()), None)
-
-
-def _unpruned(model: Any) -> Any:
-    config = copy.deepcopy(model.config)
-    forget_pruned_heads(config)
-    if hasattr(config, HEAD_MAP_KEY):
-        delattr(config, HEAD_MAP_KEY)
-    return model_of_shape(type(model), config)
 
 
 def _count(model: Any) -> int:

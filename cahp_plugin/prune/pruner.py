@@ -1,4 +1,4 @@
-"""CAHP as a pruner of Torch-Pruning: exactly the selected heads go, through the dependency graph."""
+"""CAHP as a pruner of Torch-Pruning: exactly the selected units go, through the dependency graph."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from torch import nn
 from torch_pruning.dependency import Dependency, Group
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.errors import DataError, PruningError, UnsupportedModelError
+from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.conv1d import Conv1DPruner
 from cahp_plugin.prune.importance import CAHPImportance
-from cahp_plugin.prune.surgery import record_heads
+from cahp_plugin.prune.surgery import record_units
+from cahp_plugin.units import AttentionLayer, PrunableLayer, kept_state, layers_named, resolve
+from cahp_plugin.units.adapters import BiasOnly
 
 
 class CAHPPruner(tp.pruner.BasePruner):
-    """Removes the heads that a selection does not keep, physically and consistently.
+    """Removes the heads and neurons that a selection does not keep, physically and consistently.
 
     For each layer the dependency graph gives the group that hangs together with the removed input channels of the
-    output projection. The pruner checks that the query, key and value projections are in it and that nothing unknown
-    is, fixes the channels from the architecture, and cuts. Layers may keep different numbers of heads; a layer
-    without heads becomes a bias. The modules' attributes and ``model.config.cahp_config`` are kept in step.
+    output projection. The pruner checks that the projections into the units (query, key and value; gate and up) are in
+    it and that nothing unknown is, fixes the channels from the architecture, and cuts. Layers may keep different
+    numbers of units; a layer without any becomes a bias. The modules' attributes and ``model.config.cahp_config`` are
+    kept in step.
 
     Args:
         model: A supported transformers model, pruned before or not; pruned in place by :meth:`step`.
@@ -38,8 +40,9 @@ class CAHPPruner(tp.pruner.BasePruner):
 
     Raises:
         PruningError: The selection removes nothing, or the graph lacks a layer that must shrink.
-        SelectionError: The selection names layers or heads that the model does not have.
-        UnsupportedModelError: The model has no known attention, is quantized or has no weights yet.
+        SelectionError: The selection names layers, heads or neurons that the model does not have.
+        UnsupportedModelError: The model has no known attention, is quantized or has no weights yet; or neurons are to
+            be removed and its feed-forward is unknown or a mixture of experts.
         DataError: The example inputs hold no tensor.
 
     Example:
@@ -61,17 +64,17 @@ class CAHPPruner(tp.pruner.BasePruner):
                 f"CAHPPruner takes a CAHPImportance, got {type(importance).__name__}. For another importance use "
                 "Torch-Pruning's own pruner."
             )
-        layers = attention_layers(model)
+        layers = layers_named(model, importance.kept)
         if any(parameter.is_meta for parameter in model.parameters()):
             raise UnsupportedModelError("The model is on the meta device: it has no weights yet. Load them first.")
-        kept = importance.resolve(layers)
+        kept = resolve(importance.kept, layers)
         self._layers = layers
-        self._plan = [(layer, kept[layer.index]) for layer in layers if kept[layer.index] != layer.heads]
+        wanted = [(layer, getattr(kept, layer.noun)[layer.index]) for layer in layers]
+        self._plan = [(layer, units) for layer, units in wanted if units != layer.present]
         if not self._plan:
-            raise PruningError(
-                f"The selection keeps all {sum(len(layer.heads) for layer in layers)} heads of the model: there is "
-                "nothing to remove."
-            )
+            both = f"{kept.num_heads} heads" + (f" and {kept.num_neurons} neurons" if kept.neurons else "")
+            raise PruningError(f"The selection keeps all {both} of the model: there is nothing to remove.")
+        origin_of(model)  # for saving
         if forward_fn is None:
             example_inputs = _tracing_inputs(example_inputs)
         with _traceable(model):
@@ -94,10 +97,10 @@ class CAHPPruner(tp.pruner.BasePruner):
                     if isinstance(module, BiasOnly) and module.bias is not None
                 ],
             )
-        self._groups = [self._head_group(layer, heads) for layer, heads in self._plan]
+        self._groups = [self._group(layer, units) for layer, units in self._plan]
 
     def step(self, interactive: bool = False) -> Iterator[Group] | None:
-        """Removes the heads, or with ``interactive=True`` yields one group a layer to be pruned by the caller.
+        """Removes the units, or with ``interactive=True`` yields one group a layer to be pruned by the caller.
 
         Raises:
             PruningError: The pruner was used before.
@@ -110,16 +113,16 @@ class CAHPPruner(tp.pruner.BasePruner):
     def _prune(self) -> Iterator[Group]:
         yield from self._groups
 
-    def _head_group(self, layer: AttentionLayer, kept: Sequence[int]) -> HeadGroup:
-        dropped = [head for head in layer.heads if head not in kept]
-        output = layer.module("output")
+    def _group(self, layer: PrunableLayer, kept: Sequence[int]) -> UnitGroup:
+        dropped = sorted(set(layer.present) - set(kept))
+        output = layer.output
         if output not in self.DG.module2node:
             raise PruningError(
-                f"{layer.path('output')} is not in the dependency graph: the example inputs do not run through it."
+                f"{layer.output_path} is not in the dependency graph: the example inputs do not run through it."
             )
         paths, elsewhere = {module: path for path, module in layer.projections().items()}, self._elsewhere(layer)
         missing = dict(paths)
-        group = HeadGroup(self.model, layer, kept)
+        group = UnitGroup(self.model, layer, kept)
         group._DG = self.DG
         for dependency in self._reached(output):
             module = dependency.target.module
@@ -133,13 +136,14 @@ class CAHPPruner(tp.pruner.BasePruner):
                 continue
             elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
                 raise PruningError(
-                    f"Removing heads of {layer.name} would also cut {dependency.target.name}, which is not part of "
-                    f"its attention in the architecture {layer.spec.name!r}. Register an AttentionSpec that fits."
+                    f"Removing {layer.noun} of {layer.name} would also cut {dependency.target.name}, which is not part "
+                    f"of this {layer.kind} layer in the architecture {layer.spec.name!r}. Register a "
+                    f"{type(layer.spec).__name__} that fits."
                 )
         if missing:
             names = ", ".join(f"{layer.name}.{path}" for path in missing.values())
             raise PruningError(
-                f"The dependency graph does not connect {names} with {layer.path('output')}, so it can't shrink "
+                f"The dependency graph does not connect {names} with {layer.output_path}, so it can't shrink "
                 "with it. Check that the example inputs run through the whole model."
             )
         return group
@@ -163,29 +167,30 @@ class CAHPPruner(tp.pruner.BasePruner):
                     found.append(following)
         return found
 
-    def _elsewhere(self, layer: AttentionLayer) -> set[Any]:
-        """Modules and parameters that the graph may reach from a layer's heads and that lose nothing with them."""
+    def _elsewhere(self, layer: PrunableLayer) -> set[Any]:
+        """Modules and parameters that the graph may reach from a layer's units and that lose nothing with them."""
         fixed: set[Any] = set()
+        if not isinstance(layer, AttentionLayer):
+            return fixed
         for name, module in self.model.named_modules():
             if name.rpartition(".")[2] in layer.spec.fixed:
                 fixed.update((module, *module.parameters()))
         if layer.spec.shared_bias:  # one bias is added to the scores of all layers
-            others = [other for other in self._layers if other.spec.shared_bias and other.index != layer.index]
-            fixed.update(
-                module for other in others for module in [*other.projections().values(), other.module("output")]
-            )
+            attention = [other for other in self._layers if isinstance(other, AttentionLayer)]
+            others = [other for other in attention if other.spec.shared_bias and other.index != layer.index]
+            fixed.update(module for other in others for module in [*other.projections().values(), other.output])
         return fixed
 
 
-class HeadGroup(Group):
-    """The coupled cuts that remove heads from one layer.
+class UnitGroup(Group):
+    """The coupled cuts that remove units from one layer.
 
     Attributes:
         layer: The layer, as it was when the group was made.
-        kept: Original indices of the heads that stay.
+        kept: Original indices of the units that stay.
     """
 
-    def __init__(self, model: nn.Module, layer: AttentionLayer, kept: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, layer: PrunableLayer, kept: Sequence[int]) -> None:
         super().__init__()
         self.layer = layer
         self.kept = tuple(kept)
@@ -199,15 +204,15 @@ class HeadGroup(Group):
             PruningError: Other indices were asked for, or the group was pruned before.
         """
         if idxs is not None:
-            raise PruningError("A head group is cut as it was planned; make another CAHPImportance for other heads.")
+            raise PruningError("The group is cut as it was planned; make another CAHPImportance for other units.")
         if self._done:
-            raise PruningError(f"The heads of {self.layer.name} were removed by this group already.")
+            raise PruningError(f"The {self.layer.noun} of {self.layer.name} were removed by this group already.")
         self._done = True
         flags = {name: parameter.requires_grad for name, parameter in self.layer.block.named_parameters()}
         super().prune(record_history=record_history)
         for name, parameter in self.layer.block.named_parameters():
             parameter.requires_grad_(flags[name])  # Torch-Pruning makes new parameters, all trainable
-        record_heads(self._model, self.layer, self.kept)
+        record_units(self._model, self.layer, self.kept)
 
 
 def _tracing_inputs(given: Any) -> Any:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.units import head_map
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
+from cahp_plugin.files import write_text
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.prune.checkpoint import class_named, model_of_shape
+from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
 from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
-from cahp_plugin.prune.plain import plain_pruned_heads, write_pruned_heads
+from cahp_plugin.prune.plain import plain_pruned_heads
 from cahp_plugin.prune.stage import Stage
-from cahp_plugin.prune.widths import narrowed_linears, record_linear_shapes, without_linear_shapes
+from cahp_plugin.prune.surgery import all_heads
+from cahp_plugin.prune.widths import narrowed_linears, with_linear_shapes
+from cahp_plugin.units import head_entries, neuron_entries
+from cahp_plugin.units.find import find_feed_forward
+from cahp_plugin.units.record import RECORD_KEY, make_record
 
 logger = logging.get_logger(__name__)
 
@@ -41,9 +45,10 @@ def save_pruned(
     private: bool | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """Saves a pruned model as safetensors, with the map of its heads in ``config.json`` under ``cahp_config``.
+    """Saves a pruned model as safetensors, with its heads and neurons in ``config.json`` under ``cahp_config``.
 
-    Linear layers that another pruner narrowed (the feed-forward's inner width) are on record there too. The folder
+    Linear layers that another pruner narrowed (the feed-forward's inner width) are on record there too; the model and
+    its config in memory stay as they are. The folder
     appears whole or not at all. Saved with transformers 4.57, it loads there by plain ``from_pretrained`` as well,
     where the model's class can remove heads itself and no layer is without any.
 
@@ -121,27 +126,38 @@ def write_checkpoint(
         UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
     """
     _check_weights(model)
-    record_linear_shapes(model, _narrowed(model))
-    is_pruned = bool(head_map(model.config))
-    record = plain_pruned_heads(model)
+    origin = origin_of(model)
+    shapes = {} if origin is None else narrowed_linears(model, origin)
+    if origin is None:
+        logger.warning(
+            f"{type(model).__module__}.{type(model).__name__} is no class of transformers, nor registered with it "
+            "(`AutoModelFor....register`): load_pruned can't load what is saved, and widths of its linear layers are "
+            "not recorded."
+        )
+    record = _record(model, shapes)
+    plain = {} if shapes else plain_pruned_heads(model)
     card = place / CARD_NAME
     content = card.read_bytes() if card.is_file() else b""
     if is_generated(content.decode("utf-8", errors="replace")):
         content = b""
-    if is_pruned and model_card and not content:
+    if record and model_card and not content:
         content = model_card_text(
             model,
+            shapes=shapes,
+            dense_parameters=None if origin is None else origin.parameters,
             name=place.absolute().name,
             repo_id=repo_id,
             selection=selection,
             stages=stages,
             has_tokenizer=tokenizer is not None,
-            loads_plainly=bool(record),
+            loads_plainly=bool(plain),
         ).encode()
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     model.save_pretrained(folder, safe_serialization=True, **shards)
-    if is_pruned:
-        write_pruned_heads(folder, record)
+    if record:
+        _amend_config(
+            folder, {RECORD_KEY: record, "pruned_heads": {str(layer): gone for layer, gone in plain.items()}}
+        )
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if selection is not None:
@@ -182,13 +198,24 @@ def _check_weights(model: Any) -> None:
         )
 
 
-def _narrowed(model: Any) -> dict[str, tuple[int, int]]:
-    cls = type(model)
-    if class_named(model.config, cls.__name__) is not cls:
-        logger.warning(
-            f"{cls.__module__}.{cls.__name__} is no class of transformers, nor registered with it "
-            "(`AutoModelFor....register`): load_pruned can't load what is saved, and widths of its linear layers are "
-            "not recorded."
-        )
+def _record(model: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The model's map and the widths of its other linear layers, as ``config.json`` holds them; empty without either.
+
+    What is said of neurons that another pruner has cut since is left out: nobody knows which are there.
+    """
+    before = getattr(model.config, RECORD_KEY, None)
+    if before is None and not shapes:
         return {}
-    return narrowed_linears(model, model_of_shape(cls, without_linear_shapes(model.config)))
+    present = {layer.index: layer.present for layer in find_feed_forward(model)}
+    neurons = neuron_entries(model.config)
+    known = {index: entry for index, entry in neurons.items() if entry.kept == present.get(index)}
+    heads = head_entries(model.config) or all_heads(model)
+    return with_linear_shapes(make_record(before, heads, known), shapes)
+
+
+def _amend_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Changes entries of a saved ``config.json``; empty ones go. The model in memory keeps its config."""
+    path = folder / "config.json"
+    values = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    kept = {key: value for key, value in values.items() if value or key not in changes}
+    write_text(path, json.dumps(kept, indent=2, sort_keys=True) + "\n")

@@ -1,68 +1,111 @@
-"""Keeps an attention layer in step with the heads it has left."""
+"""Keeps a layer in step with the heads or neurons it has left."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from cahp_plugin.units import AttentionLayer, attention_layers
-from cahp_plugin.units.adapters import BiasOnly, adapt
-from cahp_plugin.units.head_map import HeadEntry, set_head_entries
-from cahp_plugin.units.layers import find_layers
+from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.units import (
+    AttentionLayer,
+    FeedForwardLayer,
+    PrunableLayer,
+    attention_layers,
+    head_entries,
+    neuron_entries,
+)
+from cahp_plugin.units.adapters import BiasOnly, NoUnits, adapt
+from cahp_plugin.units.find import find_feed_forward, find_layers
 from cahp_plugin.units.linear import keep_channels
+from cahp_plugin.units.record import RECORD_KEY, HeadEntry, NeuronEntry, make_record
 
 
-def record_heads(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
-    """Updates a layer's attributes and the model's map of heads after the layer's weights were cut.
+def record_units(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
+    """Updates a layer's attributes and the model's map after the layer's weights were cut.
 
     Args:
         model: The model.
         layer: The layer as it was before the cut.
-        kept: Original indices of the heads that stay; without any the layer becomes one without heads.
+        kept: Original indices of the units that stay; without any the layer becomes one that adds a bias.
     """
-    core: Any = layer.module("core")
-    for names, value in ((layer.spec.head_count, len(kept)), (layer.spec.width, len(kept) * layer.head_dim)):
-        for name in names:
-            if hasattr(core, name):  # some have it on one transformers major only
-                setattr(core, name, value)
+    if not head_entries(model.config):
+        record_layers(model)  # while every layer can still be counted
+    update_layer(model, layer, kept)
+    after = dataclasses.replace(layer, present=tuple(sorted(kept)))
+    record_layers(model, [after])
+
+
+def update_layer(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
+    """Updates a layer's attributes and modules after its weights were cut; the map is not touched."""
+    if isinstance(layer, AttentionLayer):
+        _update_attention(model, layer, kept)
+        return
+    for name in layer.spec.width if isinstance(layer, FeedForwardLayer) else ():
+        if hasattr(layer.block, name):
+            setattr(layer.block, name, len(kept))
     if not kept:
-        _make_headless(layer)
-    elif layer.spec.narrow is not None:
-        _adapt(layer, layer.spec.narrow, kept)
-    others = [other for other in find_layers(model) if other.index != layer.index]
-    for other in others:
-        if layer.spec.narrow_all and layer.spec.narrow is not None and other.spec == layer.spec and other.heads:
-            _adapt(other, layer.spec.narrow, other.heads)
-    entries = {other.index: _entry(other, other.heads) for other in others}
-    set_head_entries(model.config, dict(sorted({**entries, layer.index: _entry(layer, kept)}.items())))
+        for path in layer.projections():
+            _replace(layer.block, path, NoUnits())
+        _replace(layer.block, layer.spec.output, BiasOnly(layer.output))
 
 
-def record_layers(model: Any) -> None:
-    """Writes the heads that a model has into its map of heads."""
-    set_head_entries(model.config, {layer.index: _entry(layer, layer.heads) for layer in find_layers(model)})
+def _update_attention(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
+    spec, core = layer.spec, layer.core
+    counts = dict.fromkeys(spec.head_count, len(kept)) | dict.fromkeys(spec.width, len(kept) * layer.size)
+    if spec.groups:
+        counts[spec.groups] = len(kept) // layer.group_size
+    for name, value in counts.items():
+        if hasattr(core, name):  # some have it on one transformers major only
+            setattr(core, name, value)
+    if not kept:  # the projections into the heads go; of the one out of them the bias stays, under its old name
+        for path in list(layer.projections()):
+            _replace(layer.block, path, None)
+        _replace(layer.block, spec.output, BiasOnly(layer.output))
+        _adapt(layer, spec.empty, ())
+    elif spec.narrow is not None:
+        _adapt(layer, spec.narrow, kept)
+    if spec.narrow_all and spec.narrow is not None:
+        for other in find_layers(model):
+            if other.index != layer.index and other.spec == spec and other.heads:
+                _adapt(other, spec.narrow, other.heads)
 
 
-def _entry(layer: AttentionLayer, kept: Sequence[int]) -> HeadEntry:
-    return HeadEntry(layer.num_original_heads, layer.head_dim, layer.group_size, tuple(sorted(kept)))
+def record_layers(model: Any, layers: Sequence[PrunableLayer] = ()) -> None:
+    """Writes the units that layers have into the model's map, which names all attention layers.
+
+    It names the feed-forward layers, and then all of them, once neurons have been removed.
+    """
+    heads, neurons = head_entries(model.config), neuron_entries(model.config)
+    if not heads:
+        heads = all_heads(model)
+    for layer in layers:
+        if isinstance(layer, AttentionLayer):
+            heads[layer.index] = _head_entry(layer)
+        else:
+            others = find_feed_forward(model) if not neurons else ()
+            neurons |= {other.index: _neuron_entry(other) for other in (*others, layer)}
+    setattr(model.config, RECORD_KEY, make_record(getattr(model.config, RECORD_KEY, None), heads, neurons))
+
+
+def all_heads(model: Any) -> dict[int, HeadEntry]:
+    """Attention layer -> the heads that it has."""
+    return {layer.index: _head_entry(layer) for layer in find_layers(model)}
+
+
+def _head_entry(layer: AttentionLayer) -> HeadEntry:
+    return HeadEntry(layer.num_original, layer.size, layer.group_size, layer.present)
+
+
+def _neuron_entry(layer: PrunableLayer) -> NeuronEntry:
+    return NeuronEntry(layer.num_original, layer.present)
 
 
 def _adapt(layer: AttentionLayer, mixin: Any, kept: Sequence[int]) -> None:
     output_path = layer.spec.output.removeprefix(f"{layer.spec.core}.") if layer.spec.output_in_core else ""
-    adapt(layer.module("core"), mixin, places=kept, output_path=output_path, map_index=layer.spec.map_index)
-
-
-def _make_headless(layer: AttentionLayer) -> None:
-    """Turns a layer into one without heads, in place.
-
-    The query, key and value projections (and more of their kind) go; of the output projection the bias stays, under
-    its old name.
-    """
-    for path in list(layer.projections()):
-        _replace(layer.block, path, None)
-    _replace(layer.block, layer.spec.output, BiasOnly(layer.module("output")))
-    _adapt(layer, layer.spec.empty, ())
+    adapt(layer.core, mixin, places=kept, output_path=output_path, map_index=layer.spec.map_index)
 
 
 def _replace(block: nn.Module, path: str, module: nn.Module | None) -> None:
@@ -73,18 +116,18 @@ def _replace(block: nn.Module, path: str, module: nn.Module | None) -> None:
         setattr(block.get_submodule(parent), name, module)
 
 
-def shrink_layer(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
-    """Cuts a layer's weights to the kept heads by plain slicing, for loading; no graph, any device.
+def shrink_layer(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
+    """Cuts a layer to the kept units by plain slicing, for loading; no graph, any device. The map is not touched.
 
     Args:
         model: The model.
         layer: The layer.
-        kept: Original indices of the heads that stay.
+        kept: Original indices of the units that stay.
     """
     for path, module in layer.projections().items():
         keep_channels(module, layer.outputs(path, kept), outputs=True)
-    keep_channels(layer.module("output"), layer.channels(kept), outputs=False)
-    record_heads(model, layer, kept)
+    keep_channels(layer.output, layer.channels(kept), outputs=False)
+    update_layer(model, layer, kept)
 
 
 def duplicate_kv_heads(model: Any) -> None:
@@ -98,13 +141,20 @@ def duplicate_kv_heads(model: Any) -> None:
         model: A supported model with grouped queries; others stay as they are.
 
     Raises:
-        UnsupportedModelError: The architecture is unknown, or the model is quantized.
+        UnsupportedModelError: The architecture is unknown, its query, key and value are one projection (Falcon), or
+            the model is quantized.
     """
     layers = [layer for layer in attention_layers(model) if layer.group_size > 1]
+    fused = next((layer for layer in layers if layer.spec.fused), None)
+    if fused is not None:
+        raise UnsupportedModelError(
+            f"{fused.name} has queries, keys and values in one projection, laid out by group: its keys and values "
+            "can't be copied. Its heads stay or go by groups."
+        )
     for layer in layers:
         duplicate_layer(layer)
     if layers:
-        record_layers(model)
+        record_layers(model, [dataclasses.replace(layer, group_size=1) for layer in layers])
 
 
 def duplicate_layer(layer: AttentionLayer) -> None:
@@ -117,4 +167,4 @@ def duplicate_layer(layer: AttentionLayer) -> None:
     for path in (layer.spec.key, layer.spec.value):
         if count:
             keep_channels(layer.block.get_submodule(path), places, outputs=True)
-    setattr(layer.module("core"), layer.spec.group, 1)
+    setattr(layer.core, layer.spec.group, 1)

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.checkpoint import find_file
+from cahp_plugin.units.record import RECORD_KEY
 
 logger = logging.get_logger(__name__)
 
@@ -108,7 +108,7 @@ def require_weights(name: str, model: Any, report: Mapping[str, Any], *, pruned:
     found = "; ".join(f"{kind} keys: {_some(keys)}" for kind, keys in kinds.items() if keys)
     if pruned and found:
         advice = f" {_way_out(model, state, missing, unexpected)}" if missing else ""
-        raise CheckpointError(f"{name}: `{HEAD_MAP_KEY}` in config.json and the tensors disagree ({found}).{advice}")
+        raise CheckpointError(f"{name}: `{RECORD_KEY}` in config.json and the tensors disagree ({found}).{advice}")
     if missing:
         raise CheckpointError(
             f"{name}: {len(missing)} of the {len(state)} tensors of {type(model).__name__} are not in the checkpoint "

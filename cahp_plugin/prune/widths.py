@@ -1,24 +1,23 @@
 """Linear layers that another pruner narrowed (the width of the feed-forward), on record in the model's config.
 
-The map of heads gives the shape of every attention. What else may shrink without a trace in transformers' configs is
-the inner width of the feed-forward, which Torch-Pruning's stock pruners cut on the same model. Its shapes are kept
-beside the map, as ``cahp_config["linear_shapes"] = {path: [out_features, in_features]}``.
+The map gives the shape of every layer that this library pruned. What else may shrink without a trace in transformers'
+configs is the inner width of the feed-forward, where Torch-Pruning's stock pruners cut it. Its shapes are kept beside
+the map, as ``cahp_config["linear_shapes"] = {path: [out_features, in_features]}``.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
-from cahp_plugin.units.layers import find_layers
-from cahp_plugin.units.linear import set_width, weight_of
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.prune.surgery import record_layers
+from cahp_plugin.prune.origin import Origin, expected_shapes, state_shapes
+from cahp_plugin.units.find import find_layers
+from cahp_plugin.units.linear import set_width, weight_of
+from cahp_plugin.units.record import RECORD_KEY
 
 SHAPES_KEY = "linear_shapes"
 Shapes = dict[str, tuple[int, int]]
@@ -30,7 +29,7 @@ def linear_shapes(config: Any) -> Shapes:
     Raises:
         CheckpointError: The record is damaged.
     """
-    found = config.get(HEAD_MAP_KEY) if isinstance(config, dict) else getattr(config, HEAD_MAP_KEY, None)
+    found = config.get(RECORD_KEY) if isinstance(config, dict) else getattr(config, RECORD_KEY, None)
     entry = (found or {}).get(SHAPES_KEY, {})
     try:
         shapes = {str(path): (int(out), int(into)) for path, (out, into) in entry.items()}
@@ -42,33 +41,18 @@ def linear_shapes(config: Any) -> Shapes:
     return shapes
 
 
-def record_linear_shapes(model: Any, shapes: Mapping[str, tuple[int, int]]) -> None:
-    """Writes the shapes of narrowed linear layers into a model's config; no shapes remove an older record."""
-    if getattr(model.config, HEAD_MAP_KEY, None) is None:
-        if not shapes:
-            return
-        record_layers(model)
-    entry = dict(getattr(without_linear_shapes(model.config), HEAD_MAP_KEY))
-    if shapes:
-        entry[SHAPES_KEY] = {path: list(shape) for path, shape in shapes.items()}
-    setattr(model.config, HEAD_MAP_KEY, entry)
+def with_linear_shapes(record: Mapping[str, Any], shapes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """A config's record with the shapes of narrowed linear layers; no shapes take an older entry out."""
+    entry = {key: value for key, value in record.items() if key != SHAPES_KEY}
+    return entry | ({SHAPES_KEY: {path: list(shape) for path, shape in shapes.items()}} if shapes else {})
 
 
-def without_linear_shapes(config: Any) -> Any:
-    """A copy of a config without the record, which says what was narrowed when the model was saved before."""
-    config = copy.deepcopy(config)
-    entry = getattr(config, HEAD_MAP_KEY, None)
-    if entry is not None:
-        setattr(config, HEAD_MAP_KEY, {key: value for key, value in entry.items() if key != SHAPES_KEY})
-    return config
-
-
-def narrowed_linears(model: Any, expected: Any) -> Shapes:
-    """Finds the linear layers whose shape is not what the config and the map of heads imply.
+def narrowed_linears(model: Any, origin: Origin) -> Shapes:
+    """Finds the linear layers whose shape is not what the class, the config and the map of units imply.
 
     Args:
         model: The model.
-        expected: A model built from the config and the map of heads; may lie on the meta device.
+        origin: Its shape before any pruning.
 
     Returns:
         Path -> ``(out_features, in_features)`` in the model.
@@ -76,8 +60,7 @@ def narrowed_linears(model: Any, expected: Any) -> Shapes:
     Raises:
         CheckpointError: Something else has another shape, or is missing or too many: it could not be loaded again.
     """
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in expected.state_dict().items()}
+    ours, theirs = state_shapes(model), expected_shapes(model, origin)
     odd = sorted(set(ours) ^ set(theirs))
     if odd:
         raise CheckpointError(
@@ -89,17 +72,17 @@ def narrowed_linears(model: Any, expected: Any) -> Shapes:
     if not differing:
         return {}
     shapes: Shapes = {}
-    for path, module in expected.named_modules():
+    for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, Conv1D)) and differing & {f"{path}.weight", f"{path}.bias"}:
-            shape = _shape(model.get_submodule(path))
-            if shape[0] <= _shape(module)[0] and shape[1] <= _shape(module)[1]:
-                shapes[path] = shape
+            shape, full = ours[f"{path}.weight"], theirs[f"{path}.weight"]
+            if shape[0] <= full[0] and shape[1] <= full[1]:
+                shapes[path] = _shape(module)
                 differing -= {f"{path}.weight", f"{path}.bias"}
-    heads = [path for path in _projections(expected) if path in shapes]
+    heads = [path for path in _projections(model) if path in shapes]
     if heads:
         raise CheckpointError(
             f"{heads[0]} has the shape {list(shapes[heads[0]])}, which is not that of the heads that the map in "
-            f"`config.{HEAD_MAP_KEY}` names. Whole heads can be removed, their channels not; after Torch-Pruning's "
+            f"`config.{RECORD_KEY}` names. Whole heads can be removed, their channels not; after Torch-Pruning's "
             "stock pruner call `CAHPImportance.update_model(model)`."
         )
     if differing:
@@ -107,9 +90,9 @@ def narrowed_linears(model: Any, expected: Any) -> Shapes:
             f"{name} {list(ours[name])} (expected {list(theirs[name])})" for name in sorted(differing)[:3]
         )
         raise CheckpointError(
-            f"{type(model).__name__} can't be saved so that it loads again: {some}. Only heads and the widths of "
-            "linear layers (the feed-forward's inner width) can be recorded; the hidden size, embeddings and norms "
-            "must stay as they are. Put those layers into the pruner's `ignored_layers`."
+            f"{type(model).__name__} can't be saved so that it loads again: {some}. Only heads, neurons and the widths "
+            "of linear layers can be recorded; the hidden size, embeddings and norms must stay as they are. Put those "
+            "layers into the pruner's `ignored_layers`."
         )
     return shapes
 
@@ -152,5 +135,5 @@ def _projections(model: Any) -> list[str]:
     return [
         ".".join(part for part in (layer.name, path) if part)
         for layer in find_layers(model)
-        for path in (*layer.projections(), layer.spec.output)
+        for path in (*layer.inputs(), layer.spec.output)
     ]

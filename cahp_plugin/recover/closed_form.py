@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.linear import out_width, weight_of
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
+from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
+from cahp_plugin.units.linear import out_width, weight_of
 
 logger = logging.get_logger(__name__)
 
@@ -152,7 +152,7 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
                 sums[index] = sums[index] + found.context.double().sum(0)
         for ours, theirs in changed:
             gone = theirs.channels(head for head in theirs.heads if head not in ours.heads)
-            weight = weight_of(theirs.module("output"))
+            weight = weight_of(theirs.output)
             mean = sums[theirs.index][gone] / tokens
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
 
@@ -196,7 +196,7 @@ class _DenseStreams:
 
     def __init__(self, dense: Any, layers: Sequence[AttentionLayer], batches: Sequence[Any], tokens: int) -> None:
         self.dense, self.batches = dense, batches
-        width = max((out_width(layer.module("output")) for layer in layers), default=0)
+        width = max((out_width(layer.output) for layer in layers), default=0)
         self.cache: dict[int, list[torch.Tensor]] = {}
         if len(layers) * tokens * width * 4 <= _CACHE_BYTES:
             for batch in batches:
@@ -214,7 +214,7 @@ def _refit_layer(
     model: Any, layer: AttentionLayer, targets: Iterable[torch.Tensor], batches: Sequence[Any], ridge: float
 ) -> tuple[float, float]:
     """Refits one output projection; returns the relative error before and after."""
-    output: Any = layer.module("output")
+    output: Any = layer.output
     equations = NormalEquations(len(layer.heads) * layer.head_dim, out_width(output))
     energy = torch.zeros((), dtype=torch.float64)
     total: Any = 0.0
@@ -242,9 +242,9 @@ def _check_finite(layer: int, *tensors: torch.Tensor) -> None:
 
 
 def _bias_of(layer: AttentionLayer) -> torch.Tensor:
-    bias: Any = layer.module("output").bias
+    bias: Any = layer.output.bias
     if bias is None:
-        raise PruningError(f"{layer.path('output')} has no bias to put the removed heads' mean into.")
+        raise PruningError(f"{layer.output_path} has no bias to put the removed heads' mean into.")
     return bias.data
 
 
@@ -271,7 +271,7 @@ def _guarded(
 
 
 def _weights(layer: AttentionLayer) -> dict[str, torch.Tensor]:
-    return {f"{layer.index}.{name}": value for name, value in layer.module("output").state_dict().items()}
+    return {f"{layer.index}.{name}": value for name, value in layer.output.state_dict().items()}
 
 
 def _restore(layers: Sequence[AttentionLayer], before: Mapping[str, torch.Tensor]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from cahp_plugin.units import kept_state
 from cahp_plugin.errors import DataError
+from cahp_plugin.units import kept_state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cahp_plugin.units import AttentionLayer
 from cahp_plugin.observe.batches import Batch, read_inputs
 from cahp_plugin.observe.tokens import query_side
+from cahp_plugin.units import AttentionLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ def attention_tokens(model: Any, layers: Sequence[AttentionLayer], batch: Batch)
         stream = layer.stream(model)
         if stream is not None:
             handles.append(stream.register_forward_pre_hook(remember, with_kwargs=True))
-        handles.append(layer.module("output").register_forward_hook(collect))
+        handles.append(layer.output.register_forward_hook(collect))
 
     for layer in layers:
         hook(layer)

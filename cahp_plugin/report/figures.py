@@ -108,7 +108,7 @@ def plot_graph_space(selection: HeadSelection) -> Figure:
     figure, axes = new_figure(7.2, 5.6)
     xy = selection.coordinates
     layers = np.array([layer for layer, _ in selection.heads])
-    kept = np.array([head in selection.kept[layer] for layer, head in selection.heads])
+    kept = np.array([head in selection.kept.heads[layer] for layer, head in selection.heads])
     for label in range(selection.num_clusters):
         members = np.flatnonzero(selection.clusters == label)
         anchors = members[kept[members]]
@@ -157,7 +157,7 @@ def plot_kept_heads(selection: HeadSelection) -> Figure:
             if np.isnan(salience):
                 look: dict[str, Any] = {"facecolor": style.ABSENT, "edgecolor": style.GRID, "hatch": "////"}
             else:
-                look = {"facecolor": shades[head in selection.kept[layer]](salience), "edgecolor": "white"}
+                look = {"facecolor": shades[head in selection.kept.heads[layer]](salience), "edgecolor": "white"}
             axes.add_patch(Rectangle((head - 0.5, layer - 0.5), 1, 1, lw=1.2, **look))
     axes.set_xlim(-0.5, heads - 0.5)
     axes.set_ylim(layers - 0.5, -0.5)
@@ -185,10 +185,10 @@ def plot_heads_per_layer(selection: HeadSelection) -> Figure:
     """Heads kept in each layer, before the heads that the layer had."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = new_figure(max(5.6, 2.4 + 0.42 * len(selection.kept)), 3.8)
-    layers = sorted(selection.kept)
+    figure, axes = new_figure(max(5.6, 2.4 + 0.42 * len(selection.kept.heads)), 3.8)
+    layers = sorted(selection.kept.heads)
     before = [len(selection.present[layer]) for layer in layers]
-    after = [len(selection.kept[layer]) for layer in layers]
+    after = [len(selection.kept.heads[layer]) for layer in layers]
     axes.bar(layers, before, color=style.DROPPED, width=0.72, label="before")
     bars = axes.bar(layers, after, color=style.KEPT, width=0.72, label="kept")
     axes.bar_label(bars, padding=2, fontsize=9)

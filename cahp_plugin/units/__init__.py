@@ -1,18 +1,59 @@
-"""The table of supported architectures, and how to add to it."""
+"""What can be pruned: the table of architectures, the layers of a model, the set of units that stay."""
 
-from cahp_plugin.units import table as _table  # noqa: F401 - fills the registry
-from cahp_plugin.units.head_map import head_entries, head_map
-from cahp_plugin.units.layers import AttentionLayer, attention_layers
-from cahp_plugin.units.spec import AttentionSpec, register_architecture, supported_architectures
-from cahp_plugin.units.state import kept_state
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cahp_plugin._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cahp_plugin.units.find import attention_layers, feed_forward_layers, layers_named, prunable_layers, resolve
+    from cahp_plugin.units.kept import KeptSet
+    from cahp_plugin.units.layers import AttentionLayer, FeedForwardLayer, PrunableLayer
+    from cahp_plugin.units.record import head_entries, kept_set, neuron_entries
+    from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec
+    from cahp_plugin.units.state import kept_state
+    from cahp_plugin.units.table import register_architecture, supported_architectures
 
 __all__ = [
     "AttentionLayer",
     "AttentionSpec",
+    "FeedForwardLayer",
+    "FeedForwardSpec",
+    "KeptSet",
+    "PrunableLayer",
     "attention_layers",
+    "feed_forward_layers",
     "head_entries",
-    "head_map",
+    "kept_set",
     "kept_state",
+    "layers_named",
+    "neuron_entries",
+    "prunable_layers",
     "register_architecture",
+    "resolve",
     "supported_architectures",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AttentionLayer": "layers",
+        "AttentionSpec": "spec",
+        "FeedForwardLayer": "layers",
+        "FeedForwardSpec": "spec",
+        "KeptSet": "kept",
+        "PrunableLayer": "layers",
+        "attention_layers": "find",
+        "feed_forward_layers": "find",
+        "head_entries": "record",
+        "kept_set": "record",
+        "kept_state": "state",
+        "layers_named": "find",
+        "neuron_entries": "record",
+        "prunable_layers": "find",
+        "register_architecture": "table",
+        "resolve": "find",
+        "supported_architectures": "table",
+    },
+)

@@ -1,4 +1,4 @@
-"""What changes about an attention module that has lost heads, as classes mixed in before its own.
+"""What changes about a module that has lost units, for attention as classes mixed in before its own.
 
 The module keeps its type for ``isinstance``, its parameters and their names. Most need nothing as long as a head is
 left: they read their number of heads off an attribute or off the tensors. Without heads, attention adds the bias of
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from cahp_plugin.units.linear import out_width, weight_of
 
-_CACHES = ("cache", "past_key_values", "past_key_value")  # transformers 5.40 on, 4.57 on, before
+_CACHES = ("cache", "past_key_values", "past_key_value", "layer_past")  # transformers 5.40 on, 4.57 on, before
 _OTHER_STATES = ("key_value_states", "encoder_hidden_states")
 
 
 class BiasOnly(nn.Module):
-    """Output projection of a layer without heads: its bias for every token.
+    """Output projection of a layer without heads or neurons: its bias for every token.
 
     A ``weight`` without input channels, of shape ``(out_features, 0)``, is saved with the model: plain
     ``from_pretrained``, which builds the layer with all its heads, then raises instead of drawing weights at random.
@@ -46,7 +46,7 @@ class BiasOnly(nn.Module):
         shape = (*inputs.shape[:-1], self.out_features)
         if self.bias is None:
             return inputs.new_zeros(shape)
-        return self.bias.expand(shape)
+        return self.bias.expand(shape).clone()  # Falcon adds to it in place
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, metadata: Any, strict: bool, missing: Any, *rest: Any
@@ -62,6 +62,14 @@ class BiasOnly(nn.Module):
     def extra_repr(self) -> str:
         """Describes the module in ``print(model)``."""
         return f"out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class NoUnits(nn.Module):
+    """What is left of the projection into a layer's units when none is left: an output of no channels."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Returns ``inputs`` ``(..., any)`` without channels: shape ``(..., 0)``."""
+        return inputs[..., :0]
 
 
 class Adapter:
@@ -173,6 +181,14 @@ class HeadlessWithNorm(Headless):
         return result
 
 
+class HeadlessWithStream(Headless):
+    """Bloom, whose module adds the residual stream."""
+
+    def results(self, output: Tensor, hidden: Tensor, given: dict[str, Any]) -> tuple[Any, ...]:
+        """Output on the stream, and map."""
+        return super().results(given["residual"] + output, hidden, given)
+
+
 class SlicedBias(Adapter):
     """MPNet, whose layers are all handed the position bias of all heads."""
 
@@ -181,6 +197,24 @@ class SlicedBias(Adapter):
         given = self.arguments(args, kwargs)
         if given.get("position_bias") is not None:
             given["position_bias"] = given["position_bias"][:, list(self.places)]
+        return super().forward(**given)  # type: ignore[misc]
+
+
+class SlicedAlibi(Adapter):
+    """Bloom and Falcon, whose layers are all handed the slopes of all heads, ``(batch * heads, 1, keys)``."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes the present heads' part of the slopes, and of a mask that they have been added to (Falcon)."""
+        given, places = self.arguments(args, kwargs), list(self.places)
+        mask = given.get("attention_mask")
+        if mask is not None and mask.dim() == 4 and mask.shape[1] > 1:
+            given["attention_mask"] = mask[:, places]
+        alibi = given.get("alibi")
+        if alibi is not None and alibi.dim() == 4:  # (batch, heads, 1, keys)
+            given["alibi"] = alibi[:, places]
+        elif alibi is not None:
+            batch = next(iter(given.values())).shape[0]
+            given["alibi"] = alibi.unflatten(0, (batch, -1))[:, places].flatten(0, 1)
         return super().forward(**given)  # type: ignore[misc]
 
 

@@ -1,14 +1,17 @@
-"""What the library has to know about an attention block, as data."""
+"""What the library has to know about an attention block or a feed-forward block, as data."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal, TypeVar
 
 from torch import nn
 
-from cahp_plugin.units.adapters import Adapter, Headless
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.units.adapters import Adapter, Headless
+
+Layout = Literal["part", "head"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class AttentionSpec:
         name: Name of the architecture, for messages.
         block: Class names of the block.
         query: Path of the query projection, of ``num_heads * head_dim`` output channels. Where ``query``, ``key`` and
-            ``value`` are the same path, it is one fused projection: all queries, then all keys, then all values.
+            ``value`` are the same path, it is one fused projection.
         key: Path of the key projection.
         value: Path of the value projection.
         output: Path of the output projection, whose input is the concatenated output of the heads.
@@ -33,8 +36,11 @@ class AttentionSpec:
         width: Attributes of the core that hold ``num_heads * head_dim``, where it has them.
         positions: Paths of further projections of ``num_heads * head_dim`` output channels that are cut like the query
             projection (DeBERTa's for positions), where the block has them.
+        layout: How a fused projection is laid out: ``"part"``, all queries, then all keys, then all values; ``"head"``,
+            the queries that share a key and value head, then that key and that value, and so on for the next.
         group: Attribute of the core that holds the number of query heads that share a key and value head; empty where
             each has its own.
+        groups: Attribute of the core that holds the number of key and value heads, where ``group`` is not on record.
         fixed: Names of modules that hang together with the heads in the dependency graph but have nothing to lose:
             norms over the channels of one head, tables of positions.
         shared_bias: Whether one position bias is added to the scores of all layers, which ties them together in the
@@ -50,6 +56,9 @@ class AttentionSpec:
             (a norm); empty where the block's own input is; ``None`` where the projection's output goes through more
             than an addition on its way into the stream.
         cross_residual: The same for blocks that ``cross_paths`` makes cross attention.
+        parallel: Settings of the model's config that each, where true, put attention and feed-forward in parallel: both
+            start from the same stream, so neither's output is added to the stream in front of it alone.
+        plain: Whether transformers 4.57 by itself can remove heads from models of this architecture, layer by layer.
         map_index: Place of the attention map in what the core returns.
         maps_on_request: Whether the core returns its attention map only where the model is called with
             ``output_attentions=True``, also on transformers 5.
@@ -71,7 +80,9 @@ class AttentionSpec:
     head_count: tuple[str, ...] = ()
     width: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
+    layout: Layout = "part"
     group: str = ""
+    groups: str = ""
     fixed: tuple[str, ...] = ()
     shared_bias: bool = False
     reused: bool = False
@@ -82,6 +93,8 @@ class AttentionSpec:
     cross_paths: tuple[str, ...] = ()
     residual: str | None = ""
     cross_residual: str | None = ""
+    parallel: tuple[str, ...] = ()
+    plain: bool = False
     map_index: int = 1
     maps_on_request: bool = False
     output_in_core: bool = False
@@ -100,43 +113,90 @@ class AttentionSpec:
         return self.core in there and self.output in there
 
 
-_SPECS: dict[str, list[AttentionSpec]] = {}
+@dataclasses.dataclass(frozen=True)
+class FeedForwardSpec:
+    """Where a feed-forward block keeps its parts.
+
+    Paths are relative to the block: the module, one a layer, that holds the projections into the neurons and the one
+    out of them; where they live in the transformer layer itself (BART), that. One architecture may have several rows:
+    the one whose ``inputs`` and ``output`` exist in the block counts.
+
+    Args:
+        name: Name of the architecture, for messages.
+        block: Class names of the block.
+        inputs: Paths of the projections into the neurons: one, or the gate and the other.
+        output: Path of the projection out of them, back to the residual stream.
+        parts: Blocks of neurons in each of ``inputs``: 2 where gate and other are one projection, one after the other.
+        width: Attributes of the block that hold the number of neurons, where it has them.
+        residual: Path, from the block's parent, of the module whose input is the residual stream in front of the layer
+            (a norm); with a dot in front, from the block; empty where the block's own input is; ``None`` where the
+            output goes through more than an addition on its way into the stream.
+        parallel: As for :class:`AttentionSpec`.
+        reused: Whether one block serves several layers.
+    """
+
+    name: str
+    block: tuple[str, ...]
+    inputs: tuple[str, ...]
+    output: str
+    parts: int = 1
+    width: tuple[str, ...] = ()
+    residual: str | None = ""
+    parallel: tuple[str, ...] = ()
+    reused: bool = False
+
+    def fits(self, block: nn.Module) -> bool:
+        """Whether a block has the modules that this row names."""
+        return {*self.inputs, self.output} <= {name for name, _ in block.named_modules()}
 
 
-def register_architecture(spec: AttentionSpec) -> None:
-    """Makes the models whose attention blocks are described by ``spec`` prunable.
+Spec = AttentionSpec | FeedForwardSpec
+_SPECS: dict[str, list[Spec]] = {}
 
-    Check it by :func:`cahp_plugin.check.check_architecture`.
+
+def register_architecture(*specs: Spec) -> None:
+    """Makes the models whose attention and feed-forward blocks are described by ``specs`` prunable.
+
+    Check them by :func:`cahp_plugin.check.check_architecture`. Without a :class:`FeedForwardSpec` the heads of an
+    architecture can be pruned and its neurons can't.
 
     Raises:
         ConfigError: A block class is claimed by another architecture already.
 
     Example:
         A model of your own whose blocks are a class ``MyAttention`` with ``to_q``, ``to_k``, ``to_v`` and ``to_out``,
-        and whose ``forward`` reshapes by ``self.heads``::
+        and whose ``forward`` reshapes by ``self.heads``, and a class ``MyMLP`` with ``up`` and ``down``::
 
-            register_architecture(AttentionSpec(
-                name="mine", block=("MyAttention",), query="to_q", key="to_k", value="to_v", output="to_out",
-                head_count=("heads",), output_in_core=True,
-            ))
+            register_architecture(
+                AttentionSpec(
+                    name="mine", block=("MyAttention",), query="to_q", key="to_k", value="to_v", output="to_out",
+                    head_count=("heads",), output_in_core=True,
+                ),
+                FeedForwardSpec(name="mine", block=("MyMLP",), inputs=("up",), output="down"),
+            )
             print(check_architecture(model))
 
         ``examples/own_architecture.py`` is the whole of it, runnable.
     """
-    for block in spec.block:
-        for other in _SPECS.get(block, []):
-            if other.name != spec.name:
-                raise ConfigError(f"The block class {block} is registered already, by {other.name!r}.")
-    for block in spec.block:
-        if spec not in _SPECS.setdefault(block, []):
-            _SPECS[block].append(spec)
+    for spec in specs:
+        for block in spec.block:
+            for other in _SPECS.get(block, []):
+                if other.name != spec.name and type(other) is type(spec):
+                    raise ConfigError(f"The block class {block} is registered already, by {other.name!r}.")
+    for spec in specs:
+        for block in spec.block:
+            if spec not in _SPECS.setdefault(block, []):
+                _SPECS[block].append(spec)
 
 
-def spec_of(block: nn.Module) -> AttentionSpec | None:
+S = TypeVar("S", AttentionSpec, FeedForwardSpec)
+
+
+def spec_of(block: nn.Module, kind: type[S]) -> S | None:
     """Finds the spec of a block by its class, or its nearest base class, and by the modules that it holds."""
     for cls in type(block).__mro__:
         for spec in _SPECS.get(cls.__name__, []):
-            if spec.fits(block):
+            if isinstance(spec, kind) and spec.fits(block):
                 return spec
     return None
 
@@ -146,8 +206,8 @@ def supported_architectures() -> tuple[str, ...]:
     return tuple(sorted({spec.name for specs in _SPECS.values() for spec in specs}))
 
 
-def kind_of(spec: AttentionSpec, path: Sequence[str]) -> str:
-    """Kind of an attention layer from its row and its path in the model, split at the dots.
+def pattern_of(spec: AttentionSpec, path: Sequence[str]) -> str:
+    """What an attention layer looks at, from its row and its path in the model, split at the dots.
 
     Returns:
         ``"self"``, ``"causal"`` or ``"cross"``.

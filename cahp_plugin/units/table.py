@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
 from cahp_plugin.units.adapters import (
     HeadlessWithBias,
     HeadlessWithNorm,
+    HeadlessWithStream,
     OwnBias,
     OwnWidth,
     SharedBias,
+    SlicedAlibi,
     SlicedBias,
 )
-from cahp_plugin.units.spec import AttentionSpec, register_architecture
+from cahp_plugin.units.spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    Spec,
+    register_architecture,
+    supported_architectures,
+)
 
 
 def _bert_like(name: str, block: str) -> AttentionSpec:
@@ -26,6 +36,7 @@ def _bert_like(name: str, block: str) -> AttentionSpec:
         head_count=("num_attention_heads",),
         width=("all_head_size",),
         fixed=("distance_embedding",),  # relative_key
+        plain=True,
     )
 
 
@@ -42,6 +53,7 @@ def _vision(name: str, block: str, residual: str | None) -> tuple[AttentionSpec,
         head_count=("num_attention_heads",),
         width=("all_head_size",),
         residual=residual,
+        plain=True,
     )
     return before, AttentionSpec(
         name=name,
@@ -72,6 +84,13 @@ def _llama_like(name: str, block: str, residual: str | None = "input_layernorm")
     )
 
 
+def _feed_forward(
+    name: str, block: str, inputs: str, output: str, residual: str | None, **more: Any
+) -> FeedForwardSpec:
+    """A row; ``inputs`` are paths with spaces between them."""
+    return FeedForwardSpec(name, (block,), tuple(inputs.split()), output, residual=residual, **more)
+
+
 def _bart_like(name: str, block: str, residual: str = "", cross_residual: str = "") -> AttentionSpec:
     return AttentionSpec(
         name=name,
@@ -90,7 +109,13 @@ def _bart_like(name: str, block: str, residual: str = "", cross_residual: str = 
     )
 
 
-TABLE = (
+__all__ = ["TABLE", "register_architecture", "supported_architectures"]
+
+#: Bloom: the stream behind the norm is what the layer adds to.
+_AFTER_NORM = ("apply_residual_connection_post_layernorm",)
+_FALCON_PARALLEL = ("parallel_attn", "new_decoder_architecture")
+
+ATTENTION = (
     _bert_like("bert", "BertAttention"),
     _bert_like("roberta", "RobertaAttention"),
     _bert_like("xlm-roberta", "XLMRobertaAttention"),
@@ -107,6 +132,7 @@ TABLE = (
         width=("all_head_size",),
         fixed=("distance_embedding",),
         reused=True,
+        plain=True,
         output_in_core=True,
         empty=HeadlessWithNorm,
     ),
@@ -147,6 +173,7 @@ TABLE = (
         output="out_lin",
         head_count=("n_heads",),
         width=("dim",),
+        plain=True,
         output_in_core=True,
     ),
     AttentionSpec(
@@ -190,6 +217,7 @@ TABLE = (
         width=("split_size",),
         causal=True,
         residual="ln_1",
+        plain=True,
         output_in_core=True,
     ),
     _llama_like("llama", "LlamaAttention"),
@@ -201,6 +229,51 @@ TABLE = (
     _bart_like("bart", "BartAttention"),
     _bart_like("marian", "MarianAttention"),
     _bart_like("whisper", "WhisperAttention", "self_attn_layer_norm", "encoder_attn_layer_norm"),
+    AttentionSpec(
+        name="gpt-neox",
+        block=("GPTNeoXAttention",),
+        query="query_key_value",
+        key="query_key_value",
+        value="query_key_value",
+        output="dense",
+        layout="head",
+        causal=True,
+        residual="input_layernorm",
+        parallel=("use_parallel_residual",),
+        output_in_core=True,
+    ),
+    AttentionSpec(
+        name="bloom",
+        block=("BloomAttention",),
+        query="query_key_value",
+        key="query_key_value",
+        value="query_key_value",
+        output="dense",
+        head_count=("num_heads",),
+        layout="head",
+        causal=True,
+        residual="input_layernorm",
+        parallel=_AFTER_NORM,
+        output_in_core=True,
+        narrow=SlicedAlibi,
+        empty=HeadlessWithStream,
+    ),
+    AttentionSpec(
+        name="falcon",
+        block=("FalconAttention", "FalconFlashAttention2"),
+        query="query_key_value",
+        key="query_key_value",
+        value="query_key_value",
+        output="dense",
+        head_count=("num_heads",),
+        layout="head",
+        groups="num_kv_heads",
+        causal=True,
+        residual="input_layernorm",
+        parallel=_FALCON_PARALLEL,
+        output_in_core=True,
+        narrow=SlicedAlibi,
+    ),
     AttentionSpec(
         name="t5",
         block=("T5LayerSelfAttention",),
@@ -238,5 +311,63 @@ TABLE = (
     ),
 )
 
-for _spec in TABLE:
-    register_architecture(_spec)
+_WIDE = ("dense_h_to_4h", "dense_4h_to_h")
+_DENSE = ("intermediate.dense", "output.dense")
+_GATED = ("gate_proj up_proj", "down_proj")
+
+FEED_FORWARD = (
+    *(
+        _feed_forward(name, block, *_DENSE, ".intermediate")
+        for name, block in (
+            ("bert", "BertLayer"),
+            ("roberta", "RobertaLayer"),
+            ("xlm-roberta", "XLMRobertaLayer"),
+            ("camembert", "CamembertLayer"),
+            ("electra", "ElectraLayer"),
+            ("mpnet", "MPNetLayer"),
+            ("deberta-v2", "DebertaV2Layer"),
+        )
+    ),
+    _feed_forward("albert", "AlbertLayer", "ffn", "ffn_output", ".ffn", reused=True),
+    _feed_forward("distilbert", "FFN", "lin1", "lin2", ""),
+    _feed_forward("modernbert", "ModernBertMLP", "Wi", "Wo", "mlp_norm", parts=2),
+    # transformers 4.57, 5.x
+    _feed_forward("vit", "ViTLayer", *_DENSE, ".layernorm_after"),
+    _feed_forward("vit", "ViTMLP", "fc1", "fc2", "layernorm_after"),
+    _feed_forward("deit", "DeiTLayer", *_DENSE, ".layernorm_after"),
+    _feed_forward("deit", "DeiTMLP", "fc1", "fc2", "layernorm_after"),
+    # A learned scale stands behind the projection. The gated one: transformers 4.57, 5.x
+    _feed_forward("dinov2", "Dinov2MLP", "fc1", "fc2", None),
+    _feed_forward("dinov2", "Dinov2SwiGLUFFN", "weights_in", "weights_out", None, parts=2),
+    _feed_forward("dinov2", "Dinov2SwiGLUFFN", *_GATED, None),
+    _feed_forward("clip", "CLIPMLP", "fc1", "fc2", "layer_norm2"),
+    _feed_forward("gpt2", "GPT2MLP", "c_fc", "c_proj", "ln_2"),
+    *(
+        _feed_forward(name, block, *_GATED, residual, width=("intermediate_size",))
+        for name, block, residual in (
+            ("llama", "LlamaMLP", "post_attention_layernorm"),
+            ("mistral", "MistralMLP", "post_attention_layernorm"),
+            ("qwen2", "Qwen2MLP", "post_attention_layernorm"),
+            ("qwen3", "Qwen3MLP", "post_attention_layernorm"),
+            ("gemma2", "Gemma2MLP", None),  # a norm stands behind the projection
+            ("gemma3", "Gemma3MLP", None),
+        )
+    ),
+    *(
+        _feed_forward(name, f"{prefix}{side}Layer", "fc1", "fc2", residual)
+        for name, prefix, residual in (
+            ("bart", "Bart", ".fc1"),
+            ("marian", "Marian", ".fc1"),
+            ("whisper", "Whisper", ".final_layer_norm"),
+        )
+        for side in ("Encoder", "Decoder")
+    ),
+    _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi", "DenseReluDense.wo", ""),
+    _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi_0 DenseReluDense.wi_1", "DenseReluDense.wo", ""),
+    _feed_forward("gpt-neox", "GPTNeoXMLP", *_WIDE, "post_attention_layernorm", parallel=("use_parallel_residual",)),
+    _feed_forward("bloom", "BloomMLP", *_WIDE, "post_attention_layernorm", parallel=_AFTER_NORM),
+    _feed_forward("falcon", "FalconMLP", *_WIDE, "post_attention_layernorm", parallel=_FALCON_PARALLEL),
+)
+
+TABLE: tuple[Spec, ...] = (*ATTENTION, *FEED_FORWARD)
+register_architecture(*TABLE)

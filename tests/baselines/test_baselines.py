@@ -7,7 +7,6 @@ import torch
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import (
     MagnitudeImportance,
     MichelImportance,
@@ -19,16 +18,17 @@ from cahp_plugin.baselines import (
 from cahp_plugin.baselines.reconstruction import _measure
 from cahp_plugin.errors import ConfigError, DataError, PruningError, SelectionError
 from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+from cahp_plugin.units import attention_layers
 
 SCORES = np.array([[9.0, 8.0, 7.0, 6.0], [0.1, 0.4, 0.3, 0.2], [5.0, np.nan, 1.0, 4.0]])
 
 
 def test_ranking_takes_the_best_of_all_and_the_best_of_each_layer():
-    assert RankingImportance(SCORES, 5).kept == {0: (0, 1, 2), 1: (1,), 2: (0,)}
-    assert RankingImportance(SCORES, 5, min_heads_per_layer=0).kept == {0: (0, 1, 2, 3), 1: (), 2: (0,)}
-    assert RankingImportance(SCORES, 0.5).kept == {0: (0, 1, 2, 3), 1: (1,), 2: (0,)}  # 5.5 of 11, rounded up
-    assert RankingImportance(SCORES, 11).kept == {0: (0, 1, 2, 3), 1: (0, 1, 2, 3), 2: (0, 2, 3)}
-    assert SalienceImportance(SCORES, 5).kept == RankingImportance(SCORES, 5).kept
+    assert RankingImportance(SCORES, 5).kept.heads == {0: (0, 1, 2), 1: (1,), 2: (0,)}
+    assert RankingImportance(SCORES, 5, min_heads_per_layer=0).kept.heads == {0: (0, 1, 2, 3), 1: (), 2: (0,)}
+    assert RankingImportance(SCORES, 0.5).kept.heads == {0: (0, 1, 2, 3), 1: (1,), 2: (0,)}  # 5.5 of 11, rounded up
+    assert RankingImportance(SCORES, 11).kept.heads == {0: (0, 1, 2, 3), 1: (0, 1, 2, 3), 2: (0, 2, 3)}
+    assert SalienceImportance(SCORES, 5).kept.heads == RankingImportance(SCORES, 5).kept.heads
 
 
 def test_absent_heads_do_not_disturb_the_order():
@@ -38,7 +38,7 @@ def test_absent_heads_do_not_disturb_the_order():
         scores = generator.random((4, 6))
         scores[generator.random((4, 6)) < 0.4] = np.nan
         best = sorted(scores[~np.isnan(scores)])[-5:]
-        kept = RankingImportance(scores, 5, min_heads_per_layer=0).kept
+        kept = RankingImportance(scores, 5, min_heads_per_layer=0).kept.heads
         assert sorted(scores[layer, head] for layer, heads in kept.items() for head in heads) == best
 
 
@@ -47,7 +47,7 @@ def test_michel_divides_by_the_norm_of_the_layer():
     found = MichelImportance(SCORES, 4)
     np.testing.assert_allclose(found.scores, SCORES / np.array(norms)[:, None])
     # .59 .53 .46 .40 | .18 .73 .55 .37 | .77 - .15 .62
-    assert found.kept == {0: (0,), 1: (1,), 2: (0, 3)}
+    assert found.kept.heads == {0: (0,), 1: (1,), 2: (0, 3)}
     assert not np.isnan(MichelImportance(np.zeros((2, 3)), 2).scores).any()
 
 
@@ -61,8 +61,8 @@ def test_magnitude_is_the_norm_of_the_columns():
 
 def test_random_is_a_distribution_over_all_heads_that_the_seed_decides():
     model = tiny_model()
-    draws = [RandomImportance(model, 6, seed=seed).kept for seed in range(200)]
-    assert draws[3] == RandomImportance(model, 6, seed=3).kept
+    draws = [RandomImportance(model, 6, seed=seed).kept.heads for seed in range(200)]
+    assert draws[3] == RandomImportance(model, 6, seed=3).kept.heads
     counts = np.zeros((3, 4))
     for kept in draws:
         assert sum(map(len, kept.values())) == 6 and all(kept.values())
@@ -85,7 +85,7 @@ def test_all_drop_into_the_pruner_and_know_what_was_removed_before(name):
         MichelImportance(salience, 4),
         ReconstructionImportance(model, data, 4),
     ):
-        kept = importance.kept
+        kept = importance.kept.heads
         assert sum(map(len, kept.values())) == 4 and 0 not in kept[0] and not kept.get(2)
     CAHPPruner(model, model_inputs(), importance=importance).step()
     assert sum(len(layer.heads) for layer in attention_layers(model)) == 4
@@ -114,7 +114,7 @@ def test_reconstruction_removes_what_costs_least_after_a_refit(ridge):
         found = [attention_tokens(model, layers, batch) for batch in batches]
         context = torch.cat([tokens[1].context for tokens in found]).double()
         behind = torch.cat([tokens[1].behind for tokens in found]).double()
-        weight = layers[1].module("output").weight.double()
+        weight = layers[1].output.weight.double()
     scale = float((behind - behind.mean(0)).square().sum())
     left, order = [0, 1, 2, 3], []
     while len(left) > 1:
@@ -140,12 +140,12 @@ def test_a_copied_head_costs_nothing():
     layer = attention_layers(model)[1]
     with torch.no_grad():
         for role in ("query", "key", "value"):
-            module = layer.module(role)
+            module = layer.block.get_submodule(getattr(layer.spec, role))
             module.weight[8:16] = module.weight[0:8]
             module.bias[8:16] = module.bias[0:8]
     found = ReconstructionImportance(model, tiny_batches(60), 11, ridge=1e-6)
-    assert found.kept[0] == found.kept[2] == (0, 1, 2, 3)
-    assert found.kept[1] in ((0, 2, 3), (1, 2, 3)) and found.errors[1] < 1e-4
+    assert found.kept.heads[0] == found.kept.heads[2] == (0, 1, 2, 3)
+    assert found.kept.heads[1] in ((0, 2, 3), (1, 2, 3)) and found.errors[1] < 1e-4
 
 
 def test_the_model_stays_as_it_was():
@@ -178,7 +178,7 @@ def test_bad_input():
     with pytest.raises(DataError, match="gave no batch"):
         ReconstructionImportance(model, [], 6)
     with torch.no_grad():
-        attention_layers(model)[1].module("value").weight.fill_(float("inf"))
+        model.bert.encoder.layer[1].attention.self.value.weight.fill_(float("inf"))
     with pytest.raises(PruningError, match="Attention layer 1"):
         ReconstructionImportance(model, tiny_batches(), 6)
 
@@ -190,11 +190,11 @@ def test_a_singular_system_has_an_answer(num_examples):
     layer = attention_layers(model)[1]
     with torch.no_grad():
         for role in ("query", "key", "value"):
-            module = layer.module(role)
+            module = layer.block.get_submodule(getattr(layer.spec, role))
             module.weight[8:16] = module.weight[0:8]
             module.bias[8:16] = module.bias[0:8]
     found = ReconstructionImportance(model, tiny_batches(60), 8, ridge=0, num_examples=num_examples)
-    assert sum(map(len, found.kept.values())) == 8 and not {0, 1} <= set(found.kept[1])
+    assert sum(map(len, found.kept.heads.values())) == 8 and not {0, 1} <= set(found.kept.heads[1])
     assert all(np.isfinite(error) for error in found.errors.values())
 
 

@@ -45,7 +45,7 @@ def test_shuffled_separation_is_that_of_data_with_those_labels(given):
 def test_true_labels_lead_to_cahps_own_choice(given):
     _, _, selection = given
     found = SeparationImportance(selection, selection.separation, 6)
-    assert found.kept == selection.kept and found.selection.salience is not None
+    assert found.kept.heads == selection.kept.heads and found.selection.salience is not None
 
 
 def test_only_the_separation_changes(given):
@@ -55,7 +55,7 @@ def test_only_the_separation_changes(given):
     for found in (shuffled, noise):
         np.testing.assert_array_equal(found.selection.salience, selection.salience)
         assert found.selection.config == dataclasses.replace(selection.config, seed=1)
-        assert sum(map(len, found.kept.values())) == 6
+        assert sum(map(len, found.kept.heads.values())) == 6
     np.testing.assert_array_equal(noise.selection.separation, gaussian_like(selection, 1))
     pruned = tiny_model()
     CAHPPruner(pruned, model_inputs(), importance=shuffled).step()
@@ -67,7 +67,7 @@ def test_noise_is_standard_normal_and_the_seed_decides(given):
     assert noise.shape == selection.separation.shape and noise.dtype == np.float32
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
     assert (noise == gaussian_like(selection, 0)).all() and (noise != gaussian_like(selection, 1)).any()
-    assert len({str(NoiseImportance(selection, 6, seed=seed).kept) for seed in range(6)}) > 1
+    assert len({str(NoiseImportance(selection, 6, seed=seed).kept.heads) for seed in range(6)}) > 1
 
 
 def test_bad_input(given):

@@ -8,11 +8,11 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from zoo import zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import HIESImportance, RankingImportance, attention_entropy
 from cahp_plugin.baselines.entropy import row_entropies
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe.maps import attention_maps, map_arguments
+from cahp_plugin.units import attention_layers
 
 
 def by_loops(model, data):
@@ -64,11 +64,11 @@ def test_hies_is_the_mix_of_both():
     found = HIESImportance(salience, entropy, 1, alpha=0.25, min_heads_per_layer=0)
     expected = 0.25 * np.array([[0, 0.5], [1, np.nan]]) + 0.75 * np.array([[1, 0.5], [0, np.nan]])
     np.testing.assert_allclose(found.scores, expected)
-    assert found.kept == {0: (0,), 1: ()}
+    assert found.kept.heads == {0: (0,), 1: ()}
     salience = np.random.default_rng(0).random((3, 4))
     entropy = np.random.default_rng(1).random((3, 4))
-    assert HIESImportance(salience, entropy, 5, alpha=1).kept == RankingImportance(salience, 5).kept
-    assert HIESImportance(salience, entropy, 5, alpha=0).kept == RankingImportance(-entropy, 5).kept
+    assert HIESImportance(salience, entropy, 5, alpha=1).kept.heads == RankingImportance(salience, 5).kept.heads
+    assert HIESImportance(salience, entropy, 5, alpha=0).kept.heads == RankingImportance(-entropy, 5).kept.heads
 
 
 def test_the_model_stays_as_it_was_and_pruned_ones_work():
@@ -89,6 +89,6 @@ def test_bad_input():
     with pytest.raises(DataError, match="gave no batch"):
         attention_entropy(model, [])
     with torch.no_grad():
-        attention_layers(model)[1].module("query").weight.fill_(float("nan"))
+        model.bert.encoder.layer[1].attention.self.query.weight.fill_(float("nan"))
     with pytest.raises(DataError, match="attention maps of layer 1 are not numbers"):
         attention_entropy(model, tiny_batches())

@@ -9,13 +9,13 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import HardConcreteImportance, SubsetPruningImportance
 from cahp_plugin.baselines.gates import masked_loss
 from cahp_plugin.baselines.hard_concrete import STRETCH, TEMPERATURE, HardConcreteGates, hard_concrete
 from cahp_plugin.baselines.subset import SubsetGates, relaxed_top_k
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
-from cahp_plugin.observe import only_heads, prepare_batches
+from cahp_plugin.observe import only_kept, prepare_batches
+from cahp_plugin.units import attention_layers
 
 TRAINED = (HardConcreteImportance, SubsetPruningImportance)
 
@@ -115,7 +115,7 @@ def test_planted_heads_are_found(kind):
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = kind(model, data, 6, epochs=4, seed=0)
-    assert found.kept == USEFUL
+    assert found.kept.heads == USEFUL
     assert getattr(found, "expected_open", 6) == pytest.approx(6, abs=2)
     assert len(found.losses) == 48 and np.isfinite(found.losses).all()
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
@@ -135,9 +135,9 @@ def test_the_seed_decides(kind):
 def test_counts_and_minimum_hold(kind):
     model, data = planted_model(num_examples=32)
     for wanted in (0, 3, 12):
-        kept = kind(model, data, wanted, epochs=0.5, min_heads_per_layer=0).kept
+        kept = kind(model, data, wanted, epochs=0.5, min_heads_per_layer=0).kept.heads
         assert sum(map(len, kept.values())) == wanted
-    assert all(kind(model, data, 3, epochs=0.5).kept.values())  # one in each layer
+    assert all(kind(model, data, 3, epochs=0.5).kept.heads.values())  # one in each layer
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -146,7 +146,7 @@ def test_gates_work_on_every_architecture_and_after_a_pruning(name):
     CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1, 2, 3), 2: ()})).step()
     for kind in TRAINED:
         importance = kind(model, data, 4, epochs=0.5)
-        assert sum(map(len, importance.kept.values())) == 4 and 0 not in importance.kept[0]
+        assert sum(map(len, importance.kept.heads.values())) == 4 and 0 not in importance.kept.heads[0]
         assert np.isnan(importance.scores[2]).all() and np.isnan(importance.scores[0, 0])
     CAHPPruner(model, model_inputs(), importance=importance).step()
 
@@ -158,7 +158,7 @@ def test_the_loss_under_masks_is_that_of_the_masked_model():
     masks = {layer: torch.tensor([float(head in heads) for head in range(4)]) for layer, heads in kept.items()}
     with torch.no_grad():
         found = masked_loss(model, layers, next(iter(prepare_batches(data, model))), masks)
-        with only_heads(model, kept):
+        with only_kept(model, kept):
             expected = model(**data[0]).loss
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
 

@@ -7,11 +7,11 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.units import attention_layers
 from cahp_plugin.baselines import IterativeSalienceImportance
 from cahp_plugin.baselines.iterative import SalienceWalk, measure_salience
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.units import attention_layers, resolve
 
 
 def unlabelled(batch):
@@ -20,7 +20,7 @@ def unlabelled(batch):
 
 def salience_by_finite_differences(model, data, layer, head):
     """Mean over examples of |dL/dm| of one head, by central differences on its columns, one example at a time."""
-    columns = attention_layers(model)[layer].module("output").weight.data.unflatten(1, (4, 8))[:, head]
+    columns = attention_layers(model)[layer].output.weight.data.unflatten(1, (4, 8))[:, head]
     original, total, count = columns.clone(), 0.0, 0
     with torch.no_grad():
         for batch in data:
@@ -63,7 +63,7 @@ def test_each_round_removes_what_is_least_salient_now():
         CAHPPruner(pruned, unlabelled(data[0]), importance=CAHPImportance(kept)).step()
         if target > 5:
             recover_least_squares(pruned, model, used, num_examples=40)
-    assert found.kept == {layer: tuple(heads) for layer, heads in kept.items()}
+    assert found.kept.heads == {layer: tuple(heads) for layer, heads in kept.items()}
 
 
 def test_a_walk_that_goes_on_is_one_from_the_start():
@@ -72,13 +72,13 @@ def test_a_walk_that_goes_on_is_one_from_the_start():
     for count in (8, 7, 4, 4, 3, 9, 12, 6):
         fresh = IterativeSalienceImportance(model, data, count, step=2)
         found, rounds = walk.down_to(count)
-        assert found.resolve(attention_layers(model)) == fresh.kept and rounds == fresh.rounds
+        assert resolve(found.kept, attention_layers(model)) == fresh.kept and rounds == fresh.rounds
 
 
 def test_planted_heads_are_found_and_the_model_stays_as_it_was():
     model, data = planted_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert IterativeSalienceImportance(model, data, 6, step=2).kept == USEFUL
+    assert IterativeSalienceImportance(model, data, 6, step=2).kept.heads == USEFUL
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -87,13 +87,13 @@ def test_every_architecture_and_after_a_pruning(name):
     model, data = tiny_model(name), tiny_batches(24, 6)
     CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1, 2, 3), 2: ()})).step()
     importance = IterativeSalienceImportance(model, data, 3, step=2)
-    assert sum(map(len, importance.kept.values())) == 3 and 0 not in importance.kept[0]
+    assert sum(map(len, importance.kept.heads.values())) == 3 and 0 not in importance.kept.heads[0]
     CAHPPruner(model, model_inputs(), importance=importance).step()
 
 
 def test_nothing_to_remove_is_no_round():
     found = IterativeSalienceImportance(tiny_model(), tiny_batches(), 12)
-    assert found.rounds == () and found.kept == {layer: (0, 1, 2, 3) for layer in range(3)}
+    assert found.rounds == () and found.kept.heads == {layer: (0, 1, 2, 3) for layer in range(3)}
 
 
 def test_bad_input():

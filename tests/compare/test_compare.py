@@ -10,7 +10,6 @@ from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig, select_heads
-from cahp_plugin.units import attention_layers
 from cahp_plugin.cli import main
 from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
@@ -124,7 +123,7 @@ def test_methods_without_a_seed_choose_the_same_for_every_seed(tmp_path):
 
 def test_a_broken_model_is_told_by_its_layer_before_any_work(tmp_path):
     for change, message in (
-        (lambda m: attention_layers(m)[1].module("value").weight.data.fill_(float("inf")), "Attention layer 1 "),
+        (lambda m: m.bert.encoder.layer[1].attention.self.value.weight.data.fill_(float("inf")), "Attention layer 1 "),
         (lambda m: m.classifier.weight.data.fill_(float("nan")), "logits are not finite"),
     ):
         model = tiny_model()

@@ -15,11 +15,11 @@ pytest.importorskip("onnxruntime")
 
 from cahp_plugin import CAHPImportance, CAHPPruner, save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.units import head_map
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportError, MissingDependencyError
 from cahp_plugin.export import ExportReport, export_pruned, open_session, run_session
 from cahp_plugin.export.graph import op_counts
 from cahp_plugin.export.to_onnx import choose_backend
+from cahp_plugin.units import kept_set
 
 BACKENDS = sorted({"torch", choose_backend("auto")})
 UNEVEN = {0: (1, 3), 1: (0, 1, 2), 2: (2,)}
@@ -56,7 +56,7 @@ def test_the_graph_computes_what_the_model_computes(name, kept, backend, tmp_pat
     computed = run_session(open_session(tmp_path / "onnx" / report.file), inputs)["logits"]
     assert torch.allclose(computed, expected, atol=1e-5)
     config = transformers.AutoConfig.from_pretrained(tmp_path / "onnx")
-    assert head_map(config) == kept
+    assert kept_set(config).heads == kept
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -173,7 +173,7 @@ def test_the_model_stays_as_it_was(tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     export_pruned(model, tmp_path / "onnx")
     assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert head_map(model.config) == EMPTY_LAYER
+    assert kept_set(model.config).heads == EMPTY_LAYER
 
 
 def nothing_left(folder):

@@ -13,7 +13,6 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from cahp_plugin import load_pruned, save_pruned
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportError
 from cahp_plugin.export import export_pruned, graph_files, open_session, run_session
 from cahp_plugin.export.parity import compare, require_parity
@@ -21,6 +20,7 @@ from cahp_plugin.export.source import open_source
 from cahp_plugin.export.tasks import TASKS, task_of
 from cahp_plugin.export.to_onnx import choose_backend
 from cahp_plugin.observe.inputs import random_inputs
+from cahp_plugin.units import attention_layers
 
 TASK_OF = {
     "vit": "image-classification",

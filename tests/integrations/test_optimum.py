@@ -16,9 +16,9 @@ pytest.importorskip("onnxruntime")
 from optimum.cahp import CAHPConfig, HeadPruner, export_pruned, measure_latency
 
 from cahp_plugin import load_pruned
-from cahp_plugin.units import head_map
 from cahp_plugin.errors import DataError
 from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.units import kept_set
 
 ROOT = Path(__file__).parents[2]
 ONE_SHOT = RecoverySettings(epochs=0)
@@ -105,7 +105,7 @@ def test_optimum_loads_what_was_exported(given, quantize):
     found = loaded(**inputs).logits
     # The default preset has weights of 7 bits, right on every processor.
     assert (found - expected).abs().max() < (1e-5 if quantize is None else 0.6)
-    assert head_map(loaded.config) == head_map(model.config) and head_map(model.config)
+    assert kept_set(loaded.config).heads == kept_set(model.config).heads and kept_set(model.config).heads
     classify = pipeline("text-classification", model=loaded, tokenizer=tokenizer)
     labels = [entry["label"] for entry in classify(sentences)]
     assert labels == [model.config.id2label[int(index)] for index in found.argmax(-1)]
@@ -119,7 +119,7 @@ def test_optimums_quantizer_takes_what_was_exported(given):
     settings = ort.configuration.AutoQuantizationConfig.avx2(is_static=False, per_channel=True)
     quantizer.quantize(save_dir=given / "int8", quantization_config=settings)
     loaded = ort.ORTModelForSequenceClassification.from_pretrained(given / "int8")
-    assert head_map(loaded.config)
+    assert kept_set(loaded.config).heads
 
 
 def optimum_cli(*arguments, python=sys.executable, **settings):

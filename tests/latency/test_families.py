@@ -10,12 +10,12 @@ pytest.importorskip("onnxruntime")
 
 from cahp_plugin import save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import measure_latency
 from cahp_plugin.latency.macs import work_of
 from cahp_plugin.latency.targets import check_device, example_inputs, find_targets, load_target
+from cahp_plugin.units import attention_layers
 
 HIDDEN, INNER, VOCABULARY = 32, 48, 100
 
@@ -57,9 +57,9 @@ def test_work_of_fused_projections(length):
 def test_work_of_an_encoder_and_one_step_of_its_decoder(name, length):
     model = pruned(name)
     layers = attention_layers(model)
-    assert {layer.kind for layer in layers} == {"self", "causal", "cross"}
+    assert {layer.pattern for layer in layers} == {"self", "causal", "cross"}
     sides = {"self": (length, length), "causal": (1, 1), "cross": (1, length)}
-    expected = sum(attention_macs([layer], *sides[layer.kind]) for layer in layers)
+    expected = sum(attention_macs([layer], *sides[layer.pattern]) for layer in layers)
     expected += 2 * 2 * (length + 1) * HIDDEN * INNER + HIDDEN * VOCABULARY  # two layers a side, logits of one token
     assert work_of(model.config, [length], "pruned").macs == {length: expected}
 

@@ -22,13 +22,13 @@ def choose(coordinates=PLANE, heads=HEADS, salience=SALIENCE, **changes):
 
 def test_each_cluster_keeps_its_most_salient_head():
     found = choose(num_heads=3, min_heads_per_layer=0)
-    assert found.kept == {0: (0,), 1: (1, 2), 2: ()}
+    assert found.kept.heads == {0: (0,), 1: (1, 2), 2: ()}
     assert found.num_clusters == 3 and found.knee is None and "3 heads asked for, from 3 clusters" in found.note
 
 
 def test_an_empty_layer_gets_its_most_salient_head_back():
     found = choose(min_heads_per_layer=1, polynomial_degree=4)
-    assert all(found.kept.values())
+    assert all(found.kept.heads.values())
     clusters = choose(min_heads_per_layer=0).num_heads
     extra = found.num_heads - clusters
     assert (f"{extra} more so that each layer keeps 1" in found.note) == (extra > 0)
@@ -37,7 +37,7 @@ def test_an_empty_layer_gets_its_most_salient_head_back():
 def test_medoids_can_stand_for_their_clusters():
     found = choose(num_heads=3, min_heads_per_layer=0, representative="medoid")
     middle = {(0, 0), (0, 1), (0, 2)}  # right angles at each group's first head
-    assert {(layer, head) for layer, heads in found.kept.items() for head in heads} == middle
+    assert {(layer, head) for layer, heads in found.kept.heads.items() for head in heads} == middle
 
 
 @given(
@@ -64,7 +64,7 @@ def test_a_number_of_heads_is_kept_exactly(count, layers, minimum, seed, cluster
         clustering=clustering, representative=representative,
     )  # fmt: skip
     assert found.num_heads == wanted
-    for layer, kept in found.kept.items():
+    for layer, kept in found.kept.heads.items():
         present = [head for other, head in heads if other == layer]
         assert set(kept) <= set(present) and len(kept) >= min(minimum, len(present))
 
@@ -109,7 +109,7 @@ def test_heads_are_chosen_from_distances_as_from_features():
     found = select_from_distances(
         distances, HEADS, SALIENCE, CAHPConfig(num_heads=3, min_heads_per_layer=0, perplexity=2), num_examples=7
     )
-    assert found.kept == {0: (0,), 1: (1, 2), 2: ()}
+    assert found.kept.heads == {0: (0,), 1: (1, 2), 2: ()}
     assert found.distances is distances and found.separation is None and found.num_examples == 7
     distances[4, 2] = np.nan
     with pytest.raises(DataError, match=r"Distance or salience of the heads \(layer, head\) \[\(1, 1\)\]"):
@@ -125,14 +125,14 @@ def choose_groups(**changes):
 
 def test_groups_of_heads_go_together():
     found = choose_groups(num_heads=12, min_heads_per_layer=0)
-    assert found.kept == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7, 8, 9, 10, 11), 2: ()}
+    assert found.kept.heads == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7, 8, 9, 10, 11), 2: ()}
     assert (found.num_heads, found.num_present, found.num_clusters) == (12, 36, 3)
     assert "keeps 12 of 36 heads" in str(found) and "12 heads asked for, from 3 clusters" in found.note
     assert found.present == {layer: tuple(range(12)) for layer in range(3)}
     assert str(found).splitlines()[2].startswith("  layer  1  ....########   8 kept")
     assert HeadSelection.from_dict(found.to_dict()).to_dict() == found.to_dict()
     assert choose_groups(num_heads=0.7, min_heads_per_layer=5).num_heads == 24  # two groups hold five heads
-    assert all(len(heads) >= 8 for heads in choose_groups(min_heads_per_layer=5).kept.values())
+    assert all(len(heads) >= 8 for heads in choose_groups(min_heads_per_layer=5).kept.heads.values())
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny import tiny_batches, tiny_model
 
-from cahp_plugin.units.positions import max_positions
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe import prepare_batches
+from cahp_plugin.units.positions import max_positions
 
 
 def changed(**changes):

@@ -13,12 +13,12 @@ from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin._compat import attention_maps_enabled
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.js import MAX_DISTANCE
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.maps import attention_maps, map_arguments
+from cahp_plugin.units import attention_layers
 
 FAMILIES = ("albert", "modernbert", "vit", "clip", "gpt2", "llama", "gemma2", "t5", "bart", "whisper")
 SEQ2SEQ = ("t5", "bart", "whisper")
@@ -63,17 +63,17 @@ def maps_of(model, inputs):
     else:
         given = dict.fromkeys(("self", "causal"), (output.attentions, real, real))
     layers = attention_layers(model)
-    of_kind = {kind: [layer for layer in layers if layer.kind == kind] for kind in given}
+    of_kind = {kind: [layer for layer in layers if layer.pattern == kind] for kind in given}
     found = []
     for layer in layers:
-        maps, queries, keys = given[layer.kind]
-        place, total = of_kind[layer.kind].index(layer), len(of_kind[layer.kind])
+        maps, queries, keys = given[layer.pattern]
+        place, total = of_kind[layer.pattern].index(layer), len(of_kind[layer.pattern])
         shared = [depth for depth in range(len(maps)) if depth * total // len(maps) == place]  # ALBERT's groups
         own = torch.stack([maps[depth] for depth in shared]).double().mean(dim=0)
         own = own.unflatten(1, (len(layer.units), -1)).mean(dim=2)
         rows = torch.ones(own.shape[0], own.shape[2]) if queries is None else queries
         columns = torch.ones(own.shape[0], own.shape[3]) if keys is None else keys
-        found.append((own.numpy(), rows.bool().numpy(), columns.bool().numpy(), layer.kind))
+        found.append((own.numpy(), rows.bool().numpy(), columns.bool().numpy(), layer.pattern))
     return found
 
 
@@ -191,7 +191,7 @@ def test_salience_of_language_models_equals_one_pass_per_example(name):
             alone["position_ids"] = real.nonzero().T  # left padding: the model was given no other positions
         masks = [torch.ones(len(layer.units), requires_grad=True) for layer in layers]
         handles = [
-            layer.module("output").register_forward_pre_hook(
+            layer.output.register_forward_pre_hook(
                 lambda module, inputs, mask=mask: (
                     (inputs[0].unflatten(-1, (len(mask), -1)) * mask[:, None]).flatten(-2),
                 )
@@ -219,7 +219,7 @@ def test_heads_of_every_family_are_selected(name):
     assert selection.num_present == sum(len(layer.heads) for layer in layers)
     assert abs(selection.num_heads - 0.5 * selection.num_present) <= selection.group_size / 2
     for layer in layers:
-        kept = set(selection.kept[layer.index])
+        kept = set(selection.kept.heads[layer.index])
         assert kept <= set(layer.heads) and all(len(kept & set(unit)) in (0, len(unit)) for unit in layer.units)
     assert selection.to_dict() == select_heads(model, batches, config, loss=loss).to_dict()
 

@@ -4,10 +4,10 @@ import torch
 from oracles import oracle_distances, oracle_salience, oracle_separation, oracle_signatures
 from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.units import attention_layers
 
 
 def run(model, batches, size=6, share=1.0, conditioning="label", **options):
@@ -76,7 +76,7 @@ def test_salience_equals_one_pass_per_example(name):
     model = tiny_model(name)
     batches = tiny_batches(13, 4)
     seen = run(model, batches)
-    modules = [layer.module("output") for layer in attention_layers(model)]
+    modules = [layer.output for layer in attention_layers(model)]
     expected = oracle_salience(model, tiny_batches(13, 1), modules, 4)
     np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)
     assert seen.num_salience_examples == 13
@@ -86,7 +86,7 @@ def test_salience_equals_one_pass_per_example(name):
 def test_salience_share_takes_the_same_examples_for_any_batch_size(batch_size):
     model = tiny_model("bert")
     seen = run(model, tiny_batches(13, batch_size), share=0.25)
-    modules = [layer.module("output") for layer in attention_layers(model)]
+    modules = [layer.output for layer in attention_layers(model)]
     expected = oracle_salience(model, tiny_batches(13, 1)[::4], modules, 4)  # examples 0, 4, 8, 12
     assert seen.num_salience_examples == 4
     np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)

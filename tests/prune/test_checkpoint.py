@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, HeadSelection, load_pruned, save_pruned, select_heads
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import CheckpointError
+from cahp_plugin.units import attention_layers
 
 KEPT = {0: (1, 3), 1: (), 2: (0, 1, 2, 3)}
 
@@ -92,11 +92,11 @@ def test_selection_and_tokenizer_lie_beside_the_model(tmp_path):
     assert save_pruned(model, tmp_path / "a", selection=selection, tokenizer=Tokenizer()) == tmp_path / "a"
     assert (tmp_path / "a" / "tokenizer.json").exists()
     saved = json.loads((tmp_path / "a" / "selection.json").read_text())
-    assert HeadSelection.from_dict(saved).kept == selection.kept
+    assert HeadSelection.from_dict(saved).kept.heads == selection.kept.heads
     config = json.loads((tmp_path / "a" / "config.json").read_text())["cahp_config"]
     assert config["layers"] == {
         str(layer): {"num_heads": 4, "head_dim": 8, "group_size": 1, "kept": list(heads)}
-        for layer, heads in selection.kept.items()
+        for layer, heads in selection.kept.heads.items()
     }
 
 
@@ -181,7 +181,7 @@ def drop_tensor(folder):
         (edit_map({"0": [1, 9], "1": [], "2": [0]}), "damaged.*layer 0 keeps heads \\[1, 9\\]"),
         (edit_map({"0": [3, 1], "1": [], "2": [0]}), "damaged"),
         (edit_map(None), "damaged"),
-        (edit_config(format=99), "format 99; this version of cahp-plugin reads format 2"),
+        (edit_config(format=99), "format 99; this version of cahp-plugin reads the formats 2 to 3"),
     ],
 )
 def test_damaged_checkpoints(change, message, tmp_path):

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from zoo import FAMILIES, GENERATORS, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.units import attention_layers
 from cahp_plugin.check import check_architecture
 from cahp_plugin.errors import PruningError, SelectionError, UnsupportedModelError
-from cahp_plugin.observe import only_heads
+from cahp_plugin.observe import only_kept
 from cahp_plugin.prune import duplicate_kv_heads
-from cahp_plugin.prune.surgery import record_heads
+from cahp_plugin.prune.surgery import record_units
+from cahp_plugin.units import attention_layers
 
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 
@@ -67,7 +67,7 @@ def test_any_heads_can_go(name, data):
         kept[layer.index] = tuple(sorted(sum(units, ())))
     if all(kept[layer.index] == layer.heads for layer in attention_layers(model)):
         kept[0] = ()
-    with only_heads(model, kept):
+    with only_kept(model, kept):
         expected = outputs(model, inputs)
     assert (outputs(prune(model, kept, inputs), inputs) - expected).abs().max() <= 1e-5
     assert {layer.index: layer.heads for layer in attention_layers(model)} == kept
@@ -75,10 +75,10 @@ def test_any_heads_can_go(name, data):
 
 def test_the_check_sees_what_is_wrong(monkeypatch):
     def wrong(model, layer, kept):
-        record_heads(model, layer, kept)
-        layer.module("output").bias.data[0] += 0.1
+        record_units(model, layer, kept)
+        layer.output.bias.data[0] += 0.1
 
-    monkeypatch.setattr("cahp_plugin.prune.pruner.record_heads", wrong)
+    monkeypatch.setattr("cahp_plugin.prune.pruner.record_units", wrong)
     found = check_architecture(zoo_model("bert"))
     assert not found.passed and found.difference > 1e-4
 
@@ -126,8 +126,8 @@ def test_a_step_of_training_changes_what_it_should(name):
     if model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = attention_layers(model)
-    frozen = layers[0].path("output")
-    layers[0].module("output").requires_grad_(False)
+    frozen = layers[0].output_path
+    layers[0].output.requires_grad_(False)
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
     result = model(**inputs, use_cache=False) if name in GENERATORS else model(**inputs)
     value = next(v for v in result.to_tuple() if isinstance(v, torch.Tensor) and v.is_floating_point())
@@ -147,7 +147,7 @@ def test_generation_is_that_of_the_masked_model(name):
     kept = some_heads(model) | {layers[0].index: (), layers[1].index: layers[1].units[0]}
     prompt = {key: value for key, value in inputs.items() if key != "decoder_input_ids"}
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    with only_heads(model, kept):
+    with only_kept(model, kept):
         expected = model.generate(**prompt, **options)
     prune(model, kept, inputs)
     assert torch.equal(model.generate(**prompt, **options), expected)
@@ -160,7 +160,7 @@ def test_query_heads_that_share_keys_stay_together(name):
     assert [layer.units for layer in attention_layers(model)] == [((0, 1), (2, 3))] * 3
     with pytest.raises(SelectionError, match=r"Layer 1 keeps \[2\] of the heads \[2, 3\], which share.*duplicate_kv"):
         CAHPPruner(model, inputs, importance=CAHPImportance({1: (0, 1, 2)}))
-    with pytest.raises(SelectionError, match="units"), only_heads(model, {1: (0,)}):
+    with pytest.raises(SelectionError, match="share a key"), only_kept(model, {1: (0,)}):
         pass
 
 
@@ -172,7 +172,7 @@ def test_with_their_own_keys_query_heads_go_one_by_one(name, tmp_path):
     assert (outputs(model, inputs) - before).abs().max() <= 1e-5
     assert [layer.group_size for layer in attention_layers(model)] == [1, 1, 1]
     kept = {0: (0, 3), 1: (2,), 2: ()}
-    with only_heads(model, kept):
+    with only_kept(model, kept):
         expected = outputs(model, inputs)
     prune(model, kept, inputs)
     assert (outputs(model, inputs) - expected).abs().max() <= 1e-5
@@ -189,11 +189,11 @@ def test_duplicating_leaves_other_models_alone():
 
 
 def test_kinds_of_attention():
-    kinds = {name: [layer.kind for layer in attention_layers(zoo_model(name))] for name in ("bert", "gpt2", "clip")}
+    kinds = {name: [layer.pattern for layer in attention_layers(zoo_model(name))] for name in ("bert", "gpt2", "clip")}
     assert kinds == {"bert": ["self"] * 3, "gpt2": ["causal"] * 3, "clip": ["causal"] * 2 + ["self"] * 2}
     for name in ("t5", "bart", "marian", "whisper"):
         layers = attention_layers(zoo_model(name))
-        assert [layer.kind for layer in layers] == ["self", "self", "causal", "cross", "causal", "cross"], name
+        assert [layer.pattern for layer in layers] == ["self", "self", "causal", "cross", "causal", "cross"], name
     assert [len(layer.heads) for layer in attention_layers(zoo_model("bart"))] == [4, 4, 2, 2, 2, 2]
 
 

@@ -4,9 +4,9 @@ import torch_pruning as tp
 from tiny import ARCHITECTURES, model_inputs, tiny_model
 
 from cahp_plugin import CAHPImportance
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import PruningError
-from cahp_plugin.observe import only_heads
+from cahp_plugin.observe import only_kept
+from cahp_plugin.units import attention_layers
 
 
 def stock_pruner(model, kept):
@@ -31,7 +31,7 @@ def stock_pruner(model, kept):
 def test_the_stock_pruner_removes_exactly_the_selected_heads(name):
     kept, inputs = {0: (1, 3), 1: (0, 1, 2, 3), 2: (2,)}, model_inputs()
     model = tiny_model(name)
-    with torch.no_grad(), only_heads(model, kept):
+    with torch.no_grad(), only_kept(model, kept):
         expected = model(**inputs).logits
     pruner, importance = stock_pruner(model, kept)
     pruner.step()

@@ -82,7 +82,7 @@ def test_transformers_5_writes_none_and_drops_an_old_one(tmp_path):
 def test_a_whole_layer_without_heads_is_never_filled_at_random(name, tmp_path):
     # all other layers have their full shape: nothing else would tell plain transformers
     model, inputs = zoo_model(name), zoo_inputs(name)
-    for layer in {layer.kind: layer for layer in attention_layers(model)}.values():
+    for layer in {layer.pattern: layer for layer in attention_layers(model)}.values():
         CAHPPruner(model, inputs, importance=CAHPImportance({layer.index: ()})).step()
     save_pruned(model, tmp_path / "a")
     model.save_pretrained(tmp_path / "b")

@@ -12,9 +12,9 @@ from words import tiny_tokenizer
 from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
-from cahp_plugin.units import attention_layers, head_map
 from cahp_plugin.errors import DataError, PruningError, SelectionError, UnsupportedModelError
-from cahp_plugin.observe import only_heads
+from cahp_plugin.observe import only_kept
+from cahp_plugin.units import attention_layers, kept_set
 
 CASES = [
     (name, implementation)
@@ -30,7 +30,7 @@ def logits(model, inputs):
 
 
 def masked_logits(model, kept, inputs):
-    with only_heads(model, kept):
+    with only_kept(model, kept):
         return logits(model, inputs)
 
 
@@ -84,7 +84,7 @@ def test_empty_layers_are_exact(name, implementation, empty):
     assert (before - expected).abs().max() > 1e-3  # the heads mattered
     names = [name for name, _ in model.named_parameters()]
     for layer in attention_layers(model):
-        assert (f"{layer.path('query')}.weight" in names) == bool(layer.heads)
+        assert (f"{layer.name}.{layer.spec.query}.weight" in names) == bool(layer.heads)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -96,7 +96,7 @@ def test_the_weights_are_gone(name):
     removed = (3 + 4) * (3 * (32 * 8 + 8) + 8 * 32)
     assert sum(parameter.numel() for parameter in model.parameters()) == before - removed
     first = attention_layers(model)[0]
-    assert first.module("query").weight.shape == (8, 32) and first.module("output").weight.shape == (32, 8)
+    assert first.projections()[first.spec.query].weight.shape == (8, 32) and first.output.weight.shape == (32, 8)
     assert all(parameter.shape.numel() for parameter in model.parameters())
 
 
@@ -107,12 +107,12 @@ def test_pruning_twice_keeps_original_indices(name):
     expected = masked_logits(model, {0: (3,), 1: (0, 2)}, inputs)
     prune(model, {0: (1, 3), 1: (0, 2, 3)}, inputs)
     assert [layer.heads for layer in attention_layers(model)] == [(1, 3), (0, 2, 3), (0, 1, 2, 3)]
-    with pytest.raises(SelectionError, match=r"Layer 0 has no head 0 \(removed before\); it has the heads \[1, 3\]"):
+    with pytest.raises(SelectionError, match=r"Layer 0 has no head 0 \(removed before\); it has the heads 1,3"):
         prune(model, {0: (0,)}, inputs)
     prune(model, {0: (3,), 1: (0, 2)}, inputs)
     assert [layer.heads for layer in attention_layers(model)] == [(3,), (0, 2), (0, 1, 2, 3)]
     assert (logits(model, inputs) - expected).abs().max() <= 1e-5
-    assert head_map(model.config) == {0: (3,), 1: (0, 2), 2: (0, 1, 2, 3)}
+    assert kept_set(model.config).heads == {0: (3,), 1: (0, 2), 2: (0, 1, 2, 3)}
 
 
 def test_selecting_and_pruning_twice():
@@ -120,10 +120,10 @@ def test_selecting_and_pruning_twice():
     for wanted in (8, 4):
         selection = select_heads(model, batches, CAHPConfig(num_heads=wanted, min_heads_per_layer=0))
         assert selection.num_heads == wanted
-        expected = masked_logits(model, selection.kept, inputs)
+        expected = masked_logits(model, selection.kept.heads, inputs)
         CAHPPruner(model, inputs, importance=CAHPImportance(selection)).step()
         assert (logits(model, inputs) - expected).abs().max() <= 1e-5
-        assert {layer.index: layer.heads for layer in attention_layers(model)} == selection.kept
+        assert {layer.index: layer.heads for layer in attention_layers(model)} == selection.kept.heads
 
 
 def test_interactive_step_yields_a_group_a_layer():
@@ -138,7 +138,7 @@ def test_interactive_step_yields_a_group_a_layer():
     names = {dep.target.name.split(" ")[0] for dep, _ in groups[0]}
     assert {f"bert.encoder.layer.0.attention.self.{role}" for role in ("query", "key", "value")} <= names
     groups[0].prune()
-    assert head_map(model.config) == {0: (1, 2), 1: (0, 1, 2, 3), 2: (0, 1, 2, 3)}
+    assert kept_set(model.config).heads == {0: (1, 2), 1: (0, 1, 2, 3), 2: (0, 1, 2, 3)}
     with pytest.raises(PruningError, match="by this group already"):
         groups[0].prune()
     with pytest.raises(PruningError, match="as it was planned"):
@@ -153,7 +153,7 @@ def test_interactive_step_yields_a_group_a_layer():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_mode_gradients_and_types_are_kept(name):
     model = tiny_model(name).to(torch.bfloat16).train()
-    frozen = [layer.path("query") + ".weight" for layer in attention_layers(model)]
+    frozen = [f"{layer.name}.{layer.spec.query}.weight" for layer in attention_layers(model)]
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name not in frozen and "embeddings" not in parameter_name)
     prune(model, {0: (0, 3), 1: ()}, model_inputs())
@@ -176,7 +176,7 @@ def test_a_pruned_model_trains(name):
     assert model(**batch).loss < first
     after = model.state_dict()
     assert torch.equal(next(model.parameters()), frozen)
-    output = attention_layers(model)[1].path("output")
+    output = attention_layers(model)[1].output_path
     assert not torch.equal(after[f"{output}.bias"], before[f"{output}.bias"])  # the empty layer still learns its bias
     assert after[f"{output}.weight"].numel() == 0
 
@@ -188,7 +188,7 @@ def test_copies_and_pickles_work(name):
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(logits(copied, inputs), logits(model, inputs))
         copied.load_state_dict(model.state_dict(), strict=True)
-        assert isinstance(attention_layers(copied)[0].module("core"), type(attention_layers(model)[0].module("core")))
+        assert isinstance(attention_layers(copied)[0].core, type(attention_layers(model)[0].core))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -205,10 +205,10 @@ def test_attentions_stay_aligned_with_the_layers(name):
     [
         ({0: (0, 1, 2, 3)}, PruningError, "keeps all 12 heads"),
         ({}, PruningError, "keeps all 12 heads"),
-        ({5: (0,)}, SelectionError, "names layers \\[5\\]; the model has layers 0 to 2"),
+        ({5: (0,)}, SelectionError, "layers \\[5\\] for heads; the model has layers 0 to 2"),
         ({0: (0, 4)}, SelectionError, "no head 4 \\(indices go from 0 to 3\\)"),
-        ({0: (1, 1)}, SelectionError, "names a head twice"),
-        ({0: "x"}, SelectionError, "expected a sequence of head indices"),
+        ({0: (1, 1)}, SelectionError, "names heads twice"),
+        ({0: "x"}, SelectionError, "expected a sequence of indices of heads"),
         ([0, 1], SelectionError, "got list"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_model_on_the_meta_device_is_refused():
 
 def test_heads_removed_by_another_tool_are_refused():
     model = tiny_model("bert")
-    core = attention_layers(model)[1].module("core")
+    core = attention_layers(model)[1].core
     core.query = torch.nn.Linear(32, 24)  # as transformers 4.57's own prune_heads leaves it
     with pytest.raises(
         UnsupportedModelError, match=r"layer\.1\.attention\.self\.query is 24 channels wide.*another tool"
@@ -249,7 +249,7 @@ def test_dynamically_quantized_models_are_refused():
 
 def test_a_graph_without_a_projection_names_it():
     model = tiny_model("bert")
-    key = attention_layers(model)[2].module("key")
+    key = attention_layers(model)[2].projections()[attention_layers(model)[2].spec.key]
     key.register_forward_hook(lambda module, inputs, output: output.detach())  # cuts the key off autograd's graph
     with pytest.raises(PruningError, match=r"does not connect bert\.encoder\.layer\.2\.attention\.self\.key"):
         CAHPPruner(model, model_inputs(), importance=CAHPImportance({2: (0,)}))
@@ -300,10 +300,10 @@ def test_own_ways_of_tracing_take_any_inputs():
 
 def test_states_and_pickles_from_before_layers_without_heads_had_a_weight():
     model = prune(tiny_model(), {0: (1,), 1: ()}, model_inputs())
-    name = f"{attention_layers(model)[1].path('output')}.weight"
+    name = f"{attention_layers(model)[1].output_path}.weight"
     old = {key: tensor for key, tensor in model.state_dict().items() if key != name}
     fresh = prune(tiny_model(seed=1), {0: (1,), 1: ()}, model_inputs())
     fresh.load_state_dict(old)
     assert torch.equal(logits(fresh, model_inputs()), logits(model, model_inputs()))
-    del attention_layers(model)[1].module("output")._buffers["weight"]
+    del attention_layers(model)[1].output._buffers["weight"]
     assert name in pickle.loads(pickle.dumps(model)).state_dict()

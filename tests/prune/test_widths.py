@@ -7,10 +7,11 @@ from tiny import ARCHITECTURES, model_inputs, tiny_model
 from transformers.pytorch_utils import Conv1D
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-from cahp_plugin.units import attention_layers
 from cahp_plugin.cli.inspect import inspect_folder
 from cahp_plugin.errors import CheckpointError
+from cahp_plugin.prune.origin import set_origin
 from cahp_plugin.prune.widths import linear_shapes, narrow_linears, narrowed_linears
+from cahp_plugin.units import attention_layers
 
 KEPT = {0: (1, 3), 1: (), 2: (0, 1, 2, 3)}
 INNER = ("intermediate.dense", "ffn.lin1")
@@ -85,15 +86,15 @@ def test_uneven_widths_are_recorded_with_both_sides(tmp_path):
         tp.prune_linear_out_channels(layer.intermediate.dense, list(range(width, 48)))
         tp.prune_linear_in_channels(layer.output.dense, list(range(width, 48)))
     save_pruned(model, tmp_path / "a")
-    assert linear_shapes(model.config) == {
+    assert linear_shapes(json.loads((tmp_path / "a" / "config.json").read_text())) == {
         "bert.encoder.layer.1.intermediate.dense": (7, 32),
         "bert.encoder.layer.1.output.dense": (32, 7),
         "bert.encoder.layer.2.intermediate.dense": (1, 32),
         "bert.encoder.layer.2.output.dense": (32, 1),
     }
     assert torch.equal(logits(load_pruned(tmp_path / "a", attn_implementation="eager")), logits(model))
-    # plain saving of the same model works from then on, and removing heads keeps the record
-    remove_heads(model, {1: (0,)})
+    # plain saving of a loaded model keeps the record, and removing heads does
+    model = remove_heads(load_pruned(tmp_path / "a", attn_implementation="eager"), {1: (0,)})
     model.save_pretrained(tmp_path / "b")
     assert torch.equal(logits(load_pruned(tmp_path / "b", attn_implementation="eager")), logits(model))
 
@@ -102,7 +103,10 @@ def test_uneven_widths_are_recorded_with_both_sides(tmp_path):
 def test_inspect_shows_them_from_the_files(tmp_path):
     model = stock(remove_heads(tiny_model()), INNER)
     inspection = inspect_folder(save_pruned(model, tmp_path / "a"))
-    assert inspection.linear_shapes == linear_shapes(model.config) and len(inspection.linear_shapes) == 6
+    assert {path: tuple(model.get_submodule(path).weight.shape) for path in inspection.linear_shapes} == dict(
+        inspection.linear_shapes
+    )
+    assert len(inspection.linear_shapes) == 6 and not linear_shapes(model.config)  # the model's own config stays
     assert inspection.parameters == model.num_parameters()
     assert f"bert.encoder.layer.0.intermediate.dense  {widths(model)[0]} x 32" in str(inspection)
     assert json.loads(json.dumps(inspection.to_dict()))["linear_shapes"]
@@ -172,9 +176,11 @@ class Block(torch.nn.Module):
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_conv1d_is_stored_the_other_way_round(bias, monkeypatch):
-    monkeypatch.setattr("cahp_plugin.prune.widths.find_layers", lambda model: ())  # there is no attention in it
+    for place in ("widths.find_layers", "origin.find_layers", "origin.find_feed_forward"):  # there is none in it
+        monkeypatch.setattr(f"cahp_plugin.prune.{place}", lambda model: ())
     small, full = Block(5, bias), Block(12, bias)
-    shapes = narrowed_linears(small, full)
+    small.config = {}
+    shapes = narrowed_linears(small, set_origin(small, full))
     assert shapes == {"up": (5, 8), "down": (8, 5)}
     narrow_linears(full, shapes)
     full.load_state_dict(small.state_dict())

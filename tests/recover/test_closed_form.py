@@ -7,10 +7,10 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.recover import recover_bias
 from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.units import attention_layers
 
 KEPT = {0: (1, 3), 1: (0, 1, 2, 3), 2: (2,)}
 EMPTY_LAYER = {0: (), 1: (1, 2), 2: (0, 1, 2, 3)}
@@ -37,7 +37,7 @@ def stream(model, index, batch):
         ),
         with_kwargs=True,
     )
-    second = layer.module("output").register_forward_hook(lambda m, args, out: seen.update(context=args[0], out=out))
+    second = layer.output.register_forward_hook(lambda m, args, out: seen.update(context=args[0], out=out))
     with torch.no_grad():
         model(**{name: value for name, value in batch.items() if name != "labels"})
     first.remove()
@@ -59,7 +59,7 @@ def test_each_layer_is_the_ridge_regression_onto_the_dense_stream(name, kept):
     assert report.num_tokens == sum(int(batch["attention_mask"].sum()) for batch in fitted)
     rows = [(*stream(before, 0, batch)[:2], stream(dense, 0, batch)[2]) for batch in fitted]
     front, context, target = (torch.cat(part) for part in zip(*rows, strict=True))
-    output = attention_layers(before)[0].module("output")
+    output = attention_layers(before)[0].output
     present = output.weight.double() if len(kept[0]) else torch.zeros(32, 0, dtype=torch.float64)
     # Augmented least squares: rows of data, and rows that pull the change of the weights towards 0.
     centred = context - context.mean(0)
@@ -70,7 +70,7 @@ def test_each_layer_is_the_ridge_regression_onto_the_dense_stream(name, kept):
         x = torch.cat([x, torch.cat([pull, torch.zeros(len(pull), 1)], dim=1)])
         y = torch.cat([y, torch.zeros(len(pull), y.shape[1], dtype=y.dtype)])
     solution = torch.linalg.lstsq(x, y).solution
-    found = attention_layers(model)[0].module("output")
+    found = attention_layers(model)[0].output
     assert torch.allclose(found.bias.double(), output.bias.double() + solution[-1], atol=1e-5)
     if pull is not None:
         assert torch.allclose(found.weight.double(), present + solution[:-1].T, atol=1e-5)
@@ -87,7 +87,7 @@ def test_a_copy_of_a_head_is_recovered_exactly():
     layer = attention_layers(dense)[1]
     with torch.no_grad():
         for role in ("query", "key", "value"):
-            module = layer.module(role)
+            module = layer.block.get_submodule(getattr(layer.spec, role))
             module.weight[8:16] = module.weight[0:8]
             module.bias[8:16] = module.bias[0:8]
     model = copy.deepcopy(dense)
@@ -113,17 +113,17 @@ def test_outputs_come_closer_on_new_examples():
 def test_bias_takes_the_mean_output_of_the_removed_heads(name):
     model, dense = pair(name)
     data = batches()
-    before = {layer.index: layer.module("output").bias.clone() for layer in attention_layers(model)}
+    before = {layer.index: layer.output.bias.clone() for layer in attention_layers(model)}
     report = recover_bias(model, dense, data, num_examples=160)
     fitted = [batch for position, batch in enumerate(data) if position % 5 != 4]
     for layer in attention_layers(dense):
         context = torch.cat([stream(dense, layer.index, batch)[1] for batch in fitted])
         gone = [head for head in range(4) if head not in KEPT[layer.index]]
-        weight = layer.module("output").weight.double()
+        weight = layer.output.weight.double()
         mean = sum((weight[:, 8 * head : 8 * head + 8] @ context[:, 8 * head : 8 * head + 8].mean(0) for head in gone),
                    start=torch.zeros(32, dtype=torch.float64))  # fmt: skip
         expected = before[layer.index].double() + (mean if report.accepted else 0)
-        assert torch.allclose(attention_layers(model)[layer.index].module("output").bias.double(), expected, atol=1e-5)
+        assert torch.allclose(attention_layers(model)[layer.index].output.bias.double(), expected, atol=1e-5)
 
 
 def test_worse_weights_are_not_kept(caplog):
@@ -131,7 +131,7 @@ def test_worse_weights_are_not_kept(caplog):
     logging.getLogger("cahp_plugin").propagate = True
     dense = tiny_model()
     with torch.no_grad():
-        attention_layers(dense)[0].module("output").weight[:, :8].mul_(1e-3)
+        attention_layers(dense)[0].output.weight[:, :8].mul_(1e-3)
     model = copy.deepcopy(dense)
     CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1, 2, 3)})).step()
     one = tiny_batches(2, 2, lengths=(6, 7), seed=1)[0]
@@ -148,13 +148,13 @@ def test_the_models_stay_otherwise_as_they_were():
     model, dense = pair()
     model.train()
     frozen = next(iter(model.parameters())).requires_grad_(False)
-    outputs = {layer.path("output") for layer in attention_layers(model)}
+    outputs = {layer.output_path for layer in attention_layers(model)}
     before = {name: value.clone() for name, value in model.state_dict().items()}
     dense_before = {name: value.clone() for name, value in dense.state_dict().items()}
     recover_least_squares(model, dense, batches(), num_examples=80)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and {name.rpartition(".")[0] for name in changed} <= outputs - {
-        attention_layers(model)[1].path("output")
+        attention_layers(model)[1].output_path
     }
     assert all(torch.equal(value, dense_before[name]) for name, value in dense.state_dict().items())
     assert model.training and not dense.training and not frozen.requires_grad
@@ -201,7 +201,7 @@ def test_bad_input():
 def test_activations_that_are_not_finite_name_the_layer_and_change_nothing():
     model, dense = pair()
     with torch.no_grad():
-        attention_layers(dense)[0].module("value").weight.fill_(float("nan"))
+        dense.bert.encoder.layer[0].attention.self.value.weight.fill_(float("nan"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(PruningError, match="Attention layer 0 has activations that are not finite"):
         recover_least_squares(model, dense, batches())

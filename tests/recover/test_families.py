@@ -7,9 +7,9 @@ import torch
 from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.units import attention_layers
 from cahp_plugin.errors import PruningError
 from cahp_plugin.recover import recover_bias
+from cahp_plugin.units import attention_layers
 
 WITHOUT_BIAS = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "t5", "modernbert")
 

@@ -70,14 +70,15 @@ def test_the_pictures_show_the_selection(everything):
     found = HeadSelection.from_dict(json.loads((everything / "selected" / "selection.json").read_text()))
     squares = notes(figure(page, "kept"), "rect")
     kept = {tuple(map(int, re.findall(r"\d+", note)[:2])) for note in squares if ": kept" in note}
-    assert kept == {(layer, head) for layer, heads in found.kept.items() for head in heads}
+    assert kept == {(layer, head) for layer, heads in found.kept.heads.items() for head in heads}
     assert len(squares) == 24
     for layer, head in found.heads:
-        state = "kept" if head in found.kept[layer] else "removed"
+        state = "kept" if head in found.kept.heads[layer] else "removed"
         assert f"Layer {layer}, head {head}: {state}, salience {found.salience[layer, head]:.3f}" in squares
     bars = notes(figure(page, "layers"), "rect")
     assert list(bars) == [
-        f"Layer {layer}: {len(heads)} of 6 heads, {100 * len(heads) / 6:.1f} %" for layer, heads in found.kept.items()
+        f"Layer {layer}: {len(heads)} of 6 heads, {100 * len(heads) / 6:.1f} %"
+        for layer, heads in found.kept.heads.items()
     ]
     dots = notes(figure(page, "curve"), "circle")
     assert list(dots) == [f"k = {k}: {mss:.4f}" for k, mss in zip(found.curve.k, found.curve.mss, strict=True)]
@@ -237,7 +238,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
     found = dataclasses.replace(selection(), note=BAD)
     write_selection(folder, found)
     width = found.salience.shape[1]
-    entry = head_map_entry(found.kept, width, version=BAD)
+    entry = head_map_entry(found.kept.heads, width, version=BAD)
     values = {"cahp_config": entry, "architectures": [BAD], "_name_or_path": "<script>alert(1)</script>\x1b[31m"}
     (folder / "config.json").write_text(json.dumps(values))
     stage = {"name": BAD, "heads": 3, "parameters": 7, "accuracy": 0.5, "loss": 1.0}

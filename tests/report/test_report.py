@@ -30,7 +30,7 @@ def test_all_figures_are_written(tmp_path):
 
 def test_the_pictures_show_the_selection():
     found = selection()
-    kept = [len(found.kept[layer]) for layer in range(4)]
+    kept = [len(found.kept.heads[layer]) for layer in range(4)]
     axes = plot_heads_per_layer(found).axes[0]
     assert [bar.get_height() for bar in axes.containers[1]] == kept
     assert plot_kept_heads(found).axes[0].get_title(loc="left") == f"{found.num_heads} of 24 heads kept"

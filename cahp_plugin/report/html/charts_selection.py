@@ -213,7 +213,7 @@ def graph_space(selection: HeadSelection) -> Chart:
         "t-SNE 1 (no unit)", "t-SNE 2 (no unit)", x_ticks=ticks(*axes.x), y_ticks=ticks(*axes.y), x_grid=True
     )
     places = [(axes.at_x(x), axes.at_y(y)) for x, y in xy]
-    kept = np.array([head in selection.kept[layer] for layer, head in selection.heads])
+    kept = np.array([head in selection.kept.heads[layer] for layer, head in selection.heads])
     for label in range(selection.num_clusters):
         members = np.flatnonzero(selection.clusters == label)
         anchors = members[kept[members]]

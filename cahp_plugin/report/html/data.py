@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cahp_plugin.units import head_entries
-from cahp_plugin.units.head_map import HEAD_MAP_KEY
 from cahp_plugin.errors import CAHPError, CheckpointError
 from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.units import head_entries
+from cahp_plugin.units.record import RECORD_KEY
 
 SELECTION_NAME, PRUNE_NAME, CONFIG_NAME = "selection.json", "cahp_report.json", "config.json"
 LATENCY_NAME, EXPORT_NAME, DEPLOY_NAME = "latency.json", "cahp_export.json", "cahp_deploy.json"
@@ -189,7 +189,7 @@ def _pruned(folder: Path, told: dict[str, Any] | None) -> Pruned | None:
     """A checkpoint's folder; ``None`` where it was not pruned."""
     config, selected = read_json(folder / CONFIG_NAME) or {}, read_json(folder / SELECTION_NAME)
     report = read_json(folder / PRUNE_NAME)
-    if HEAD_MAP_KEY not in config and selected is None and report is None:
+    if RECORD_KEY not in config and selected is None and report is None:
         return None
     if told is None:
         told = checked(folder / PRUNE_NAME, lambda: _prune_report(report or {}))
@@ -199,13 +199,13 @@ def _pruned(folder: Path, told: dict[str, Any] | None) -> Pruned | None:
         kept = {layer: entry.kept for layer, entry in entries.items()}
         width = max(entry.num_heads for entry in entries.values())
     elif selection is not None:
-        kept, width = selection.kept, selection.salience.shape[1]
+        kept, width = dict(selection.kept.heads), selection.salience.shape[1]
     else:
         kept = checked(folder / PRUNE_NAME, lambda: _head_map((report or {})["kept"]))
         width = _width(kept, told["stages"])
     present = {layer: tuple(range(width)) for layer in kept}
     if selection is not None:
-        if selection.kept != kept:
+        if selection.kept.heads != kept:
             raise CheckpointError(
                 f"{folder / SELECTION_NAME} and {folder / CONFIG_NAME} keep different heads: they "
                 "are not of one model."
@@ -221,7 +221,7 @@ def _pruned(folder: Path, told: dict[str, Any] | None) -> Pruned | None:
 def _selection(values: dict[str, Any]) -> HeadSelection:
     selection = HeadSelection.from_dict(values)
     layers, width = selection.salience.shape
-    places = [*selection.heads, *((layer, head) for layer, heads in selection.kept.items() for head in heads)]
+    places = [*selection.heads, *((layer, head) for layer, heads in selection.kept.heads.items() for head in heads)]
     if not all(0 <= layer < layers and 0 <= head < width for layer, head in places):
         raise ValueError(f"a head lies outside of {layers} layers of {width} heads")
     if not len(selection.heads) == len(selection.coordinates) == len(selection.clusters):

@@ -1,0 +1,77 @@
+"""The shape of a model before any pruning. It stays with the model, so that saving builds no second one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from transformers.pytorch_utils import Conv1D
+
+from cahp_plugin.units import kept_set
+from cahp_plugin.units.adapters import BiasOnly
+from cahp_plugin.units.find import find_feed_forward, find_layers
+
+_ATTRIBUTE = "_cahp_origin"
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What a model's class and config make.
+
+    Attributes:
+        shapes: Name -> shape of each tensor of the state dict.
+        parameters: Number of parameters.
+    """
+
+    shapes: Shapes
+    parameters: int
+
+
+def state_shapes(model: Any) -> Shapes:
+    """Name -> shape of each tensor of a model's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def set_origin(model: Any, unpruned: Any) -> Origin:
+    """Keeps with a model the shape of the model as its class makes it, which may be the same object."""
+    count = sum(parameter.numel() for parameter in unpruned.parameters())
+    origin = Origin(state_shapes(unpruned), count)
+    setattr(model, _ATTRIBUTE, origin)
+    return origin
+
+
+def kept_origin(model: Any) -> Origin | None:
+    """What was kept; ``None`` where the model was neither pruned nor loaded by this library."""
+    found = getattr(model, _ATTRIBUTE, None)
+    return found if isinstance(found, Origin) else None
+
+
+def expected_shapes(model: Any, origin: Origin) -> Shapes:
+    """The shapes that a model's tensors have by their original ones and by its map of heads and neurons."""
+    shapes, recorded = dict(origin.shapes), kept_set(model.config).neurons
+    layers = [layer for layer in find_feed_forward(model) if recorded.get(layer.index) == layer.present]
+    for layer in (*find_layers(model), *layers):
+        for path in layer.inputs():
+            weight, bias = (f"{layer.name}.{path}.{kind}" for kind in ("weight", "bias"))
+            if weight not in shapes:  # not every block has every projection
+                continue
+            if not layer.present:
+                del shapes[weight]
+                shapes.pop(bias, None)
+                continue
+            width = layer.expected_width(path)
+            transposed = isinstance(layer.block.get_submodule(path), Conv1D)
+            shapes[weight] = _resized(shapes[weight], width, int(transposed))
+            if bias in shapes:
+                shapes[bias] = (width,)
+        weight, width = f"{layer.output_path}.weight", len(layer.present) * layer.size
+        if isinstance(layer.output, BiasOnly):
+            shapes[weight] = (layer.output.out_features, 0)
+        else:
+            shapes[weight] = _resized(shapes[weight], width, int(not isinstance(layer.output, Conv1D)))
+    return shapes
+
+
+def _resized(shape: tuple[int, ...], width: int, dim: int) -> tuple[int, ...]:
+    return shape[:dim] + (width,) + shape[dim + 1 :]

@@ -1,0 +1,154 @@
+"""The map of heads and neurons that a pruned model carries in its config, from where ``save_pretrained`` saves it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cahp_plugin._version import __version__
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.units.kept import KeptSet, format_ranges, parse_ranges
+
+RECORD_KEY = "cahp_config"
+#: 2 had no neurons; what it says of heads is the same.
+RECORD_FORMAT = 3
+_FORMATS = (2, 3)
+#: Widest feed-forward that is believed: a record must not make the reader fill its memory.
+_MOST_NEURONS = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadEntry:
+    """One attention layer's heads.
+
+    Attributes:
+        num_heads: Heads that the layer had before any pruning.
+        head_dim: Channels a head.
+        group_size: Query heads that share a key and value head.
+        kept: Original indices of the heads present, ascending.
+    """
+
+    num_heads: int
+    head_dim: int
+    group_size: int
+    kept: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class NeuronEntry:
+    """One feed-forward layer's neurons.
+
+    Attributes:
+        num_neurons: Neurons that the layer had before any pruning.
+        kept: Original indices of the neurons present, ascending.
+    """
+
+    num_neurons: int
+    kept: tuple[int, ...]
+
+
+def _record(config: Any) -> Any:
+    """The record of a config, or of the dict that ``config.json`` holds; ``None`` for an unpruned model.
+
+    Raises:
+        CheckpointError: It is of another format.
+    """
+    entry = config.get(RECORD_KEY) if isinstance(config, dict) else getattr(config, RECORD_KEY, None)
+    if entry is None:
+        return None
+    try:
+        if entry["format"] not in _FORMATS:
+            raise CheckpointError(
+                f"`{RECORD_KEY}` in config.json has format {entry['format']!r}; this version of cahp-plugin reads "
+                f"the formats {_FORMATS[0]} to {_FORMATS[-1]}. Install the version that wrote it: "
+                f"{entry.get('version')!r}."
+            )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(entry, error) from error
+    return entry
+
+
+def _damaged(entry: Any, error: Exception) -> CheckpointError:
+    return CheckpointError(f"`{RECORD_KEY}` in config.json is damaged: {error!r}. Got {str(entry)[:500]!r}.")
+
+
+def head_entries(config: Any) -> dict[int, HeadEntry]:
+    """Reads layer -> heads from a model's config; empty for an unpruned model.
+
+    Args:
+        config: The config, or the dict that ``config.json`` holds.
+
+    Raises:
+        CheckpointError: The map is there but is not one that this library wrote.
+    """
+    entry = _record(config)
+    try:
+        found = {
+            int(layer): HeadEntry(
+                int(values["num_heads"]),
+                int(values["head_dim"]),
+                int(values["group_size"]),
+                tuple(int(head) for head in values["kept"]),
+            )
+            for layer, values in (entry["layers"] if entry is not None else {}).items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(entry, error) from error
+    for layer, heads in found.items():
+        kept = list(heads.kept)
+        if kept != sorted(set(kept)) or any(not 0 <= head < heads.num_heads for head in kept):
+            raise CheckpointError(
+                f"`{RECORD_KEY}` in config.json is damaged: layer {layer} keeps heads {kept}, expected ascending "
+                f"indices below {heads.num_heads}."
+            )
+    return found
+
+
+def neuron_entries(config: Any) -> dict[int, NeuronEntry]:
+    """Reads feed-forward layer -> neurons from a model's config; empty where none were removed by this library.
+
+    Args:
+        config: The config, or the dict that ``config.json`` holds.
+
+    Raises:
+        CheckpointError: The map is there but is not one that this library wrote.
+    """
+    entry = _record(config)
+    found = {}
+    try:
+        for layer, values in (entry.get("feed_forward", {}) if entry is not None else {}).items():
+            count = int(values["num_neurons"])
+            found[int(layer)] = NeuronEntry(count, parse_ranges(values["kept"], min(count, _MOST_NEURONS)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(entry, error) from error
+    return found
+
+
+def kept_set(config: Any) -> KeptSet:
+    """The units that a pruned model has left, by its config; it names no layer of an unpruned model."""
+    return KeptSet(
+        heads={layer: heads.kept for layer, heads in head_entries(config).items()},
+        neurons={layer: neurons.kept for layer, neurons in neuron_entries(config).items()},
+    )
+
+
+def make_record(
+    before: Mapping[str, Any] | None, heads: Mapping[int, HeadEntry], neurons: Mapping[int, NeuronEntry]
+) -> dict[str, Any]:
+    """The record of a map, as it is written to a config.
+
+    Args:
+        before: The record before; whatever else it holds stays.
+        heads: Layer -> heads, for every layer.
+        neurons: Feed-forward layer -> neurons; none where no neuron was removed.
+    """
+    layers = {str(layer): dataclasses.asdict(entry) | {"kept": list(entry.kept)} for layer, entry in heads.items()}
+    record = {**(before or {}), "format": RECORD_FORMAT, "version": __version__, "layers": layers}
+    record["feed_forward"] = {
+        str(layer): {"num_neurons": entry.num_neurons, "kept": format_ranges(entry.kept)}
+        for layer, entry in sorted(neurons.items())
+    }
+    if not neurons:
+        del record["feed_forward"]
+    return record
