@@ -14,7 +14,7 @@ from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.method.elimination import eliminate
 from cahp_plugin.prune import CAHPImportance
 from cahp_plugin.recover.normal_equations import NormalEquations
-from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+from cahp_plugin.recover.streams import calibration_batches, layer_tokens
 from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
 from cahp_plugin.units.linear import weight_of
 
@@ -125,10 +125,12 @@ def _measure(
     sums = {layer.index: NormalEquations(len(layer.heads) * layer.head_dim, width) for layer in layers}
     batches = calibration_batches(dataloader, model, num_examples)
     for batch in logging.tqdm(batches, desc="Measuring heads", unit="batch"):
-        for index, found in attention_tokens(model, layers, batch).items():
+        seen = layer_tokens(model, layers, batch)
+        for layer in layers:
+            found = seen[layer.output_path]
             if not bool(torch.isfinite(found.behind).all()):
-                raise PruningError(f"Attention layer {index} has activations that are not finite.")
-            sums[index].add(found.context, found.behind)
+                raise PruningError(f"{layer} has activations that are not finite.")
+            sums[layer.index].add(found.context, found.behind)
     widest = max(layers, key=lambda layer: len(layer.heads), default=None)
     channels = len(widest.heads) * widest.head_dim if widest else 0
     tokens = sums[widest.index].count if widest else 0

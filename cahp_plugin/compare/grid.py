@@ -33,7 +33,7 @@ from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.recover.streams import attention_tokens
+from cahp_plugin.recover.streams import layer_tokens
 from cahp_plugin.units import attention_layers, kept_state
 
 logger = logging.get_logger(__name__)
@@ -212,13 +212,13 @@ def _check_activations(model: Any, batches: Any) -> None:
     batch = next(read_inputs(batches, model))
     with kept_state(model), torch.inference_mode():
         model.eval()
-        found = attention_tokens(model, layers, batch) if layers else {}
+        found = layer_tokens(model, layers, batch) if layers else {}
         logits = model(**batch.inputs_on(model.device)).logits
     for layer in layers:
-        if not bool(torch.isfinite(found[layer.index].behind).all()):
+        if not bool(torch.isfinite(found[layer.output_path].behind).all()):
             raise PruningError(
-                f"Attention layer {layer.index} ({layer.name}) has activations that are not finite. Check the model's "
-                "weights, and its dtype: half precision overflows in some models."
+                f"{layer} has activations that are not finite. Check the model's weights, and its dtype: half "
+                "precision overflows in some models."
             )
     if not bool(torch.isfinite(logits).all()):
         raise PruningError("The model's logits are not finite, behind attention layers that are. Check its weights.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units import AttentionLayer, PrunableLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +54,18 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     return query_side(layer, batch, queries), key
 
 
-def query_side(layer: AttentionLayer, batch: Batch, queries: int) -> Side:
+def query_side(layer: PrunableLayer, batch: Batch, queries: int) -> Side:
     """The queries alone; see :func:`map_sides`."""
     decodes = layer.pattern in ("causal", "cross") and batch.decoder_mask is not None
     return _side(layer, batch, queries, vision=_in_vision_tower(layer), decoder=decodes)
 
 
-def _in_vision_tower(layer: AttentionLayer) -> bool:
+def _in_vision_tower(layer: PrunableLayer) -> bool:
     """Image and text towers of one model (CLIP) are told apart by their names."""
     return any(part.startswith(("vision", "visual")) for part in layer.name.split("."))
 
 
-def _side(layer: AttentionLayer, batch: Batch, length: int, *, vision: bool, decoder: bool) -> Side:
+def _side(layer: PrunableLayer, batch: Batch, length: int, *, vision: bool, decoder: bool) -> Side:
     mask = batch.decoder_mask if decoder else batch.mask
     if vision or mask is None or mask.shape[1] == 0:
         return Side("vision" if vision else "tokens", torch.ones(len(batch), length, dtype=torch.bool))

@@ -1,7 +1,8 @@
 """Recovery without training: the output projections are refitted in closed form to what the dense model computes.
 
 No labels, no gradient, seconds. The fit is linear least squares, layer by layer, as in pruning by reconstruction (e.g.
-OBC, Frantar and Alistarh 2022; ZipLM, Kurtic et al. 2023), here for whole heads.
+OBC, Frantar and Alistarh 2022; ZipLM, Kurtic et al. 2023; the refit to the dense output less the pruned residual:
+K-prune, Park et al. 2024), here for whole heads and neurons.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
-from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.observe.inputs import call_options
+from cahp_plugin.recover.refit import check_finite, refit, refit_shared
 from cahp_plugin.recover.state import in_fp32
-from cahp_plugin.recover.streams import Tokens, attention_tokens, calibration_batches
-from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.linear import out_width, weight_of
+from cahp_plugin.recover.streams import calibration_batches, layer_tokens
+from cahp_plugin.units import PrunableLayer, kept_state, prunable_layers
+from cahp_plugin.units.linear import weight_of
 
 logger = logging.get_logger(__name__)
 
 _HELD_OUT = 0.2
-_CACHE_BYTES = 2**29
 
 Batches = Iterable[Mapping[str, Any]]
 
@@ -37,8 +38,10 @@ class RecoveryReport:
         method: ``"bias"`` or ``"least-squares"``.
         num_examples: Examples that it was fitted on; the held-out ones come on top.
         num_tokens: Real tokens in them.
-        errors: Layer -> (before, after) for the layers that changed: mean squared error of the residual stream behind
-            the layer against the dense model's, over its variance, on the fitted examples. Empty for ``"bias"``.
+        errors: Attention layer -> (before, after) for the layers that changed: mean squared error of the residual
+            stream behind the layer against the dense model's, over its variance, on the fitted examples. Empty for
+            ``"bias"``.
+        feed_forward_errors: The same for the feed-forward layers.
         divergence: (before, after): mean squared error of the model's outputs against the dense model's, over their
             variance, on held-out examples.
         accepted: Whether the new weights were kept; they are not where the divergence grew.
@@ -52,6 +55,7 @@ class RecoveryReport:
     divergence: tuple[float, float]
     accepted: bool
     seconds: float
+    feed_forward_errors: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         before, after = self.divergence
@@ -69,14 +73,19 @@ def recover_least_squares(
     """Refits every changed output projection so that the pruned layer reproduces the dense residual stream.
 
     Layer by layer from the input, with the layers before it already refitted: let ``c`` be the concatenated outputs of
-    the kept heads and ``h`` the residual stream in front of the layer in the pruned model, ``r`` the stream behind it
-    in the dense one. The new weights minimise ``|r - h - W c - b|^2 + ridge * s * |W - W_now|^2`` over the real
-    tokens, where ``s`` is the sum over tokens of a channel's centred squares, averaged over the channels of ``c``.
-    Models in half precision are run in fp32 and cast back. Normal equations are summed in float64; they take
-    ``channels x channels`` numbers. A layer without heads gets a new bias. Where the projection has no bias, ``b`` is
-    0; where its output goes through more than an addition on its way into the stream (a norm in Gemma, a scale in
-    DINOv2), ``r - h`` is the dense projection's output. A block that serves several layers (ALBERT) is fitted to all
-    of them at once.
+    the kept heads, or the kept neurons, and ``h`` the residual stream in front of the layer in the pruned model, ``r``
+    the stream behind it in the dense one. The new weights minimise
+    ``|r - h - W c - b|^2 + ridge * s * |W - W_now|^2`` over the real tokens, where ``s`` is the sum over tokens of a
+    channel's centred squares, averaged over the channels of ``c``. Models in half precision are run in fp32 and cast
+    back. Normal equations are summed in float64; they take ``channels x channels`` numbers. A layer without units gets
+    a new bias. Where the projection has no bias, ``b`` is 0; where its output is not added to the stream in front of
+    it alone (a norm behind it in Gemma, a scale in DINOv2, attention and feed-forward in parallel in GPT-NeoX),
+    ``r - h`` is the dense projection's output. A block that serves several layers (ALBERT) is fitted to all of them
+    at once.
+
+    Both models run over the examples once, all batches abreast from layer to layer (:mod:`cahp_plugin.recover.walk`),
+    and the pruned one runs each changed part of a layer once more; so the time is linear in the depth. What waits
+    between two layers is kept in memory, or in files where that is more than 1 GiB.
 
     Args:
         model: The pruned model; changed in place.
@@ -97,32 +106,41 @@ def recover_least_squares(
     if not ridge >= 0:
         raise ConfigError(f"`ridge` must be at least 0; got {ridge}.")
     start = time.perf_counter()
-    pairs = _pairs(model, dense)
-    changed = [(ours, theirs) for ours, theirs in pairs if ours.heads != theirs.heads]
+    changed = [(ours, theirs) for ours, theirs in _pairs(model, dense) if len(ours.present) != len(theirs.present)]
     fitted, held_out = _split(dataloader, model, num_examples)
     tokens = sum(int(batch.mask.sum()) for batch in fitted)
-    width = max((len(ours.heads) * ours.head_dim for ours, _ in changed), default=0)
+    width = max((len(ours.present) * ours.size for ours, _ in changed), default=0)
     if tokens < 2 * width:
         logger.warning(
             f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near what "
             "they are. Give more examples (`num_examples`)."
         )
-    errors: dict[int, tuple[float, float]] = {}
+    found: dict[str, tuple[float, float]] = {}
 
-    def refit() -> None:
-        streams = _DenseStreams(dense, [theirs for _, theirs in changed], fitted, tokens)
-        for ours, theirs in logging.tqdm(changed, desc="Refitting", unit="layer"):
-            errors[ours.index] = _refit_layer(model, ours, streams.behind(theirs), fitted, ridge)
+    def change() -> None:
+        refitted = refit_shared if any(ours.spec.reused for ours, _ in changed) else refit
+        with logging.tqdm(total=len(changed), desc="Refitting", unit="layer") as bar:
+            for name, errors in refitted(model, dense, changed, fitted, ridge):
+                found[name] = errors
+                bar.update()
 
-    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, refit)
+    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, change)
+    errors: dict[str, dict[int, tuple[float, float]]] = {"heads": {}, "neurons": {}}
+    for ours, _ in changed:
+        errors[ours.noun][ours.index] = found[ours.output_path]
     count = sum(len(batch.mask) for batch in fitted)
-    report = RecoveryReport("least-squares", count, tokens, errors, divergence, accepted, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    report = RecoveryReport(
+        "least-squares", count, tokens, errors["heads"], divergence, accepted, seconds, errors["neurons"]
+    )
     logger.info(str(report))
     return report
 
 
 def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384) -> RecoveryReport:
-    """Adds the mean output of the removed heads, in the dense model, to the bias of each output projection.
+    """Adds the mean output of the removed units, in the dense model, to the bias of each output projection.
+
+    Neurons that another pruner removed are left out: nobody knows which they were.
 
     Args:
         model: The pruned model; changed in place.
@@ -140,20 +158,26 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
             output projection has no bias.
     """
     start = time.perf_counter()
-    changed = [(ours, theirs) for ours, theirs in _pairs(model, dense) if ours.heads != theirs.heads]
+    changed = [
+        (ours, theirs)
+        for ours, theirs in _pairs(model, dense)
+        if ours.present != theirs.present and ours.num_original == theirs.num_original
+    ]
     fitted, held_out = _split(dataloader, model, num_examples)
     tokens = sum(int(batch.mask.sum()) for batch in fitted)
 
     def fold() -> None:
-        sums: dict[int, Any] = {theirs.index: 0.0 for _, theirs in changed}
+        sums: dict[str, Any] = {theirs.output_path: 0.0 for _, theirs in changed}
         for batch in fitted:
-            for index, found in attention_tokens(dense, [theirs for _, theirs in changed], batch).items():
-                _check_finite(index, found.context)
-                sums[index] = sums[index] + found.context.double().sum(0)
+            seen = layer_tokens(dense, [theirs for _, theirs in changed], batch)
+            for _, theirs in changed:
+                context = seen[theirs.output_path].context
+                check_finite(theirs, context)
+                sums[theirs.output_path] = sums[theirs.output_path] + context.double().sum(0)
         for ours, theirs in changed:
-            gone = theirs.channels(head for head in theirs.heads if head not in ours.heads)
+            gone = theirs.channels(set(theirs.present) - set(ours.present))
             weight = weight_of(theirs.output)
-            mean = sums[theirs.index][gone] / tokens
+            mean = sums[theirs.output_path][gone] / tokens
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
 
     divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
@@ -163,11 +187,11 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
     return report
 
 
-def _pairs(model: Any, dense: Any) -> list[tuple[AttentionLayer, AttentionLayer]]:
+def _pairs(model: Any, dense: Any) -> list[tuple[PrunableLayer, PrunableLayer]]:
     """The layers of both models, checked to belong together."""
-    ours, theirs = attention_layers(model), attention_layers(dense)
-    fits = [layer.name for layer in ours] == [layer.name for layer in theirs] and all(
-        set(own.heads) <= set(other.heads) and own.head_dim == other.head_dim
+    ours, theirs = prunable_layers(model), prunable_layers(dense)
+    fits = [layer.output_path for layer in ours] == [layer.output_path for layer in theirs] and all(
+        set(own.present) <= set(other.present) and own.size == other.size
         for own, other in zip(ours, theirs, strict=True)
     )
     if not fits or model is dense:
@@ -191,65 +215,15 @@ def _split(dataloader: Batches, model: Any, num_examples: int) -> tuple[list[Any
     return fitted, held_out
 
 
-class _DenseStreams:
-    """The dense model's residual stream behind its attention layers, kept in memory where that is little."""
-
-    def __init__(self, dense: Any, layers: Sequence[AttentionLayer], batches: Sequence[Any], tokens: int) -> None:
-        self.dense, self.batches = dense, batches
-        width = max((out_width(layer.output) for layer in layers), default=0)
-        self.cache: dict[int, list[torch.Tensor]] = {}
-        if len(layers) * tokens * width * 4 <= _CACHE_BYTES:
-            for batch in batches:
-                for index, found in attention_tokens(dense, layers, batch).items():
-                    self.cache.setdefault(index, []).append(found.behind)
-
-    def behind(self, layer: AttentionLayer) -> Iterable[torch.Tensor]:
-        """The stream behind a layer, batch by batch: ``(tokens, hidden size)``."""
-        if layer.index in self.cache:
-            return self.cache.pop(layer.index)
-        return (attention_tokens(self.dense, [layer], batch)[layer.index].behind for batch in self.batches)
-
-
-def _refit_layer(
-    model: Any, layer: AttentionLayer, targets: Iterable[torch.Tensor], batches: Sequence[Any], ridge: float
-) -> tuple[float, float]:
-    """Refits one output projection; returns the relative error before and after."""
-    output: Any = layer.output
-    equations = NormalEquations(len(layer.heads) * layer.head_dim, out_width(output))
-    energy = torch.zeros((), dtype=torch.float64)
-    total: Any = 0.0
-    for batch, target in zip(batches, targets, strict=True):
-        found: Tokens = attention_tokens(model, [layer], batch)[layer.index]
-        _check_finite(layer.index, found.behind, target)
-        equations.add(found.context, target - found.behind)
-        energy = energy + target.double().square().sum().cpu()
-        total = total + target.double().sum(0).cpu()
-    variance = float(energy - total.square().sum() / equations.count) or 1.0
-    before = equations.error()
-    change, shift = equations.solve(ridge, intercept=output.bias is not None)
-    after = equations.error(change, shift)
-    if output.bias is not None:
-        output.bias.data.add_(shift.to(output.bias))
-    if layer.heads:
-        weight = weight_of(output)
-        weight.data.add_(change.to(weight))
-    return before / variance, after / variance
-
-
-def _check_finite(layer: int, *tensors: torch.Tensor) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise PruningError(f"Attention layer {layer} has activations that are not finite.")
-
-
-def _bias_of(layer: AttentionLayer) -> torch.Tensor:
+def _bias_of(layer: PrunableLayer) -> torch.Tensor:
     bias: Any = layer.output.bias
     if bias is None:
-        raise PruningError(f"{layer.output_path} has no bias to put the removed heads' mean into.")
+        raise PruningError(f"{layer.output_path} has no bias to put the mean of the removed units into.")
     return bias.data
 
 
 def _guarded(
-    model: Any, dense: Any, layers: Sequence[AttentionLayer], held_out: Sequence[Any], change: Any
+    model: Any, dense: Any, layers: Sequence[PrunableLayer], held_out: Sequence[Any], change: Any
 ) -> tuple[tuple[float, float], bool]:
     """Changes the layers' output projections, and changes them back where the outputs drift from the dense model's."""
     with kept_state(model), kept_state(dense), torch.no_grad(), in_fp32(model, dense):
@@ -270,11 +244,11 @@ def _guarded(
     return (first, second), accepted
 
 
-def _weights(layer: AttentionLayer) -> dict[str, torch.Tensor]:
-    return {f"{layer.index}.{name}": value for name, value in layer.output.state_dict().items()}
+def _weights(layer: PrunableLayer) -> dict[str, torch.Tensor]:
+    return {f"{layer.output_path}.{name}": value for name, value in layer.output.state_dict().items()}
 
 
-def _restore(layers: Sequence[AttentionLayer], before: Mapping[str, torch.Tensor]) -> None:
+def _restore(layers: Sequence[PrunableLayer], before: Mapping[str, torch.Tensor]) -> None:
     for layer in layers:
         for name, value in _weights(layer).items():
             value.copy_(before[name])
@@ -296,7 +270,7 @@ def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:
 
 def _real_outputs(model: Any, batch: Any) -> torch.Tensor:
     """A model's main output at the real tokens, float64 of shape ``(rows, channels)``, on the CPU."""
-    outputs = model(**batch.inputs_on(model.device))
+    outputs = model(**batch.inputs_on(model.device), **call_options(type(model)))
     first = outputs["logits"] if "logits" in outputs else outputs[0]
     for mask in (batch.mask, batch.decoder_mask):
         if mask is not None and first.dim() == 3 and first.shape[:2] == mask.shape:

@@ -56,12 +56,27 @@ class NormalEquations:
             return self._yx, y
         gram = self._xx - self.count * torch.outer(x, x)
         cross = self._yx - self.count * torch.outer(y, x)
-        values, vectors = torch.linalg.eigh(gram)
         strength = ridge * float(gram.diagonal().mean())
-        least = max(float(values[-1]), 0.0) * len(x) * torch.finfo(torch.float64).eps
-        inverse = torch.where(values > least, 1 / (values + strength).clamp_min(1e-300), torch.zeros_like(values))
-        weight = (cross @ vectors) * inverse @ vectors.T
+        factor, failed = torch.linalg.cholesky_ex(gram + strength * torch.eye(len(x), dtype=gram.dtype))
+        if strength > 0 and not failed:
+            weight = torch.cholesky_solve(cross.T, factor).T
+        else:
+            values, vectors = torch.linalg.eigh(gram)
+            least = max(float(values[-1]), 0.0) * len(x) * torch.finfo(torch.float64).eps
+            inverse = torch.where(values > least, 1 / (values + strength).clamp_min(1e-300), torch.zeros_like(values))
+            weight = (cross @ vectors) * inverse @ vectors.T
         return weight, y - weight @ x
+
+    def less(self, weight: Tensor, bias: Tensor | None) -> NormalEquations:
+        """The sums of ``(x, y - W x - b)``: what is left for a change of W and b to explain."""
+        weight = weight.detach().double().cpu()
+        shift = torch.zeros_like(self._y) if bias is None else bias.detach().double().cpu()
+        left = NormalEquations(len(self._x), len(self._y))
+        left.count, left._x, left._xx = self.count, self._x, self._xx
+        left._y = self._y - weight @ self._x - self.count * shift
+        left._yx = self._yx - weight @ self._xx - torch.outer(shift, self._x)
+        left._yy = self.error(weight, shift)
+        return left
 
     def error(self, weight: Tensor | None = None, bias: Tensor | None = None) -> float:
         """Sum of squares of ``y - W x - b`` over the rows; of ``y`` without W and b."""

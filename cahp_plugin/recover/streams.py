@@ -1,40 +1,111 @@
-"""What goes through a model's attention layers, token by token, without the rest of the forward pass."""
+"""What goes through a model's layers, token by token, without the rest of the forward pass."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cahp_plugin.observe.batches import Batch, read_inputs
+from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.tokens import query_side
-from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units import PrunableLayer
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """One attention layer's part of the residual stream, at the real tokens of a batch.
+    """One layer's part of the residual stream, at the real tokens of a batch.
 
     Attributes:
-        context: Concatenated outputs of the heads, the output projection's input: ``(tokens, heads * head_dim)``.
-        behind: Residual stream behind the layer, before it is normalised: what came in plus what the projection adds;
-            the projection's output alone where more than an addition stands between it and the stream;
-            ``(tokens, hidden size)``.
+        context: Concatenated outputs of the units, the output projection's input: ``(tokens, units * size)``.
+        front: Residual stream in front of the layer, ``(tokens, hidden size)``; ``None`` where more than an addition
+            stands between the projection and the stream.
+        output: What the projection adds, ``(tokens, hidden size)``; ``None`` where it was not run.
     """
 
     context: Tensor
-    behind: Tensor
+    front: Tensor | None
+    output: Tensor | None
+
+    @property
+    def behind(self) -> Tensor:
+        """Residual stream behind the layer, before it is normalised; ``output`` where there is no ``front``."""
+        assert self.output is not None
+        return self.output if self.front is None else self.front + self.output
 
 
-class _Enough(Exception):
-    """Ends a forward pass behind the last layer that was asked for."""
+@dataclasses.dataclass
+class Running:
+    """Which batch a model is at."""
+
+    batch: Batch
 
 
-def attention_tokens(model: Any, layers: Sequence[AttentionLayer], batch: Batch) -> dict[int, Tokens]:
-    """Runs a model up to the last of some attention layers and returns what went through them.
+class Enough(Exception):
+    """Ends a forward pass where all that was asked for has been seen."""
+
+
+@contextlib.contextmanager
+def tapped(
+    model: Any, layers: Sequence[PrunableLayer], running: Running, *, write: bool = True, end: bool = False
+) -> Iterator[dict[str, list[Tokens]]]:
+    """Records what goes through layers whenever they run, while the context is open.
+
+    Args:
+        model: The model.
+        layers: Its layers to look at.
+        running: The batch that is running, to be kept up to date.
+        write: Whether the output projections run; otherwise the pass ends in front of the first of them.
+        end: Whether the pass ends behind the last of the layers, by :class:`Enough`.
+
+    Yields:
+        Path of the output projection -> what was seen, call by call, in the order of the calls.
+    """
+    found: dict[str, list[Tokens]] = {}
+    fronts: dict[str, Any] = {}
+    handles = []
+
+    def tap(layer: PrunableLayer) -> None:
+        name = layer.output_path
+
+        def front(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            fronts[name] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
+
+        def record(context: Tensor, output: Tensor | None) -> None:
+            mask = query_side(layer, running.batch, context.shape[1]).mask.to(context.device)
+            values = (None if value is None else value[mask] for value in (fronts.get(name), output))
+            found.setdefault(name, []).append(Tokens(context[mask], *values))
+
+        def before(module: Any, args: tuple[Any, ...]) -> None:
+            record(args[0], None)
+            raise Enough
+
+        def behind(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+            record(args[0], output)
+            if end and len(found) == len(layers):
+                raise Enough
+
+        stream = layer.stream(model)
+        if stream is not None:
+            handles.append(stream.register_forward_pre_hook(front, with_kwargs=True))
+        handles.append(layer.output.register_forward_hook(behind) if write
+                       else layer.output.register_forward_pre_hook(before))  # fmt: skip
+
+    for layer in layers:
+        tap(layer)
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_tokens(model: Any, layers: Sequence[PrunableLayer], batch: Batch) -> dict[str, Tokens]:
+    """Runs a model up to the last of some layers and returns what went through them.
 
     Args:
         model: A model, in eval mode, outside of autograd.
@@ -42,42 +113,24 @@ def attention_tokens(model: Any, layers: Sequence[AttentionLayer], batch: Batch)
         batch: Examples.
 
     Returns:
-        Layer index -> its tokens; of a block that is used several times, all of them.
+        Path of the output projection -> its tokens; of a block that is used several times, all of them.
     """
-    found: dict[int, list[Tokens]] = {}
-    incoming: dict[int, Any] = {}
-    handles = []
     ends = not any(layer.spec.reused for layer in layers)
+    with tapped(model, layers, Running(batch), end=ends) as found, contextlib.suppress(Enough):
+        model(**batch.inputs_on(model.device), **call_options(type(model)))
+    return {name: joined(parts) for name, parts in found.items()}
 
-    def hook(layer: AttentionLayer) -> None:
-        def remember(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            incoming[layer.index] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
 
-        def collect(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-            mask = query_side(layer, batch, args[0].shape[1]).mask.to(output.device)
-            behind = output if layer.index not in incoming else incoming.pop(layer.index) + output
-            found.setdefault(layer.index, []).append(Tokens(args[0][mask], behind[mask]))
-            if ends and len(found) == len(layers):
-                raise _Enough
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of several calls, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
 
-        stream = layer.stream(model)
-        if stream is not None:
-            handles.append(stream.register_forward_pre_hook(remember, with_kwargs=True))
-        handles.append(layer.output.register_forward_hook(collect))
+    def join(values: Sequence[Tensor | None]) -> Tensor | None:
+        return None if values[0] is None else torch.cat([value for value in values if value is not None])
 
-    for layer in layers:
-        hook(layer)
-    try:
-        model(**batch.inputs_on(model.device))
-    except _Enough:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {
-        index: Tokens(torch.cat([part.context for part in parts]), torch.cat([part.behind for part in parts]))
-        for index, parts in found.items()
-    }
+    context = torch.cat([part.context for part in parts])
+    return Tokens(context, join([part.front for part in parts]), join([part.output for part in parts]))
 
 
 def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num_examples: int) -> list[Batch]:

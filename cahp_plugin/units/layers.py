@@ -44,6 +44,9 @@ class PrunableLayer:
     group_size: int = 1
     pattern: str = "self"
 
+    def __str__(self) -> str:
+        return f"{self.kind.capitalize()} layer {self.index} ({self.name})"
+
     @property
     def units(self) -> tuple[tuple[int, ...], ...]:
         """What is kept or dropped together: single heads, the query heads of one key and value head, neurons."""

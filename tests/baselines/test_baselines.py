@@ -17,7 +17,7 @@ from cahp_plugin.baselines import (
 )
 from cahp_plugin.baselines.reconstruction import _measure
 from cahp_plugin.errors import ConfigError, DataError, PruningError, SelectionError
-from cahp_plugin.recover.streams import attention_tokens, calibration_batches
+from cahp_plugin.recover.streams import calibration_batches, layer_tokens
 from cahp_plugin.units import attention_layers
 
 SCORES = np.array([[9.0, 8.0, 7.0, 6.0], [0.1, 0.4, 0.3, 0.2], [5.0, np.nan, 1.0, 4.0]])
@@ -111,9 +111,9 @@ def test_reconstruction_removes_what_costs_least_after_a_refit(ridge):
     layers = attention_layers(model)
     with torch.no_grad():
         batches = calibration_batches(data, model, 60)
-        found = [attention_tokens(model, layers, batch) for batch in batches]
-        context = torch.cat([tokens[1].context for tokens in found]).double()
-        behind = torch.cat([tokens[1].behind for tokens in found]).double()
+        found = [layer_tokens(model, layers, batch)[layers[1].output_path] for batch in batches]
+        context = torch.cat([tokens.context for tokens in found]).double()
+        behind = torch.cat([tokens.behind for tokens in found]).double()
         weight = layers[1].output.weight.double()
     scale = float((behind - behind.mean(0)).square().sum())
     left, order = [0, 1, 2, 3], []

@@ -43,7 +43,7 @@ def test_a_head_that_has_a_copy_is_made_up_for(name):
     """The last unit of the first layer is made a copy of the first: what it adds is linear in what is left."""
     dense = zoo_model(name)
     layer = attention_layers(dense)[0]
-    if layer.spec.shared_bias or layer.spec.reused:
+    if layer.spec.shared_bias or layer.spec.reused or name in ("bloom", "falcon-alibi"):
         pytest.skip("heads with a position bias each have no copies; a reused block has no first layer")
     with torch.no_grad():
         for path, module in layer.projections().items():

@@ -1,0 +1,146 @@
+"""Refits output projections to the dense model's residual stream, in the order of the layers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cahp_plugin.errors import PruningError
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.recover.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
+from cahp_plugin.recover.walk import Call, Walk, set_aside, steps_of
+from cahp_plugin.units import PrunableLayer
+from cahp_plugin.units.linear import out_width, weight_of
+
+#: The same layer of the pruned and of the dense model.
+Pair = tuple[PrunableLayer, PrunableLayer]
+Errors = tuple[str, tuple[float, float]]
+
+
+def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float) -> Iterator[Errors]:
+    """Refits layers, each on what arrives from those before it; one pass over the depth.
+
+    Args:
+        model: The pruned model; changed in place.
+        dense: The model before pruning.
+        pairs: Layers to refit, none of which serves several depths.
+        batches: The calibration set.
+        ridge: As for :func:`cahp_plugin.recover_least_squares`.
+
+    Yields:
+        Path of an output projection, and its relative error before and after.
+
+    Raises:
+        PruningError: Activations are not finite, or the models run their layers in another order.
+    """
+    twins = {ours.output_path: theirs for ours, theirs in pairs}
+    steps = steps_of(model, [ours for ours, _ in pairs])
+    stops, dense_stops = ({one.get_submodule(path): path for path in steps} for one in (model, dense))
+    numbers = range(len(batches))
+    running = Running(batches[0])
+    with (
+        tapped(dense, list(twins.values()), running) as seen,  # from the start: a call that waits has its hooks
+        Walk(dense, list(dense_stops), batches) as dense_walk,
+        Walk(model, list(stops), batches) as walk,
+    ):
+        waiting: list[Call | None] = [dense_walk.advance(number) for number in numbers]
+        for left in reversed(range(len(steps))):
+            calls = [_there(walk.advance(number)) for number in numbers]
+            path = stops[calls[0].module]
+            targets: dict[str, list[Tensor]] = {}  # in the order in which the layer runs its projections
+            for number, running.batch in enumerate(batches):
+                call = _there(waiting[number])
+                if (dense_stops[call.module], stops[calls[number].module]) != (path, path):
+                    raise PruningError("The two models, or two batches, run through the layers in different orders.")
+                seen.clear()
+                if left:
+                    waiting[number] = dense_walk.advance(number)
+                else:  # what lies behind the last layer need not run
+                    call.run()
+                for name, parts in seen.items():
+                    targets.setdefault(name, []).append(joined(parts).behind)
+                    set_aside(targets[name][-1], len(batches))
+            layers = {layer.output_path: layer for layer in steps[path]}
+            for name, wanted in targets.items():
+                yield name, _refit_one(model, layers[name], calls, batches, wanted, ridge)
+
+
+def _refit_one(
+    model: Any,
+    layer: PrunableLayer,
+    calls: Sequence[Call],
+    batches: Sequence[Batch],
+    targets: Sequence[Tensor],
+    ridge: float,
+) -> tuple[float, float]:
+    fit = _Fit(layer)
+    for call, batch, target in zip(calls, batches, targets, strict=True):
+        with tapped(model, [layer], Running(batch), write=False) as seen, contextlib.suppress(Enough):
+            call.run()
+        fit.add(joined(seen[layer.output_path]), target)
+    return fit.solve(ridge)
+
+
+def refit_shared(
+    model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float
+) -> Iterator[Errors]:
+    """As :func:`refit` for blocks that serve several depths, each fitted to all of them: a pass for each block."""
+    by_path = {ours.output_path: (ours, theirs) for ours, theirs in pairs}
+    order = layer_tokens(dense, [theirs for _, theirs in pairs], batches[0])  # as the model runs them first
+    for ours, theirs in (by_path[path] for path in order):
+        fit = _Fit(ours)
+        for batch in batches:
+            target = layer_tokens(dense, [theirs], batch)[theirs.output_path].behind
+            fit.add(layer_tokens(model, [ours], batch)[ours.output_path], target)
+        yield ours.output_path, fit.solve(ridge)
+
+
+class _Fit:
+    """The least-squares problem of one output projection."""
+
+    def __init__(self, layer: PrunableLayer) -> None:
+        self._layer = layer
+        self._equations = NormalEquations(len(layer.present) * layer.size, out_width(layer.output))
+        self._squares, self._total = 0.0, torch.zeros(out_width(layer.output), dtype=torch.float64)
+
+    def add(self, seen: Tokens, target: Tensor) -> None:
+        """Adds a batch: what goes into the projection, and the stream that is to lie behind the layer."""
+        wanted = target if seen.front is None else target - seen.front
+        check_finite(self._layer, seen.context, wanted)
+        self._equations.add(seen.context, wanted)
+        self._squares += float(target.double().square().sum())
+        self._total += target.double().sum(0).cpu()
+
+    def solve(self, ridge: float) -> tuple[float, float]:
+        """Changes the projection's weights; returns the relative error before and after."""
+        output: Any = self._layer.output
+        variance = self._squares - float(self._total.square().sum()) / self._equations.count or 1.0
+        left = self._equations.less(weight_of(output), output.bias)
+        change, shift = left.solve(ridge, intercept=output.bias is not None)
+        if output.bias is not None:
+            output.bias.data.add_(shift.to(output.bias))
+        if self._layer.present:
+            weight = weight_of(output)
+            weight.data.add_(change.to(weight))
+        return left.error() / variance, left.error(change, shift) / variance
+
+
+def check_finite(layer: PrunableLayer, *tensors: Tensor) -> None:
+    """Raises where a layer's activations are not finite.
+
+    Raises:
+        PruningError: They are not.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise PruningError(f"{layer} has activations that are not finite.")
+
+
+def _there(call: Call | None) -> Call:
+    if call is None:
+        raise PruningError("The example inputs do not run through every layer of the model.")
+    return call
