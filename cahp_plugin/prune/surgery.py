@@ -47,8 +47,8 @@ def update_layer(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
         if hasattr(layer.block, name):
             setattr(layer.block, name, len(kept))
     if not kept:
-        for path in layer.projections():
-            _replace(layer.block, path, NoUnits())
+        for path, module in layer.projections().items():
+            _replace(layer.block, path, NoUnits(module))
         _replace(layer.block, layer.spec.output, BiasOnly(layer.output))
 
 

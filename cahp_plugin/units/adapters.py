@@ -65,7 +65,19 @@ class BiasOnly(nn.Module):
 
 
 class NoUnits(nn.Module):
-    """What is left of the projection into a layer's units when none is left: an output of no channels."""
+    """What is left of the projection into a layer's units when none is left: an output of no channels.
+
+    It has a ``weight`` without elements, for models that look at those of their parts; it is not saved.
+
+    Args:
+        projection: The linear layer that it replaces.
+    """
+
+    bias = None
+
+    def __init__(self, projection: Any) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight_of(projection).detach()[:0].clone(), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns ``inputs`` ``(..., any)`` without channels: shape ``(..., 0)``."""

@@ -271,6 +271,7 @@ ATTENTION = (
         causal=True,
         residual="input_layernorm",
         parallel=_FALCON_PARALLEL,
+        maps_on_request=True,
         output_in_core=True,
         narrow=SlicedAlibi,
     ),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_pruning as tp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import FAMILIES, GENERATORS, outputs, zoo_inputs, zoo_model
@@ -17,7 +18,7 @@ from cahp_plugin.errors import PruningError, SelectionError, UnsupportedModelErr
 from cahp_plugin.observe import only_kept
 from cahp_plugin.prune import duplicate_kv_heads
 from cahp_plugin.prune.surgery import record_units
-from cahp_plugin.units import attention_layers
+from cahp_plugin.units import KeptSet, attention_layers, kept_set, prunable_layers, resolve
 
 GROUPED = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 
@@ -39,11 +40,16 @@ def prune(model, kept, inputs):
     return model
 
 
-def some_heads(model):
-    """The first unit of even layers, all but the first of odd ones; the second layer keeps none."""
-    layers = attention_layers(model)
-    kept = {layer.index: sum(layer.units[1:] if layer.index % 2 else layer.units[:1], ()) for layer in layers}
-    return kept | {layers[1].index: ()}
+def some_units(model):
+    """The first head of even layers, all but the first of odd ones; every other neuron; no units in second layers."""
+    layers = prunable_layers(model)
+    chosen = {layer: layer.units[1:] if layer.index % 2 else layer.units[:1] for layer in layers}
+    chosen |= {layer: layer.units[::2] for layer in layers if layer.noun == "neurons"}
+    kept = {
+        noun: {layer.index: sum(units, ()) for layer, units in chosen.items() if layer.noun == noun} | {1: ()}
+        for noun in ("heads", "neurons")
+    }
+    return KeptSet(**kept)
 
 
 @pytest.mark.timeout(60)
@@ -59,18 +65,18 @@ def test_the_shipped_check_passes(name, implementation):
 @pytest.mark.parametrize("name", FAMILIES)
 @given(data=st.data())
 @settings(max_examples=4, deadline=None)
-def test_any_heads_can_go(name, data):
+def test_any_units_can_go(name, data):
     model, inputs = zoo_model(name), zoo_inputs(name)
-    kept = {}
-    for layer in attention_layers(model):
-        units = data.draw(st.lists(st.sampled_from(layer.units), unique=True), label=layer.name)
-        kept[layer.index] = tuple(sorted(sum(units, ())))
-    if all(kept[layer.index] == layer.heads for layer in attention_layers(model)):
-        kept[0] = ()
+    drawn = {"heads": {}, "neurons": {}}
+    for layer in prunable_layers(model):
+        flags = data.draw(st.integers(0, 2 ** len(layer.units) - 2), label=layer.name)
+        units = [unit for place, unit in enumerate(layer.units) if flags >> place & 1]
+        drawn[layer.noun][layer.index] = sum(units, ())
+    kept = KeptSet(**drawn)
     with only_kept(model, kept):
         expected = outputs(model, inputs)
     assert (outputs(prune(model, kept, inputs), inputs) - expected).abs().max() <= 1e-5
-    assert {layer.index: layer.heads for layer in attention_layers(model)} == kept
+    assert kept_set(model.config) == resolve(KeptSet(), prunable_layers(model)) == kept
 
 
 def test_the_check_sees_what_is_wrong(monkeypatch):
@@ -98,7 +104,7 @@ def test_bf16_is_exact_up_to_its_rounding(name):
 def test_saved_copies_are_the_same_in_a_fresh_process(tmp_path):
     for name in FAMILIES:
         model, inputs = zoo_model(name), zoo_inputs(name)
-        prune(model, some_heads(model), inputs)
+        prune(model, some_units(model), inputs)
         save_pruned(model, tmp_path / name)
         torch.save({"inputs": inputs, "outputs": outputs(model, inputs)}, tmp_path / f"{name}.pt")
     code = f"""
@@ -121,7 +127,7 @@ for name in FAMILIES:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_step_of_training_changes_what_it_should(name):
     model, inputs = zoo_model(name), zoo_inputs(name)
-    prune(model, some_heads(model), inputs)
+    prune(model, some_units(model), inputs)
     model.train()
     if model.supports_gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -144,7 +150,8 @@ def test_a_step_of_training_changes_what_it_should(name):
 def test_generation_is_that_of_the_masked_model(name):
     model, inputs = zoo_model(name), zoo_inputs(name)
     layers = attention_layers(model)
-    kept = some_heads(model) | {layers[0].index: (), layers[1].index: layers[1].units[0]}
+    kept = some_units(model)
+    kept = KeptSet({**kept.heads, layers[0].index: (), layers[1].index: layers[1].units[0]}, kept.neurons)
     prompt = {key: value for key, value in inputs.items() if key != "decoder_input_ids"}
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     with only_kept(model, kept):
@@ -219,3 +226,49 @@ def test_the_stock_pruner_is_refused_where_it_would_fail(name):
     importance = CAHPImportance({0: (0, 1)})
     with pytest.raises(PruningError, match="own pruner can't remove heads"):
         importance.stock_num_heads(zoo_model(name))
+
+
+#: Conv1D; a gate and its partner in one projection, whose channels it takes for neighbours.
+UNKNOWN_TO_TORCH_PRUNING = ("gpt2", "dinov2-gated")
+
+
+def stock_widths(model, inputs):
+    """Torch-Pruning's magnitude pruner takes a third of the neurons of every layer that has some."""
+    layers = [layer for layer in prunable_layers(model) if layer.noun == "neurons" and layer.present]
+    roots = {module for layer in layers for module in layer.projections().values()}
+    others = [module for module in model.modules() if next(module.children(), None) is None and module not in roots]
+    pruner = tp.pruner.MagnitudePruner(
+        model,
+        dict(inputs),
+        importance=tp.importance.GroupMagnitudeImportance(),
+        pruning_ratio=1 / 3,
+        ignored_layers=others,
+        in_channel_groups={},
+        out_channel_groups={},
+        num_heads={},
+    )
+    pruner.step()
+    return [len(layer.present) for layer in prunable_layers(model) if layer.noun == "neurons"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in UNKNOWN_TO_TORCH_PRUNING])
+def test_stock_pruners_work_before_and_after(name, tmp_path):
+    model, inputs = zoo_model(name), zoo_inputs(name)
+    for module in model.modules():  # a cache in the outputs can't be traced
+        if hasattr(module, "config"):
+            module.config.use_cache = False
+    stock_widths(model, inputs)
+    prune(model, {0: attention_layers(model)[0].units[0]}, inputs)
+    layers = [layer for layer in prunable_layers(model) if layer.noun == "neurons"]
+    kept = KeptSet(neurons={layer.index: layer.present[1::2] for layer in layers} | {1: ()})
+    with only_kept(model, kept):
+        expected = outputs(model, inputs)
+    prune(model, kept, inputs)
+    assert (outputs(model, inputs) - expected).abs().max() <= 1e-5
+    before = [len(layer.present) for layer in prunable_layers(model) if layer.noun == "neurons"]
+    after = stock_widths(model, inputs)
+    assert after[1] == 0 and all(new < old for new, old in zip(after, before, strict=True) if old)
+    save_pruned(model, tmp_path / "pruned")
+    loaded = load_pruned(tmp_path / "pruned", attn_implementation="eager")
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
