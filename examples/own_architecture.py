@@ -1,7 +1,7 @@
-"""Makes a model of your own prunable: one row of the table, checked by the function that the library ships.
+"""Makes a model of your own prunable: two rows of the table, checked by the function that the library ships.
 
-The model here is a small encoder whose attention names its parts in its own way. Nothing in the library knows it: the
-row says where the projections are and which attribute counts the heads.
+The model here is a small encoder whose attention and feed-forward name their parts in their own way. Nothing in the
+library knows it: the rows say where the projections are and which attribute counts the heads.
 """
 
 import torch
@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from cahp_plugin.check import check_architecture
-from cahp_plugin.units import AttentionSpec, register_architecture
+from cahp_plugin.units import AttentionSpec, FeedForwardSpec, register_architecture
 
 
 class OwnConfig(PretrainedConfig):
@@ -46,6 +46,19 @@ class OwnAttention(nn.Module):
         return self.to_out((maps @ value).transpose(1, 2).flatten(2)), maps
 
 
+class OwnMLP(nn.Module):
+    """A feed-forward with names of its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.down = nn.Linear(2 * config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states):
+        """Returns the output."""
+        return self.down(self.up(hidden_states).relu())
+
+
 class OwnClassifier(PreTrainedModel):
     """A post-norm encoder with a classifier on its first token."""
 
@@ -55,6 +68,7 @@ class OwnClassifier(PreTrainedModel):
         super().__init__(config)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(OwnAttention(config) for _ in range(config.num_hidden_layers))
+        self.mlps = nn.ModuleList(OwnMLP(config) for _ in range(config.num_hidden_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(config.hidden_size) for _ in range(config.num_hidden_layers))
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -62,8 +76,9 @@ class OwnClassifier(PreTrainedModel):
     def forward(self, input_ids, attention_mask, output_attentions=False):
         """Returns the logits."""
         hidden = self.embedding(input_ids)
-        for attention, norm in zip(self.layers, self.norms, strict=True):
+        for attention, mlp, norm in zip(self.layers, self.mlps, self.norms, strict=True):
             hidden = norm(hidden + attention(hidden, attention_mask)[0])
+            hidden = hidden + mlp(hidden)
         return SequenceClassifierOutput(logits=self.classifier(hidden[:, 0]))
 
 
@@ -78,7 +93,8 @@ def main() -> None:
             output="to_out",
             head_count=("heads",),
             output_in_core=True,
-        )
+        ),
+        FeedForwardSpec(name="own-encoder", block=("OwnMLP",), inputs=("up",), output="down"),
     )
     # Transformers' own registration, so that a saved copy finds its class.
     AutoConfig.register("own-encoder", OwnConfig)

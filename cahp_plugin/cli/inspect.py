@@ -1,4 +1,4 @@
-"""``cahp inspect``: the map of kept heads of a checkpoint, from its files alone."""
+"""``cahp inspect``: the map of kept heads and neurons of a checkpoint, from its files alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any
 
 from cahp_plugin.cli.common import add_output_options
 from cahp_plugin.errors import CheckpointError
+from cahp_plugin.units.kept import KeptSet
 
 
 def add_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "inspect",
-        help="show the kept heads, parameters and origin of a pruned checkpoint",
-        description="Reads a pruned checkpoint's config (kept heads, widths), tensors and selection; the model is not "
+        help="show the kept heads and neurons, parameters and origin of a pruned checkpoint",
+        description="Reads a pruned checkpoint's config (kept heads and neurons, widths), tensors and selection; the model is not "
         "built.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a pruned checkpoint")
@@ -33,8 +34,9 @@ class Inspection:
         folder: The folder.
         architecture: Class of the model.
         version: Version of cahp-plugin that wrote it.
-        num_original_heads: Layer -> heads before any pruning.
-        kept: Layer -> original indices of the kept heads.
+        num_original_heads: Attention layer -> heads before any pruning.
+        num_original_neurons: Feed-forward layer -> neurons before any pruning; empty where none were removed.
+        kept: The heads and neurons that are there, by their original indices.
         linear_shapes: Path -> ``(out_features, in_features)`` of the linear layers that were narrowed as well.
         parameters: Number of parameters in the safetensors files.
         mebibytes: Size of those files, MiB.
@@ -46,7 +48,8 @@ class Inspection:
     architecture: str
     version: str
     num_original_heads: dict[int, int]
-    kept: dict[int, tuple[int, ...]]
+    num_original_neurons: dict[int, int]
+    kept: KeptSet
     linear_shapes: dict[str, tuple[int, int]]
     parameters: int
     mebibytes: float
@@ -55,19 +58,28 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the inspection as plain JSON values."""
-        return dataclasses.asdict(self)
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {"kept": dict(self.kept.heads), "kept_neurons": self.kept.to_dict()["neurons"]}
 
     def __str__(self) -> str:
         total = sum(self.num_original_heads.values())
-        count = sum(map(len, self.kept.values()))
+        count = self.kept.num_heads
         lines = [
             f"{self.folder}: {self.architecture}, pruned by cahp-plugin {self.version}",
             f"{count} of {total} heads kept ({100 * count / total:.1f} %), {self.parameters:,} parameters, "
             f"{self.mebibytes:.1f} MiB",
         ]
-        for layer, heads in sorted(self.kept.items()):
+        for layer, heads in self.kept.heads.items():
             cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads[layer]))
             lines.append(f"  layer {layer:>2}  {cells}  {len(heads):>2} kept: {', '.join(map(str, heads)) or 'none'}")
+        if self.num_original_neurons:
+            every = sum(self.num_original_neurons.values())
+            neurons = self.kept.num_neurons
+            lines.append(f"{neurons:,} of {every:,} feed-forward neurons kept ({100 * neurons / every:.1f} %)")
+            lines += [
+                f"  layer {layer:>2}  {len(self.kept.neurons[layer]):>5,} of {number:,}"
+                for layer, number in self.num_original_neurons.items()
+            ]
         if self.linear_shapes:
             lines.append("narrowed linear layers (outputs x inputs):")
             width = max(map(len, self.linear_shapes))
@@ -91,7 +103,7 @@ def inspect_folder(folder: Path) -> Inspection:
     from safetensors import SafetensorError, safe_open
 
     from cahp_plugin.prune.widths import linear_shapes
-    from cahp_plugin.units.record import RECORD_KEY, head_entries
+    from cahp_plugin.units.record import RECORD_KEY, head_entries, kept_set, neuron_entries
 
     config = _read_json(folder / "config.json", required=True)
     if RECORD_KEY not in config:
@@ -118,7 +130,8 @@ def inspect_folder(folder: Path) -> Inspection:
         architecture=", ".join(config.get("architectures") or ["unknown"]),
         version=str(config[RECORD_KEY].get("version")),
         num_original_heads={layer: entry.num_heads for layer, entry in entries.items()},
-        kept={layer: entry.kept for layer, entry in entries.items()},
+        num_original_neurons={layer: entry.num_neurons for layer, entry in neuron_entries(config).items()},
+        kept=kept_set(config),
         linear_shapes=linear_shapes(config),
         parameters=parameters,
         mebibytes=sum(file.stat().st_size for file in files) / 2**20,

@@ -1,0 +1,120 @@
+import copy
+import json
+import random
+
+import pytest
+import torch
+from zoo import outputs, zoo_inputs, zoo_model
+
+from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, load_pruned, save_pruned
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.units import kept_set, neuron_entries
+from cahp_plugin.units.record import NeuronEntry, make_record
+
+KEPT = KeptSet(heads={0: (1, 3), 1: ()}, neurons={0: (0, 1, 2, 40), 2: ()})
+
+
+def pruned(name="bert", kept=KEPT):
+    model = zoo_model(name)
+    CAHPPruner(model, zoo_inputs(name), importance=CAHPImportance(kept)).step()
+    return model
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_record_in_config_json(tmp_path):
+    model = pruned()
+    before = copy.deepcopy(model.config.cahp_config)
+    record = config_of(save_pruned(model, tmp_path / "a"))["cahp_config"]
+    assert model.config.cahp_config == before
+    assert set(record) == {"format", "version", "layers", "feed_forward"} and record["format"] == 3
+    assert record["layers"]["1"] == {"num_heads": 4, "head_dim": 8, "group_size": 1, "kept": []}
+    assert record["feed_forward"] == {
+        "0": {"num_neurons": 48, "kept": "0-2,40"},
+        "1": {"num_neurons": 48, "kept": "0-47"},
+        "2": {"num_neurons": 48, "kept": ""},
+    }
+
+
+def test_heads_alone_leave_no_word_of_neurons(tmp_path):
+    record = config_of(save_pruned(pruned(kept=KeptSet(heads={0: (1,)})), tmp_path / "a"))["cahp_config"]
+    assert set(record) == {"format", "version", "layers"}
+
+
+def test_neurons_keep_their_original_indices_when_pruned_again(tmp_path):
+    model = load_pruned(save_pruned(pruned(), tmp_path / "a"), attn_implementation="eager")
+    assert kept_set(model.config).neurons == {0: (0, 1, 2, 40), 1: tuple(range(48)), 2: ()}
+    weight = model.bert.encoder.layer[0].intermediate.dense.weight[[1, 3]].clone()
+    CAHPPruner(model, zoo_inputs("bert"), importance=CAHPImportance(KeptSet(neurons={0: (1, 40)}))).step()
+    assert torch.equal(model.bert.encoder.layer[0].intermediate.dense.weight, weight)
+    again = load_pruned(save_pruned(model, tmp_path / "b"), attn_implementation="eager")
+    assert neuron_entries(again.config)[0] == NeuronEntry(48, (1, 40))
+    inputs = zoo_inputs("bert")
+    assert torch.equal(outputs(again, inputs), outputs(model, inputs))
+
+
+def test_a_checkpoint_of_the_format_before_loads(tmp_path):
+    model = pruned(kept=KeptSet(heads={0: (1, 3), 1: ()}))
+    folder = save_pruned(model, tmp_path / "a")
+    values = config_of(folder)
+    values["cahp_config"]["format"] = 2
+    (folder / "config.json").write_text(json.dumps(values))
+    loaded, inputs = load_pruned(folder, attn_implementation="eager"), zoo_inputs("bert")
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+    CAHPPruner(loaded, inputs, importance=CAHPImportance(KeptSet(neurons={1: (5,)}))).step()
+    assert loaded.config.cahp_config["format"] == 3
+    again = load_pruned(save_pruned(loaded, tmp_path / "b"), attn_implementation="eager")
+    assert kept_set(again.config) == kept_set(loaded.config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 4, "version": "9.9"}, r"has format 4; .* reads the formats 2 to 3\. .*'9\.9'"),
+        (
+            {"feed_forward": {"0": {"num_neurons": 48, "kept": "0-48"}}},
+            "damaged.*0-48 is not ascending below 48",
+        ),
+        ({"feed_forward": {"0": {"num_neurons": 10**12, "kept": "0-999999999"}}}, "damaged.*below 16777216"),
+        ({"feed_forward": {"0": {"num_neurons": 48}}}, "damaged.*kept"),
+        (
+            {"feed_forward": {"0": {"num_neurons": 96, "kept": "0-3,90"}}},
+            r"5 of 96 neurons.* layer 0; unpruned .* 48",
+        ),
+        ({"feed_forward": {"7": {"num_neurons": 48, "kept": "0-3"}}}, r"feed-forward layers \[7\]; .* 3 "),
+        ({"feed_forward": [1]}, "damaged"),
+    ],
+)
+def test_records_that_are_newer_damaged_or_of_another_model(change, message, tmp_path):
+    folder = save_pruned(pruned(), tmp_path / "a")
+    values = config_of(folder)
+    values["cahp_config"] |= change
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message):
+        load_pruned(folder)
+
+
+def test_the_record_of_smollm2_stays_under_100_kb():
+    """30 layers of 1,536 neurons, half of them gone at random: hardly two neighbours stay together."""
+    draw = random.Random(0)
+    neurons = {layer: NeuronEntry(1536, tuple(sorted(draw.sample(range(1536), 768)))) for layer in range(30)}
+    assert len(json.dumps(make_record(None, {}, neurons))) < 100_000
+
+
+def test_saving_builds_no_model(tmp_path, monkeypatch):
+    from transformers import BertModel
+
+    model = pruned()
+    built = []
+    init = BertModel.__init__
+    monkeypatch.setattr(BertModel, "__init__", lambda self, *args, **kw: built.append(1) or init(self, *args, **kw))
+    folder = save_pruned(model, tmp_path / "a")
+    assert not built
+    dense = zoo_model("bert").num_parameters()
+    assert f"of the {dense:,} that it had unpruned" in (folder / "README.md").read_text()
+    loaded = load_pruned(folder)
+    assert len(built) == 2  # one here, one by load_pruned
+    save_pruned(loaded, tmp_path / "b")
+    assert len(built) == 2
