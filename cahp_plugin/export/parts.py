@@ -28,7 +28,7 @@ _SOURCE = {0: "batch_size", 1: "encoder_sequence_length"}
 _TARGET = {0: "batch_size", 1: "decoder_sequence_length"}
 
 #: Architectures whose graphs take positions, as in Optimum: padding on the left moves a text's first token.
-_WITH_POSITIONS = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+_WITH_POSITIONS = ("falcon", "gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclasses.dataclass(frozen=True)

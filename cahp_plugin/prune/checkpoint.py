@@ -269,8 +269,8 @@ def _shrink_neurons(model: Any, entries: Mapping[int, NeuronEntry]) -> None:
         present, layer = len(layers[index].present), layers[index]
         if len(entry.kept) > present or entry.num_neurons > present:
             raise CheckpointError(
-                f"`{RECORD_KEY}` in config.json keeps {len(entry.kept)} of {entry.num_neurons} neurons in feed-forward "
-                f"layer {index}; unpruned it has {present}."
+                f"`{RECORD_KEY}` in config.json keeps {len(entry.kept)} of {entry.num_neurons} neurons in "
+                f"feed-forward layer {index}; unpruned it has {present}."
             )
         if len(entry.kept) < present:  # which ones is for the weights to say; they are filled in afterwards
             shrink_layer(model, layer, layer.present[: len(entry.kept)])

@@ -26,8 +26,8 @@ _TEMPLATE = """---
 # {{ name }}
 
 A {{ class_name }}{% if base_model %}, made from {{ base_model }},{% endif %} with {{ heads }} of its {{ all_heads }} \
-attention heads{% if feed_forward %} and {{ "{:,}".format(neurons) }} of its {{ "{:,}".format(all_neurons) }} feed-forward \
-neurons{% endif %}. The others are physically gone: the model has {{ "{:,}".format(parameters) }} parameters\
+attention heads{% if feed_forward %} and {{ "{:,}".format(neurons) }} of its {{ "{:,}".format(all_neurons) }} \
+feed-forward neurons{% endif %}. The others are physically gone: the model has {{ "{:,}".format(parameters) }} parameters\
 {% if dense_parameters %}, {{ "%.1f" | format(100 * parameters / dense_parameters) }} % of the \
 {{ "{:,}".format(dense_parameters) }} that it had unpruned{% endif %}.
 
@@ -45,7 +45,8 @@ neurons{% endif %}. The others are physically gone: the model has {{ "{:,}".form
 {% for layer in feed_forward -%}
 | {{ layer.index }} | {{ layer.present | length }} of {{ layer.num_original }} |
 {% endfor %}{% endif %}
-Layers and heads are numbered as in the unpruned model.{% if feed_forward %} Which neurons stay is in `config.json`.{% endif %}
+Layers and heads are numbered as in the unpruned model.{% if feed_forward %} `config.json` has the indices of the \
+neurons.{% endif %}
 {% if shapes %}
 These linear layers were narrowed:
 
@@ -67,7 +68,8 @@ training examples{% endif %}. {{ selection.note }}
 | `{{ name }}` | {{ value }} |
 {% endfor %}
 {%- else -%}
-The heads{% if feed_forward %} and neurons{% endif %} were removed with `cahp_plugin.CAHPPruner`; how they were chosen is not on record.
+The heads{% if feed_forward %} and neurons{% endif %} were removed with `cahp_plugin.CAHPPruner`; how they were \
+chosen is not on record.
 {% endif %}
 Software: cahp-plugin {{ version }}.
 {% if stages %}

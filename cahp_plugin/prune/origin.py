@@ -74,4 +74,4 @@ def expected_shapes(model: Any, origin: Origin) -> Shapes:
 
 
 def _resized(shape: tuple[int, ...], width: int, dim: int) -> tuple[int, ...]:
-    return shape[:dim] + (width,) + shape[dim + 1 :]
+    return (*shape[:dim], width, *shape[dim + 1 :])

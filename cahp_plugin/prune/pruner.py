@@ -136,8 +136,8 @@ class CAHPPruner(tp.pruner.BasePruner):
                 continue
             elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
                 raise PruningError(
-                    f"Removing {layer.noun} of {layer.name} would also cut {dependency.target.name}, which is not part "
-                    f"of this {layer.kind} layer in the architecture {layer.spec.name!r}. Register a "
+                    f"Removing {layer.noun} of {layer.name} would also cut {dependency.target.name}, which is not "
+                    f"part of this {layer.kind} layer in the architecture {layer.spec.name!r}. Register a "
                     f"{type(layer.spec).__name__} that fits."
                 )
         if missing:

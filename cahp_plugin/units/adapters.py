@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.units.linear import out_width, weight_of
+from cahp_plugin.units.linear import in_width, out_width, weight_of
 
 _CACHES = ("cache", "past_key_values", "past_key_value", "layer_past")  # transformers 5.40 on, 4.57 on, before
 _OTHER_STATES = ("key_value_states", "encoder_hidden_states")
@@ -67,7 +67,7 @@ class BiasOnly(nn.Module):
 class NoUnits(nn.Module):
     """What is left of the projection into a layer's units when none is left: an output of no channels.
 
-    It has a ``weight`` without elements, for models that look at those of their parts; it is not saved.
+    It has a ``weight`` without elements, no part of its state, for models that look at those of their parts.
 
     Args:
         projection: The linear layer that it replaces.
@@ -77,7 +77,7 @@ class NoUnits(nn.Module):
 
     def __init__(self, projection: Any) -> None:
         super().__init__()
-        self.register_buffer("weight", weight_of(projection).detach()[:0].clone(), persistent=False)
+        self.weight = torch.empty(0, in_width(projection), dtype=projection.weight.dtype, device="cpu")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns ``inputs`` ``(..., any)`` without channels: shape ``(..., 0)``."""
@@ -173,14 +173,15 @@ class Headless(Adapter):
             Number of keys: tokens before and now.
         """
         cache = next((given[name] for name in _CACHES if given.get(name) is not None), None)
-        tokens = int(hidden.shape[1])
+        tokens: int = hidden.shape[1]  # `int()` of it would be a constant in a traced graph
         if cache is None or any(given.get(name) is not None for name in _OTHER_STATES):
             return tokens
         cache = getattr(cache, "self_attention_cache", cache)
         blank = hidden.new_zeros(hidden.shape[0], 1, tokens, 1)
         options = {"cache_position": given["cache_position"]} if given.get("cache_position") is not None else {}
         keys, _ = cache.update(blank, blank, self.layer_idx, options)  # type: ignore[attr-defined]
-        return int(keys.shape[-2])
+        count: int = keys.shape[-2]
+        return count
 
 
 class HeadlessWithNorm(Headless):

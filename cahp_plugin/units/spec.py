@@ -36,8 +36,8 @@ class AttentionSpec:
         width: Attributes of the core that hold ``num_heads * head_dim``, where it has them.
         positions: Paths of further projections of ``num_heads * head_dim`` output channels that are cut like the query
             projection (DeBERTa's for positions), where the block has them.
-        layout: How a fused projection is laid out: ``"part"``, all queries, then all keys, then all values; ``"head"``,
-            the queries that share a key and value head, then that key and that value, and so on for the next.
+        layout: How a fused projection is laid out: ``"part"``, all queries, then all keys, then all values;
+            ``"head"``, the queries that share a key and value head, then that key and that value, then the next.
         group: Attribute of the core that holds the number of query heads that share a key and value head; empty where
             each has its own.
         groups: Attribute of the core that holds the number of key and value heads, where ``group`` is not on record.
@@ -56,8 +56,8 @@ class AttentionSpec:
             (a norm); empty where the block's own input is; ``None`` where the projection's output goes through more
             than an addition on its way into the stream.
         cross_residual: The same for blocks that ``cross_paths`` makes cross attention.
-        parallel: Settings of the model's config that each, where true, put attention and feed-forward in parallel: both
-            start from the same stream, so neither's output is added to the stream in front of it alone.
+        parallel: Settings of the model's config that each, where true, put attention and feed-forward in parallel:
+            both start from the same stream, so neither's output is added to the stream in front of it alone.
         plain: Whether transformers 4.57 by itself can remove heads from models of this architecture, layer by layer.
         map_index: Place of the attention map in what the core returns.
         maps_on_request: Whether the core returns its attention map only where the model is called with

@@ -34,6 +34,9 @@ TASK_OF = {
     "qwen3": "text-generation",
     "gemma2": "text-generation",
     "gemma3": "text-generation",
+    "gpt-neox": "text-generation",
+    "bloom": "text-generation",
+    "falcon": "text-generation",
     "t5": "text2text-generation",
     "bart": "text2text-generation",
     "marian": "text2text-generation",
@@ -66,7 +69,7 @@ def run_graphs(folder, inputs):
 
 
 def run_model(model, inputs):
-    takes_positions = model.config.model_type in ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+    takes_positions = model.config.model_type in ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "falcon")
     if takes_positions:
         inputs = {**inputs, "position_ids": (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)}
     with torch.no_grad():

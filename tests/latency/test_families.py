@@ -15,7 +15,7 @@ from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import measure_latency
 from cahp_plugin.latency.macs import work_of
 from cahp_plugin.latency.targets import check_device, example_inputs, find_targets, load_target
-from cahp_plugin.units import attention_layers
+from cahp_plugin.units import attention_layers, feed_forward_layers
 
 HIDDEN, INNER, VOCABULARY = 32, 48, 100
 
@@ -31,12 +31,16 @@ def attention_macs(layers, queries, keys):
     return total
 
 
+def neurons(model):
+    return sum(len(layer.present) for layer in feed_forward_layers(model))
+
+
 @pytest.mark.parametrize("length", [1, 9])
 def test_work_of_a_decoder_with_shared_keys_and_a_gate(length):
     model = pruned("llama")
     layers = attention_layers(model)
     assert {layer.group_size for layer in layers} == {2}
-    feed_forward = 3 * 3 * length * HIDDEN * INNER  # gate, up and down in three layers
+    feed_forward = 3 * length * HIDDEN * neurons(model)  # gate, up and down
     expected = attention_macs(layers, length, length) + feed_forward + length * HIDDEN * VOCABULARY
     if TRANSFORMERS_MAJOR < 5:  # the angles of the positions are a matrix product too: 4 frequencies of each token
         expected += 4 * length
@@ -47,7 +51,7 @@ def test_work_of_a_decoder_with_shared_keys_and_a_gate(length):
 @pytest.mark.parametrize("length", [1, 9])
 def test_work_of_fused_projections(length):
     model = pruned("gpt2")
-    feed_forward = 3 * 2 * length * HIDDEN * 4 * HIDDEN
+    feed_forward = 2 * length * HIDDEN * neurons(model)
     expected = attention_macs(attention_layers(model), length, length) + feed_forward + length * HIDDEN * VOCABULARY
     assert work_of(model.config, [length], "pruned").macs == {length: expected}
 
@@ -60,7 +64,9 @@ def test_work_of_an_encoder_and_one_step_of_its_decoder(name, length):
     assert {layer.pattern for layer in layers} == {"self", "causal", "cross"}
     sides = {"self": (length, length), "causal": (1, 1), "cross": (1, length)}
     expected = sum(attention_macs([layer], *sides[layer.pattern]) for layer in layers)
-    expected += 2 * 2 * (length + 1) * HIDDEN * INNER + HIDDEN * VOCABULARY  # two layers a side, logits of one token
+    for layer in feed_forward_layers(model):
+        expected += 2 * sides[layer.pattern][0] * HIDDEN * len(layer.present)
+    expected += HIDDEN * VOCABULARY  # logits of one token
     assert work_of(model.config, [length], "pruned").macs == {length: expected}
 
 
@@ -68,7 +74,7 @@ def test_work_of_an_image():
     model = pruned("vit")
     tokens = 2 * 2 + 1  # patches of 4 x 4 in 8 x 8 pixels, and the class token
     patches = 4 * (3 * 4 * 4) * HIDDEN
-    expected = attention_macs(attention_layers(model), tokens, tokens) + 3 * 2 * tokens * HIDDEN * INNER
+    expected = attention_macs(attention_layers(model), tokens, tokens) + 2 * tokens * HIDDEN * neurons(model)
     assert work_of(model.config, [tokens], "pruned").macs == {tokens: expected + patches + HIDDEN * 3}
 
 

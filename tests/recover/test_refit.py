@@ -1,4 +1,4 @@
-"""The repair of heads and neurons in one pass over the depth, against one that starts from the input at every layer."""
+"""The repair of heads and neurons in one pass over the depth, against one that starts over at every layer."""
 
 import copy
 
@@ -135,7 +135,7 @@ def test_hidden_states_on_disk_give_the_same(name, monkeypatch):
 @pytest.mark.parametrize("layers", [2, 5])
 @torch.no_grad()
 def test_calls_of_a_layer_do_not_grow_with_the_depth(layers):
-    """A layer of the pruned model: once in the pass, once for each projection that is fitted; the dense one's: once."""
+    """A layer of the pruned model: once in the pass and once for each projection fitted; of the dense one: once."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
