@@ -95,7 +95,7 @@ def random_batch(seed: int) -> dict[str, torch.Tensor]:
 
 
 def counted_calls(model: Any, dense: Any, data: Any) -> dict[str, list[int]]:
-    """Calls of each transformer layer in one repair, a batch, of the pruned and of the dense model."""
+    """Calls of each transformer layer in one repair, of the pruned and of the dense model."""
     found: dict[str, list[int]] = {}
     for name, one in (("pruned", copy.deepcopy(model)), ("dense", copy.deepcopy(dense))):
         stack = one.bert.encoder.layer
@@ -177,8 +177,8 @@ def page(found: dict[str, Any]) -> str:
     language = found.get("language_model")
     if language:
         lines += [
-            f"{language['class']} of {language['layers']} layers, {language['units_gone']} groups of query heads gone, "
-            f"{language['sequences']}: a plain forward pass of the dense model takes "
+            f"{language['class']} of {language['layers']} layers, {language['units_gone']} groups of query heads "
+            f"gone, {language['sequences']}: a plain forward pass of the dense model takes "
             f"{spread(language['forward_seconds'])} s, the repair {spread(language['repair_seconds'])} s, "
             f"{spread(language['ratios'])} times as long. Divergence of the outputs on held-out sequences "
             f"{language['divergence'][0]:.3f} -> {language['divergence'][1]:.3f}.",

@@ -28,6 +28,11 @@ _VARIANTS = {
     "deberta-v2-positions": "deberta-v2, share_att_key=False",
     "llama-mha": "llama, a key and value head each",
     "clip-text": "clip, text model",
+    "dinov2-gated": "dinov2, gated",
+    "gpt-neox-sequential": "gpt-neox, not parallel",
+    "falcon-alibi": "falcon, alibi",
+    "falcon-groups": "falcon, grouped queries",
+    "t5-gated": "t5, gated",
 }
 
 
@@ -64,7 +69,7 @@ def check(name: str) -> list[dict[str, Any]]:
             rows.append(
                 {"family": name, "attention": implementation, "dtype": found.dtype, "passed": found.passed}
                 | {"difference": found.difference, "tolerance": found.tolerance, "cases": len(found.cases)}
-                | {"kinds": kinds, "grouped": grouped, "cache": any("cache" in case.name for case in found.cases)}
+                | {"units": list(found.kinds), "kinds": kinds, "grouped": grouped, "cache": any("cache" in case.name for case in found.cases)}
             )
     return rows
 
@@ -78,6 +83,7 @@ def table() -> str:
         cells = {"architecture": _VARIANTS.get(name, name)}
         every = [row for rows in found.values() for row in rows if row["family"] == name]
         cells["attention"] = ", ".join(every[0]["kinds"]) + (", grouped queries" if every[0]["grouped"] else "")
+        cells["units"] = ", ".join(every[0]["units"])
         for version, rows in found.items():
             own = [row for row in rows if row["family"] == name]
             exact = [row for row in own if row["dtype"] == "float32"]

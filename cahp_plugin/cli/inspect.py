@@ -18,8 +18,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
         help="show the kept heads and neurons, parameters and origin of a pruned checkpoint",
-        description="Reads a pruned checkpoint's config (kept heads and neurons, widths), tensors and selection; the model is not "
-        "built.",
+        description="Reads a pruned checkpoint's config (kept heads and neurons, widths), tensors and selection; the "
+        "model is not built.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of a pruned checkpoint")
     add_output_options(parser)

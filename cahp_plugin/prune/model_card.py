@@ -27,7 +27,8 @@ _TEMPLATE = """---
 
 A {{ class_name }}{% if base_model %}, made from {{ base_model }},{% endif %} with {{ heads }} of its {{ all_heads }} \
 attention heads{% if feed_forward %} and {{ "{:,}".format(neurons) }} of its {{ "{:,}".format(all_neurons) }} \
-feed-forward neurons{% endif %}. The others are physically gone: the model has {{ "{:,}".format(parameters) }} parameters\
+feed-forward neurons{% endif %}. The others are physically gone: the model has \
+{{ "{:,}".format(parameters) }} parameters\
 {% if dense_parameters %}, {{ "%.1f" | format(100 * parameters / dense_parameters) }} % of the \
 {{ "{:,}".format(dense_parameters) }} that it had unpruned{% endif %}.
 

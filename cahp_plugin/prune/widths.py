@@ -91,8 +91,8 @@ def narrowed_linears(model: Any, origin: Origin) -> Shapes:
         )
         raise CheckpointError(
             f"{type(model).__name__} can't be saved so that it loads again: {some}. Only heads, neurons and the "
-            "widths of linear layers can be recorded; the hidden size, embeddings and norms must stay as they are. Put those "
-            "layers into the pruner's `ignored_layers`."
+            "widths of linear layers can be recorded; the hidden size, embeddings and norms must stay as they are. "
+            "Put those layers into the pruner's `ignored_layers`."
         )
     return shapes
 
