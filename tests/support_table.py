@@ -69,7 +69,12 @@ def check(name: str) -> list[dict[str, Any]]:
             rows.append(
                 {"family": name, "attention": implementation, "dtype": found.dtype, "passed": found.passed}
                 | {"difference": found.difference, "tolerance": found.tolerance, "cases": len(found.cases)}
-                | {"units": list(found.kinds), "kinds": kinds, "grouped": grouped, "cache": any("cache" in case.name for case in found.cases)}
+                | {
+                    "units": list(found.kinds),
+                    "kinds": kinds,
+                    "grouped": grouped,
+                    "cache": any("cache" in case.name for case in found.cases),
+                }
             )
     return rows
 

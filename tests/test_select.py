@@ -9,7 +9,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 from tiny import ARCHITECTURES, tiny_batches, tiny_model
-from transformers import BertConfig, BertModel, BloomConfig, BloomForSequenceClassification
+from transformers import BertConfig, BertModel, BigBirdConfig, BigBirdForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
@@ -120,12 +120,15 @@ def test_salience_is_that_of_the_observation():
 
 
 def test_unsupported_architectures_name_the_supported_ones():
-    config = BloomConfig(vocab_size=100, hidden_size=32, n_layer=1, n_head=4, pad_token_id=0, num_labels=3)
+    config = BigBirdConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3,
+        attention_type="original_full",
+    )  # fmt: skip
     with pytest.raises(
         UnsupportedModelError,
-        match=r"It has BloomAttention\. Supported architectures: albert, bart, bert, .*register_architecture",
+        match=r"It has BigBirdAttention, .*\. Supported architectures: albert, bart, bert, .*register_architecture",
     ):
-        select_heads(BloomForSequenceClassification(config), tiny_batches())
+        select_heads(BigBirdForSequenceClassification(config), tiny_batches())
 
 
 def test_a_model_without_a_classification_head():
@@ -187,7 +190,8 @@ def test_heads_are_compared_by_predicted_classes():
 
 
 def test_planted_copies_share_a_cluster_without_classes():
-    config = CAHPConfig(num_heads=12, perplexity=3, seed=1, conditioning="none", max_queries=5)
+    # A perplexity of 3 blurs the pairs, or not, by the processor's rounding; at 2 they stand apart for every seed.
+    config = CAHPConfig(num_heads=12, perplexity=2, seed=1, conditioning="none", max_queries=5)
     selection = select_heads(planted_model(1), without_labels(tiny_batches(40, lengths=(5, 20))), config)
     apart = selection.distances + np.eye(24)
     for row in range(0, 24, 2):

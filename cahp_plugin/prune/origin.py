@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 from transformers.pytorch_utils import Conv1D
@@ -10,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from cahp_plugin.units import kept_set
 from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.units.find import find_feed_forward, find_layers
+from cahp_plugin.units.record import RECORD_KEY
 
 _ATTRIBUTE = "_cahp_origin"
 Shapes = dict[str, tuple[int, ...]]
@@ -22,10 +24,12 @@ class Origin:
     Attributes:
         shapes: Name -> shape of each tensor of the state dict.
         parameters: Number of parameters.
+        config: The config, as text.
     """
 
     shapes: Shapes
     parameters: int
+    config: str
 
 
 def state_shapes(model: Any) -> Shapes:
@@ -36,15 +40,23 @@ def state_shapes(model: Any) -> Shapes:
 def set_origin(model: Any, unpruned: Any) -> Origin:
     """Keeps with a model the shape of the model as its class makes it, which may be the same object."""
     count = sum(parameter.numel() for parameter in unpruned.parameters())
-    origin = Origin(state_shapes(unpruned), count)
+    origin = Origin(state_shapes(unpruned), count, _text(unpruned.config))
     setattr(model, _ATTRIBUTE, origin)
     return origin
 
 
 def kept_origin(model: Any) -> Origin | None:
-    """What was kept; ``None`` where the model was neither pruned nor loaded by this library."""
+    """What was kept; ``None`` where nothing was, or where the config has been changed since (a larger vocabulary)."""
     found = getattr(model, _ATTRIBUTE, None)
-    return found if isinstance(found, Origin) else None
+    return found if isinstance(found, Origin) and found.config == _text(model.config) else None
+
+
+def _text(config: Any) -> str:
+    """A config without what says nothing of shapes, and changes when a model is saved."""
+    values = config.to_dict()
+    aside = (RECORD_KEY, "pruned_heads", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+    kept = {key: value for key, value in values.items() if key not in aside and not key.startswith("_")}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def expected_shapes(model: Any, origin: Origin) -> Shapes:

@@ -4,14 +4,14 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from cahp_plugin import CAHPConfig, HeadSelection
+from cahp_plugin import CAHPConfig, HeadSelection, KeptSet
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.method.selection import MSSCurve
 
 
 def selection(**changes) -> HeadSelection:
     values = {
-        "kept": {0: (1,), 1: (), 2: (0, 2)},
+        "kept": KeptSet(heads={0: (1,), 1: (), 2: (0, 2)}),
         "heads": ((0, 0), (0, 1), (1, 2), (2, 0), (2, 1), (2, 2)),
         "salience": np.array([[0.1, 0.9, np.nan], [np.nan, np.nan, 0.0], [1.0, 0.2, 0.3]]),
         "coordinates": np.arange(12.0).reshape(6, 2),

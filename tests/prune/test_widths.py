@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch_pruning as tp
 from tiny import ARCHITECTURES, model_inputs, tiny_model
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
@@ -179,7 +180,7 @@ def test_conv1d_is_stored_the_other_way_round(bias, monkeypatch):
     for place in ("widths.find_layers", "origin.find_layers", "origin.find_feed_forward"):  # there is none in it
         monkeypatch.setattr(f"cahp_plugin.prune.{place}", lambda model: ())
     small, full = Block(5, bias), Block(12, bias)
-    small.config = {}
+    small.config = full.config = PretrainedConfig()
     shapes = narrowed_linears(small, set_origin(small, full))
     assert shapes == {"up": (5, 8), "down": (8, 5)}
     narrow_linears(full, shapes)

@@ -203,7 +203,7 @@ def test_activations_that_are_not_finite_name_the_layer_and_change_nothing():
     with torch.no_grad():
         dense.bert.encoder.layer[0].attention.self.value.weight.fill_(float("nan"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(PruningError, match="Attention layer 0 has activations that are not finite"):
+    with pytest.raises(PruningError, match=r"Attention layer 0 .* has activations that are not finite"):
         recover_least_squares(model, dense, batches())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

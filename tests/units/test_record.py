@@ -103,6 +103,17 @@ def test_the_record_of_smollm2_stays_under_100_kb():
     assert len(json.dumps(make_record(None, {}, neurons))) < 100_000
 
 
+def test_a_model_that_was_changed_with_its_config_is_saved(tmp_path):
+    """The shape that the model had when it was loaded is not that of its config any more."""
+    model = load_pruned(save_pruned(pruned(), tmp_path / "a"), attn_implementation="eager")
+    model.resize_token_embeddings(120)
+    model.classifier, model.num_labels = torch.nn.Linear(32, 7), 7
+    model.config.num_labels = 7
+    loaded = load_pruned(save_pruned(model, tmp_path / "b"), attn_implementation="eager")
+    inputs = zoo_inputs("bert")
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs)) and loaded.config.vocab_size == 120
+
+
 def test_saving_builds_no_model(tmp_path, monkeypatch):
     from transformers import BertModel
 
