@@ -14,9 +14,10 @@ from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.method.elimination import eliminate
 from cahp_plugin.prune import CAHPImportance
 from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.recover.state import plain_calls
 from cahp_plugin.recover.streams import calibration_batches, layer_tokens
 from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.linear import weight_of
+from cahp_plugin.units.linear import out_width, weight_of
 
 logger = logging.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class ReconstructionImportance(CAHPImportance):
         present = sum(len(layer.heads) for layer in layers)
         least = sum(min(min_heads_per_layer, len(layer.heads)) for layer in layers)
         wanted = head_count(num_heads, present, least)
-        with kept_state(model), torch.no_grad():
+        with kept_state(model), plain_calls(model), torch.no_grad():
             model.eval()
             eliminations = _measure(model, layers, dataloader, num_examples, ridge)
         for _ in range(present - wanted):
@@ -121,8 +122,9 @@ def _measure(
     num_examples: int,
     ridge: float,
 ) -> list[_Elimination]:
-    width = int(model.config.hidden_size)
-    sums = {layer.index: NormalEquations(len(layer.heads) * layer.head_dim, width) for layer in layers}
+    sums = {
+        layer.index: NormalEquations(len(layer.heads) * layer.head_dim, out_width(layer.output)) for layer in layers
+    }
     batches = calibration_batches(dataloader, model, num_examples)
     for batch in logging.tqdm(batches, desc="Measuring heads", unit="batch"):
         seen = layer_tokens(model, layers, batch)

@@ -75,7 +75,8 @@ class Inspection:
         if self.num_original_neurons:
             every = sum(self.num_original_neurons.values())
             neurons = self.kept.num_neurons
-            lines.append(f"{neurons:,} of {every:,} feed-forward neurons kept ({100 * neurons / every:.1f} %)")
+            share = f"{neurons:,} of {every:,} neurons kept ({100 * neurons / every:.1f} %)"
+            lines.append(f"{share} in the feed-forward layers on record")
             lines += [
                 f"  layer {layer:>2}  {len(self.kept.neurons[layer]):>5,} of {number:,}"
                 for layer, number in self.num_original_neurons.items()

@@ -224,7 +224,7 @@ def shrinking(cls: type[Any]) -> type[Any]:
         entries, neurons = head_entries(config), neuron_entries(config)
         if not entries:
             cls.__init__(self, config, *args, **kwargs)
-            set_origin(self, self)
+            _remember(self, args, kwargs)
             return
         shapes = linear_shapes(config)
         record = getattr(config, RECORD_KEY)
@@ -232,7 +232,7 @@ def shrinking(cls: type[Any]) -> type[Any]:
         delattr(config, RECORD_KEY)
         try:
             cls.__init__(self, config, *args, **kwargs)
-            set_origin(self, self)
+            _remember(self, args, kwargs)
             _shrink_heads(self, entries)
             narrow_linears(self, shapes)
             _shrink_neurons(self, neurons)
@@ -243,6 +243,12 @@ def shrinking(cls: type[Any]) -> type[Any]:
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})
 
 
+def _remember(model: Any, args: Any, kwargs: Any) -> None:
+    """Keeps the shape of a fresh model, where it is the one that its class and config alone make."""
+    if not args and not kwargs:
+        set_origin(model, model)
+
+
 def _shrink_heads(model: Any, entries: Mapping[int, HeadEntry]) -> None:
     layers = find_layers(model)
     if sorted(entries) != [layer.index for layer in layers]:
@@ -251,6 +257,13 @@ def _shrink_heads(model: Any, entries: Mapping[int, HeadEntry]) -> None:
         )
     for layer in layers:
         found = entries[layer.index]
+        told = (found.num_heads, found.head_dim, found.group_size)
+        if told not in ((layer.num_original, layer.size, size) for size in (layer.group_size, 1)):
+            raise CheckpointError(
+                f"`{RECORD_KEY}` in config.json gives layer {layer.index} {found.num_heads} heads of {found.head_dim} "
+                f"channels in groups of {found.group_size}; unpruned it has {layer.num_original} of {layer.size} in "
+                f"groups of {layer.group_size}."
+            )
         if found.group_size != layer.group_size and found.group_size == 1:
             duplicate_layer(layer)
             layer = dataclasses.replace(layer, group_size=1)
@@ -267,7 +280,7 @@ def _shrink_neurons(model: Any, entries: Mapping[int, NeuronEntry]) -> None:
         )
     for index, entry in entries.items():
         present, layer = len(layers[index].present), layers[index]
-        if len(entry.kept) > present or entry.num_neurons > present:
+        if entry.num_neurons != present:
             raise CheckpointError(
                 f"`{RECORD_KEY}` in config.json keeps {len(entry.kept)} of {entry.num_neurons} neurons in "
                 f"feed-forward layer {index}; unpruned it has {present}."

@@ -9,6 +9,7 @@ from typing import Any
 
 from cahp_plugin._version import __version__
 from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.prune.origin import original_width
 from cahp_plugin.prune.stage import Stage
 from cahp_plugin.units import kept_set
 from cahp_plugin.units.find import find_feed_forward, find_layers
@@ -43,7 +44,7 @@ feed-forward neurons{% endif %}. The others are physically gone: the model has \
 {% if feed_forward %}
 | feed-forward layer | neurons kept |
 | -----------------: | -----------: |
-{% for layer in feed_forward -%}
+{% for layer in recorded -%}
 | {{ layer.index }} | {{ layer.present | length }} of {{ layer.num_original }} |
 {% endfor %}{% endif %}
 Layers and heads are numbered as in the unpruned model.{% if feed_forward %} `config.json` has the indices of the \
@@ -175,7 +176,8 @@ def model_card_text(
         shapes=shapes,
         feed_forward=feed_forward,
         neurons=sum(len(layer.present) for layer in feed_forward),
-        all_neurons=sum(layer.num_original for layer in feed_forward),
+        all_neurons=sum(original_width(model, layer) for layer in feed_forward),
+        recorded=[layer for layer in feed_forward if layer.present == kept_set(model.config).neurons.get(layer.index)],
         selection=selection,
         settings={key: value for key, value in config.items() if value is not None},
         stages=stages,

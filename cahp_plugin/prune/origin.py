@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from transformers.pytorch_utils import Conv1D
 
-from cahp_plugin.units import kept_set
+from cahp_plugin.units import PrunableLayer, kept_set
 from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.units.find import find_feed_forward, find_layers
+from cahp_plugin.units.linear import out_width
 from cahp_plugin.units.record import RECORD_KEY
 
 _ATTRIBUTE = "_cahp_origin"
@@ -23,12 +25,12 @@ class Origin:
 
     Attributes:
         shapes: Name -> shape of each tensor of the state dict.
-        parameters: Number of parameters.
+        parameters: Names of those that are parameters, tied ones with all their names.
         config: The config, as text.
     """
 
     shapes: Shapes
-    parameters: int
+    parameters: frozenset[str]
     config: str
 
 
@@ -39,15 +41,15 @@ def state_shapes(model: Any) -> Shapes:
 
 def set_origin(model: Any, unpruned: Any) -> Origin:
     """Keeps with a model the shape of the model as its class makes it, which may be the same object."""
-    count = sum(parameter.numel() for parameter in unpruned.parameters())
-    origin = Origin(state_shapes(unpruned), count, _text(unpruned.config))
+    names = frozenset(name for name, _ in unpruned.named_parameters(remove_duplicate=False))
+    origin = Origin(state_shapes(unpruned), names, _text(unpruned.config))
     setattr(model, _ATTRIBUTE, origin)
     return origin
 
 
 def kept_origin(model: Any) -> Origin | None:
     """What was kept; ``None`` where nothing was, or where the config has been changed since (a larger vocabulary)."""
-    found = getattr(model, _ATTRIBUTE, None)
+    found = vars(model).get(_ATTRIBUTE)
     return found if isinstance(found, Origin) and found.config == _text(model.config) else None
 
 
@@ -59,10 +61,28 @@ def _text(config: Any) -> str:
     return json.dumps(kept, sort_keys=True, default=str)
 
 
+def num_parameters(model: Any, origin: Origin) -> int:
+    """Number of parameters that a model had before any pruning; tied ones count once."""
+    once = {name for name, _ in model.named_parameters()}
+    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once
+    return sum(math.prod(origin.shapes[name]) for name in (origin.parameters - tied) & origin.shapes.keys())
+
+
+def original_width(model: Any, layer: PrunableLayer) -> int:
+    """Neurons that a feed-forward layer had before any pruning, by this library or another."""
+    origin = kept_origin(model)
+    if origin is None:
+        return layer.num_original
+    return math.prod(origin.shapes[f"{layer.output_path}.weight"]) // out_width(layer.output)
+
+
 def expected_shapes(model: Any, origin: Origin) -> Shapes:
     """The shapes that a model's tensors have by their original ones and by its map of heads and neurons."""
-    shapes, recorded = dict(origin.shapes), kept_set(model.config).neurons
-    layers = [layer for layer in find_feed_forward(model) if recorded.get(layer.index) == layer.present]
+    shapes, kept = dict(origin.shapes), kept_set(model.config)
+    if not kept.heads:
+        return shapes
+    layers = [layer for layer in (find_feed_forward(model) if kept.neurons else ())
+              if kept.neurons.get(layer.index) == layer.present]  # fmt: skip
     for layer in (*find_layers(model), *layers):
         for path in layer.inputs():
             weight, bias = (f"{layer.name}.{path}.{kind}" for kind in ("weight", "bias"))

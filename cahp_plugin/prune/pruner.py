@@ -110,6 +110,14 @@ class CAHPPruner(tp.pruner.BasePruner):
         result: Iterator[Group] | None = super().step(interactive=interactive)
         return result
 
+    def load_pruning_history(self, pruning_history: Any) -> None:
+        """Not offered: a history has channels and no units, so the map could not be kept.
+
+        Raises:
+            PruningError: Always.
+        """
+        raise PruningError("A pruning history can't be replayed: save the model by `save_pruned`, or its KeptSet.")
+
     def _prune(self) -> Iterator[Group]:
         yield from self._groups
 

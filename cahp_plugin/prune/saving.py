@@ -17,6 +17,7 @@ from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
 from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_text
+from cahp_plugin.prune.origin import num_parameters
 from cahp_plugin.prune.plain import plain_pruned_heads
 from cahp_plugin.prune.stage import Stage
 from cahp_plugin.prune.surgery import all_heads
@@ -144,7 +145,7 @@ def write_checkpoint(
         content = model_card_text(
             model,
             shapes=shapes,
-            dense_parameters=None if origin is None else origin.parameters,
+            dense_parameters=None if origin is None else num_parameters(model, origin),
             name=place.absolute().name,
             repo_id=repo_id,
             selection=selection,
@@ -206,8 +207,8 @@ def _record(model: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Any]
     before = getattr(model.config, RECORD_KEY, None)
     if before is None and not shapes:
         return {}
-    present = {layer.index: layer.present for layer in find_feed_forward(model)}
     neurons = neuron_entries(model.config)
+    present = {layer.index: layer.present for layer in (find_feed_forward(model) if neurons else ())}
     known = {index: entry for index, entry in neurons.items() if entry.kept == present.get(index)}
     heads = head_entries(model.config) or all_heads(model)
     return with_linear_shapes(make_record(before, heads, known), shapes)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.prune.origin import original_width
 from cahp_plugin.units import (
     AttentionLayer,
     FeedForwardLayer,
@@ -17,7 +18,7 @@ from cahp_plugin.units import (
     head_entries,
     neuron_entries,
 )
-from cahp_plugin.units.adapters import BiasOnly, NoUnits, adapt
+from cahp_plugin.units.adapters import Adapter, BiasOnly, NoUnits, adapt
 from cahp_plugin.units.find import find_feed_forward, find_layers
 from cahp_plugin.units.linear import keep_channels
 from cahp_plugin.units.record import RECORD_KEY, HeadEntry, NeuronEntry, make_record
@@ -31,11 +32,9 @@ def record_units(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
         layer: The layer as it was before the cut.
         kept: Original indices of the units that stay; without any the layer becomes one that adds a bias.
     """
-    if not head_entries(model.config):
-        record_layers(model)  # while every layer can still be counted
+    heads = head_entries(model.config) or all_heads(model)  # while every other layer can still be counted
     update_layer(model, layer, kept)
-    after = dataclasses.replace(layer, present=tuple(sorted(kept)))
-    record_layers(model, [after])
+    _record(model, heads, [dataclasses.replace(layer, present=tuple(sorted(kept)))])
 
 
 def update_layer(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
@@ -69,24 +68,29 @@ def _update_attention(model: Any, layer: AttentionLayer, kept: Sequence[int]) ->
         _adapt(layer, spec.narrow, kept)
     if spec.narrow_all and spec.narrow is not None:
         for other in find_layers(model):
-            if other.index != layer.index and other.spec == spec and other.heads:
+            if other.index != layer.index and other.spec == spec and not isinstance(other.core, Adapter):
                 _adapt(other, spec.narrow, other.heads)
 
 
 def record_layers(model: Any, layers: Sequence[PrunableLayer] = ()) -> None:
     """Writes the units that layers have into the model's map, which names all attention layers.
 
-    It names the feed-forward layers, and then all of them, once neurons have been removed.
+    It names the feed-forward layers once neurons have been removed, but for those that another pruner has narrowed:
+    nobody knows which of their neurons are there.
     """
-    heads, neurons = head_entries(model.config), neuron_entries(model.config)
-    if not heads:
-        heads = all_heads(model)
+    _record(model, head_entries(model.config) or all_heads(model), layers)
+
+
+def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLayer]) -> None:
+    neurons = neuron_entries(model.config)
     for layer in layers:
         if isinstance(layer, AttentionLayer):
             heads[layer.index] = _head_entry(layer)
         else:
-            others = find_feed_forward(model) if not neurons else ()
-            neurons |= {other.index: _neuron_entry(other) for other in (*others, layer)}
+            for other in (*(find_feed_forward(model) if not neurons else ()), layer):
+                width = original_width(model, other)
+                if other.num_original == width or not other.present:
+                    neurons[other.index] = NeuronEntry(width, other.present)
     setattr(model.config, RECORD_KEY, make_record(getattr(model.config, RECORD_KEY, None), heads, neurons))
 
 
@@ -97,10 +101,6 @@ def all_heads(model: Any) -> dict[int, HeadEntry]:
 
 def _head_entry(layer: AttentionLayer) -> HeadEntry:
     return HeadEntry(layer.num_original, layer.size, layer.group_size, layer.present)
-
-
-def _neuron_entry(layer: PrunableLayer) -> NeuronEntry:
-    return NeuronEntry(layer.num_original, layer.present)
 
 
 def _adapt(layer: AttentionLayer, mixin: Any, kept: Sequence[int]) -> None:

@@ -78,7 +78,7 @@ def narrowed_linears(model: Any, origin: Origin) -> Shapes:
             if shape[0] <= full[0] and shape[1] <= full[1]:
                 shapes[path] = _shape(module)
                 differing -= {f"{path}.weight", f"{path}.bias"}
-    heads = [path for path in _projections(model) if path in shapes]
+    heads = [path for path in (_projections(model) if shapes else ()) if path in shapes]
     if heads:
         raise CheckpointError(
             f"{heads[0]} has the shape {list(shapes[heads[0]])}, which is not that of the heads that the map in "

@@ -17,8 +17,8 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.observe.inputs import call_options
-from cahp_plugin.recover.refit import check_finite, refit, refit_shared
-from cahp_plugin.recover.state import in_fp32
+from cahp_plugin.recover.refit import check_finite, refit
+from cahp_plugin.recover.state import in_fp32, plain_calls
 from cahp_plugin.recover.streams import calibration_batches, layer_tokens
 from cahp_plugin.units import PrunableLayer, kept_state, prunable_layers
 from cahp_plugin.units.linear import weight_of
@@ -110,7 +110,7 @@ def recover_least_squares(
     fitted, held_out = _split(dataloader, model, num_examples)
     tokens = sum(int(batch.mask.sum()) for batch in fitted)
     width = max((len(ours.present) * ours.size for ours, _ in changed), default=0)
-    if tokens < 2 * width:
+    if 0 < tokens < 2 * width:
         logger.warning(
             f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near what "
             "they are. Give more examples (`num_examples`)."
@@ -118,10 +118,11 @@ def recover_least_squares(
     found: dict[str, tuple[float, float]] = {}
 
     def change() -> None:
-        refitted = refit_shared if any(ours.spec.reused for ours, _ in changed) else refit
+        nonlocal tokens
         with logging.tqdm(total=len(changed), desc="Refitting", unit="layer") as bar:
-            for name, errors in refitted(model, dense, changed, fitted, ridge):
+            for name, errors, count in refit(model, dense, changed, fitted, ridge):
                 found[name] = errors
+                tokens = tokens or count  # of images and recordings, whose tokens the model makes
                 bar.update()
 
     divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, change)
@@ -168,16 +169,18 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
 
     def fold() -> None:
         sums: dict[str, Any] = {theirs.output_path: 0.0 for _, theirs in changed}
+        counts = dict.fromkeys(sums, 0)
         for batch in fitted:
             seen = layer_tokens(dense, [theirs for _, theirs in changed], batch)
             for _, theirs in changed:
                 context = seen[theirs.output_path].context
                 check_finite(theirs, context)
                 sums[theirs.output_path] = sums[theirs.output_path] + context.double().sum(0)
+                counts[theirs.output_path] += len(context)
         for ours, theirs in changed:
             gone = theirs.channels(set(theirs.present) - set(ours.present))
             weight = weight_of(theirs.output)
-            mean = sums[theirs.output_path][gone] / tokens
+            mean = sums[theirs.output_path][gone] / counts[theirs.output_path]
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
 
     divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
@@ -191,7 +194,12 @@ def _pairs(model: Any, dense: Any) -> list[tuple[PrunableLayer, PrunableLayer]]:
     """The layers of both models, checked to belong together."""
     ours, theirs = prunable_layers(model), prunable_layers(dense)
     fits = [layer.output_path for layer in ours] == [layer.output_path for layer in theirs] and all(
-        set(own.present) <= set(other.present) and own.size == other.size
+        own.size == other.size
+        and (
+            set(own.present) <= set(other.present)
+            if own.num_original == other.num_original or own.noun == "heads"
+            else len(own.present) <= len(other.present)  # another pruner has been at work: numbered anew
+        )
         for own, other in zip(ours, theirs, strict=True)
     )
     if not fits or model is dense:
@@ -226,7 +234,15 @@ def _guarded(
     model: Any, dense: Any, layers: Sequence[PrunableLayer], held_out: Sequence[Any], change: Any
 ) -> tuple[tuple[float, float], bool]:
     """Changes the layers' output projections, and changes them back where the outputs drift from the dense model's."""
-    with kept_state(model), kept_state(dense), torch.no_grad(), in_fp32(model, dense):
+    with (
+        torch.inference_mode(False),  # or weights that are cast could never be trained again
+        torch.no_grad(),
+        torch.autocast(model.device.type, enabled=False),
+        kept_state(model),
+        kept_state(dense),
+        plain_calls(model, dense),
+        in_fp32(model, dense),
+    ):
         before = {name: value.clone() for layer in layers for name, value in _weights(layer).items()}
         model.eval()
         dense.eval()

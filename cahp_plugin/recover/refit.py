@@ -19,27 +19,30 @@ from cahp_plugin.units.linear import out_width, weight_of
 
 #: The same layer of the pruned and of the dense model.
 Pair = tuple[PrunableLayer, PrunableLayer]
-Errors = tuple[str, tuple[float, float]]
+Errors = tuple[str, tuple[float, float], int]
 
 
 def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float) -> Iterator[Errors]:
-    """Refits layers, each on what arrives from those before it; one pass over the depth.
+    """Refits layers, each on what arrives from those before it; one pass over the depth where the model allows it.
 
     Args:
         model: The pruned model; changed in place.
         dense: The model before pruning.
-        pairs: Layers to refit, none of which serves several depths.
+        pairs: Layers to refit.
         batches: The calibration set.
         ridge: As for :func:`cahp_plugin.recover_least_squares`.
 
     Yields:
-        Path of an output projection, and its relative error before and after.
+        Path of an output projection, its relative error before and after, and the tokens that it was fitted on.
 
     Raises:
         PruningError: Activations are not finite, or the models run their layers in another order.
     """
     twins = {ours.output_path: theirs for ours, theirs in pairs}
     steps = steps_of(model, [ours for ours, _ in pairs])
+    if steps is None or any(ours.spec.reused for ours, _ in pairs):
+        yield from _refit_restarting(model, dense, pairs, batches, ridge)
+        return
     stops, dense_stops = ({one.get_submodule(path): path for path in steps} for one in (model, dense))
     numbers = range(len(batches))
     running = Running(batches[0])
@@ -49,25 +52,30 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
         Walk(model, list(stops), batches) as walk,
     ):
         waiting: list[Call | None] = [dense_walk.advance(number) for number in numbers]
-        for left in reversed(range(len(steps))):
+        while steps:
             calls = [_there(walk.advance(number)) for number in numbers]
             path = stops[calls[0].module]
+            if path not in steps:
+                raise PruningError(
+                    f"{path} is called twice in a pass: it serves several depths, and its row in the table does not "
+                    "say so (`reused`)."
+                )
             targets: dict[str, list[Tensor]] = {}  # in the order in which the layer runs its projections
             for number, running.batch in enumerate(batches):
                 call = _there(waiting[number])
                 if (dense_stops[call.module], stops[calls[number].module]) != (path, path):
                     raise PruningError("The two models, or two batches, run through the layers in different orders.")
                 seen.clear()
-                if left:
+                if len(steps) > 1:
                     waiting[number] = dense_walk.advance(number)
                 else:  # what lies behind the last layer need not run
                     call.run()
                 for name, parts in seen.items():
                     targets.setdefault(name, []).append(joined(parts).behind)
-                    set_aside(targets[name][-1], len(batches))
-            layers = {layer.output_path: layer for layer in steps[path]}
+                    set_aside([targets[name][-1]], len(batches))
+            layers = {layer.output_path: layer for layer in steps.pop(path)}
             for name, wanted in targets.items():
-                yield name, _refit_one(model, layers[name], calls, batches, wanted, ridge)
+                yield name, *_refit_one(model, layers[name], calls, batches, wanted, ridge)
 
 
 def _refit_one(
@@ -77,7 +85,7 @@ def _refit_one(
     batches: Sequence[Batch],
     targets: Sequence[Tensor],
     ridge: float,
-) -> tuple[float, float]:
+) -> tuple[tuple[float, float], int]:
     fit = _Fit(layer)
     for call, batch, target in zip(calls, batches, targets, strict=True):
         with tapped(model, [layer], Running(batch), write=False) as seen, contextlib.suppress(Enough):
@@ -86,10 +94,13 @@ def _refit_one(
     return fit.solve(ridge)
 
 
-def refit_shared(
+def _refit_restarting(
     model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float
 ) -> Iterator[Errors]:
-    """As :func:`refit` for blocks that serve several depths, each fitted to all of them: a pass for each block."""
+    """As :func:`refit`, by passes from the input for each projection.
+
+    For blocks that serve several depths, each fitted to all of them, and for models whose layers are no modules.
+    """
     by_path = {ours.output_path: (ours, theirs) for ours, theirs in pairs}
     order = layer_tokens(dense, [theirs for _, theirs in pairs], batches[0])  # as the model runs them first
     for ours, theirs in (by_path[path] for path in order):
@@ -97,7 +108,7 @@ def refit_shared(
         for batch in batches:
             target = layer_tokens(dense, [theirs], batch)[theirs.output_path].behind
             fit.add(layer_tokens(model, [ours], batch)[ours.output_path], target)
-        yield ours.output_path, fit.solve(ridge)
+        yield ours.output_path, *fit.solve(ridge)
 
 
 class _Fit:
@@ -116,8 +127,8 @@ class _Fit:
         self._squares += float(target.double().square().sum())
         self._total += target.double().sum(0).cpu()
 
-    def solve(self, ridge: float) -> tuple[float, float]:
-        """Changes the projection's weights; returns the relative error before and after."""
+    def solve(self, ridge: float) -> tuple[tuple[float, float], int]:
+        """Changes the projection's weights; returns the relative error before and after, and the number of tokens."""
         output: Any = self._layer.output
         variance = self._squares - float(self._total.square().sum()) / self._equations.count or 1.0
         left = self._equations.less(weight_of(output), output.bias)
@@ -127,7 +138,8 @@ class _Fit:
         if self._layer.present:
             weight = weight_of(output)
             weight.data.add_(change.to(weight))
-        return left.error() / variance, left.error(change, shift) / variance
+        torch.clear_autocast_cache()  # it may hold the weights from before
+        return (left.error() / variance, left.error(change, shift) / variance), left.count
 
 
 def check_finite(layer: PrunableLayer, *tensors: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch, read_inputs
 from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.tokens import query_side
@@ -70,12 +71,14 @@ def tapped(
     handles = []
 
     def tap(layer: PrunableLayer) -> None:
-        name = layer.output_path
+        name, stream = layer.output_path, layer.stream(model)
 
         def front(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             fronts[name] = args[0] if args else kwargs.get("hidden_states", kwargs.get("query"))
 
         def record(context: Tensor, output: Tensor | None) -> None:
+            if stream is not None and name not in fronts:
+                raise PruningError(f"{layer} ran without the module that its row names as `residual` before it.")
             mask = query_side(layer, running.batch, context.shape[1]).mask.to(context.device)
             values = (None if value is None else value[mask] for value in (fronts.get(name), output))
             found.setdefault(name, []).append(Tokens(context[mask], *values))
@@ -89,7 +92,6 @@ def tapped(
             if end and len(found) == len(layers):
                 raise Enough
 
-        stream = layer.stream(model)
         if stream is not None:
             handles.append(stream.register_forward_pre_hook(front, with_kwargs=True))
         handles.append(layer.output.register_forward_hook(behind) if write

@@ -115,6 +115,8 @@ _CLASSES: dict[tuple[type[Adapter], type[nn.Module]], type[Any]] = {}
 def adapt(module: Any, mixin: type[Adapter], *, places: Sequence[int], output_path: str, map_index: int) -> None:
     """Mixes ``mixin`` in before a module's class, in place; an earlier mixin goes."""
     original = module.original_class if isinstance(module, Adapter) else type(module)
+    if getattr(vars(module).get("forward"), "__self__", None) is module:
+        vars(module).pop("forward")  # transformers 4.57 leaves the old one there where maps were asked for
     module.__class__ = _adapted_class(mixin, original)
     module.places, module.output_path, module.map_index = tuple(places), output_path, map_index
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from cahp_plugin.errors import CheckpointError, SelectionError, UnsupportedModelError
+from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.units.kept import KeptSet, format_ranges
 from cahp_plugin.units.layers import AttentionLayer, FeedForwardLayer, PrunableLayer, join, parent
 from cahp_plugin.units.linear import LINEAR, in_width, out_width
@@ -154,11 +155,8 @@ def _check_widths(layer: PrunableLayer) -> None:
 
 def _check_width(layer: PrunableLayer, path: str, module: nn.Module, *, outputs: bool) -> None:
     name = join(layer.name, path)
-    if not isinstance(module, LINEAR):
-        raise UnsupportedModelError(
-            f"{name} is a {type(module).__name__}; expected torch.nn.Linear or transformers' Conv1D. Prune before the "
-            "model is quantized or wrapped by adapters."
-        )
+    if not isinstance(module, LINEAR) or "weight" not in module._parameters:
+        raise _not_linear(name, module)
     width = out_width(module) if outputs else in_width(module)
     expected = layer.expected_width(path) if outputs else len(layer.present) * layer.size
     if width == expected:
@@ -172,6 +170,13 @@ def _check_width(layer: PrunableLayer, path: str, module: nn.Module, *, outputs:
         f"{name} is {width} channels wide; {len(layer.present)} heads of {layer.size} channels make {expected}. Heads "
         "were removed by another tool (transformers' `prune_heads`?), which leaves no map of the heads that stayed. "
         "Start from the unpruned model."
+    )
+
+
+def _not_linear(name: str, module: nn.Module) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name} is a {type(module).__name__}; expected torch.nn.Linear or transformers' Conv1D with a weight of its "
+        "own. Prune before the model is quantized, reparametrized (weight norm) or wrapped by adapters."
     )
 
 
@@ -198,10 +203,18 @@ def find_feed_forward(model: nn.Module) -> tuple[FeedForwardLayer, ...]:
     entries = neuron_entries(getattr(model, "config", None))
     layers = []
     for index, (name, block, spec) in enumerate(_blocks(model, FeedForwardSpec)):
-        width = in_width(block.get_submodule(spec.output))
-        entry = entries.get(index)
-        known = entry is not None and len(entry.kept) == width  # or another tool has been at work since
-        present, original = (entry.kept, entry.num_neurons) if known and entry else (tuple(range(width)), width)
+        output, entry = block.get_submodule(spec.output), entries.get(index)
+        if not isinstance(output, (*LINEAR, BiasOnly)):
+            raise _not_linear(join(name, spec.output), output)
+        width = in_width(output)
+        present, original = tuple(range(width)), width
+        if entry is not None and len(entry.kept) < width:
+            raise CheckpointError(
+                f"`{RECORD_KEY}` says that {name} has {len(entry.kept)} neurons, and it has {width}: the config is "
+                "another model's. Give each model a copy of its own (`copy.deepcopy(config)`)."
+            )
+        if entry is not None and len(entry.kept) == width:  # with fewer, another tool has been at work since
+            present, original = entry.kept, entry.num_neurons
         pattern = "causal" if "decoder" in name.split(".") else "self"
         layers.append(FeedForwardLayer(index, name, spec, block, present, original, pattern=pattern))
     unknown = sorted(set(entries) - {layer.index for layer in layers})

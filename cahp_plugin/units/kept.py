@@ -6,12 +6,15 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from cahp_plugin.errors import SelectionError
 
 Kind = Literal["heads", "neurons"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+#: Units of a layer that are believed of a file: it must not make its reader fill the memory.
+MOST_UNITS = 2**20
 
 Layers = Mapping[int, tuple[int, ...]]
 
@@ -50,7 +53,13 @@ class KeptSet:
         neurons: Mapping[int, Iterable[int]] | None = None,
     ) -> None:
         for kind, given in zip(KINDS, (heads, neurons), strict=True):
-            object.__setattr__(self, kind, _checked(kind, {} if given is None else given))
+            object.__setattr__(self, kind, MappingProxyType(_checked(kind, {} if given is None else given)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KeptSet, (dict(self.heads), dict(self.neurons))
+
+    def __repr__(self) -> str:
+        return f"KeptSet(heads={dict(self.heads)}, neurons={dict(self.neurons)})"
 
     def __hash__(self) -> int:
         return hash(tuple((kind, layer, units) for kind in KINDS for layer, units in getattr(self, kind).items()))
@@ -83,6 +92,8 @@ class KeptSet:
 
     def __le__(self, other: KeptSet) -> bool:
         """Whether ``other`` keeps all that this set keeps."""
+        if not isinstance(other, KeptSet):
+            return NotImplemented
         pairs = [(getattr(self, kind), getattr(other, kind)) for kind in KINDS]
         return all(
             layer in mine and set(mine[layer]) <= set(units)
@@ -91,7 +102,7 @@ class KeptSet:
         )
 
     def __lt__(self, other: KeptSet) -> bool:
-        return self <= other and self != other
+        return self.__le__(other) and self != other
 
     def _combined(self, other: KeptSet, rule: Callable[[Layers, Layers], Mapping[int, Iterable[int]]]) -> KeptSet:
         if not isinstance(other, KeptSet):
@@ -126,7 +137,7 @@ class KeptSet:
         try:
             kinds = {
                 kind: {
-                    int(layer): parse_ranges(units) if isinstance(units, str) else units
+                    _number(layer): parse_ranges(units, MOST_UNITS) if isinstance(units, str) else units
                     for layer, units in layers.items()
                 }
                 for kind, layers in values.items()
@@ -148,8 +159,8 @@ class KeptSet:
         """
         try:
             return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise SelectionError(f"This is no kept set: {error}.") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise SelectionError(f"This is no kept set: {_short(error)}.") from error
 
     def __str__(self) -> str:
         lines = []
@@ -166,14 +177,16 @@ def _checked(kind: str, given: Mapping[int, Iterable[int]]) -> dict[int, tuple[i
     found: dict[int, tuple[int, ...]] = {}
     for layer, units in given.items():
         try:
-            if isinstance(units, str):
+            if isinstance(units, (str, bytes, Mapping)):
                 raise TypeError
             indices = sorted(_whole(unit) for unit in units)
             number = _whole(layer)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise SelectionError(
                 f"Layer {layer!r}: expected a sequence of indices of {kind}, got {_short(units)}."
             ) from error
+        if number in found:
+            raise SelectionError(f"`{kind}` names layer {number} twice.")
         if len(set(indices)) != len(indices):
             twice = (
                 sorted({unit for unit in indices if indices.count(unit) > 1}) if len(indices) < 1000 else indices[:3]
@@ -183,8 +196,17 @@ def _checked(kind: str, given: Mapping[int, Iterable[int]]) -> dict[int, tuple[i
     return dict(sorted(found.items()))
 
 
+def _number(layer: Any) -> Any:
+    """The number of a layer, from a key of a JSON object."""
+    if isinstance(layer, str) and not re.fullmatch(r"0|[1-9]\d{0,8}", layer):
+        raise ValueError(f"{layer[:40]!r} is no layer")
+    return int(layer) if isinstance(layer, str) else layer
+
+
 def _whole(value: Any) -> int:
     number = int(value)
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        raise TypeError("a mask is no index")
     if number != value or number < 0:
         raise ValueError(f"{value!r} is no index")
     return number

@@ -14,7 +14,7 @@ RECORD_KEY = "cahp_config"
 #: 2 had no neurons; what it says of heads is the same.
 RECORD_FORMAT = 3
 _FORMATS = (2, 3)
-#: Widest feed-forward that is believed: a record must not make the reader fill its memory.
+#: Neurons of a model that are believed: a record must not make its reader fill the memory.
 _MOST_NEURONS = 2**24
 
 
@@ -73,6 +73,12 @@ def _damaged(entry: Any, error: Exception) -> CheckpointError:
     return CheckpointError(f"`{RECORD_KEY}` in config.json is damaged: {error!r}. Got {str(entry)[:500]!r}.")
 
 
+def _count(value: Any, least: int = 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
 def head_entries(config: Any) -> dict[int, HeadEntry]:
     """Reads layer -> heads from a model's config; empty for an unpruned model.
 
@@ -85,11 +91,11 @@ def head_entries(config: Any) -> dict[int, HeadEntry]:
     entry = _record(config)
     try:
         found = {
-            int(layer): HeadEntry(
-                int(values["num_heads"]),
-                int(values["head_dim"]),
-                int(values["group_size"]),
-                tuple(int(head) for head in values["kept"]),
+            _count(int(layer), 0): HeadEntry(
+                _count(values["num_heads"]),
+                _count(values["head_dim"]),
+                _count(values["group_size"]),
+                tuple(_count(head, 0) for head in values["kept"]),
             )
             for layer, values in (entry["layers"] if entry is not None else {}).items()
         }
@@ -115,11 +121,14 @@ def neuron_entries(config: Any) -> dict[int, NeuronEntry]:
         CheckpointError: The map is there but is not one that this library wrote.
     """
     entry = _record(config)
-    found = {}
+    found, total = {}, 0
     try:
         for layer, values in (entry.get("feed_forward", {}) if entry is not None else {}).items():
-            count = int(values["num_neurons"])
-            found[int(layer)] = NeuronEntry(count, parse_ranges(values["kept"], min(count, _MOST_NEURONS)))
+            count = _count(values["num_neurons"])
+            total += count
+            if total > _MOST_NEURONS:
+                raise ValueError(f"more than {_MOST_NEURONS} neurons")
+            found[_count(int(layer), 0)] = NeuronEntry(count, parse_ranges(values["kept"], count))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(entry, error) from error
     return found

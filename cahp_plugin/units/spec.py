@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from torch import nn
 
@@ -102,6 +102,13 @@ class AttentionSpec:
     narrow_all: bool = False
     empty: type[Adapter] = Headless
 
+    def __post_init__(self) -> None:
+        _check_row(self, (self.query, self.key, self.value), self.output)
+        if self.layout not in get_args(Layout):
+            raise ConfigError(
+                f"AttentionSpec {self.name!r}: `layout` is one of {get_args(Layout)}, got {self.layout!r}."
+            )
+
     @property
     def fused(self) -> bool:
         """Whether query, key and value are one projection."""
@@ -145,9 +152,25 @@ class FeedForwardSpec:
     parallel: tuple[str, ...] = ()
     reused: bool = False
 
+    def __post_init__(self) -> None:
+        _check_row(self, self.inputs, self.output)
+        if not isinstance(self.parts, int) or self.parts < 1:
+            raise ConfigError(f"FeedForwardSpec {self.name!r}: `parts` must be at least 1, got {self.parts!r}.")
+
     def fits(self, block: nn.Module) -> bool:
         """Whether a block has the modules that this row names."""
         return {*self.inputs, self.output} <= {name for name, _ in block.named_modules()}
+
+
+def _check_row(spec: AttentionSpec | FeedForwardSpec, inputs: Any, output: Any) -> None:
+    """Raises where a row does not name classes and paths."""
+    for field, names in (("block", spec.block), ("inputs", inputs), ("output", (output,))):
+        if isinstance(names, str) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(
+                f"{type(spec).__name__} {spec.name!r}: `{field}` must name classes or paths, got {names!r}."
+            )
+    if output in inputs:
+        raise ConfigError(f"{type(spec).__name__} {spec.name!r}: {output!r} can't feed the units and read them.")
 
 
 Spec = AttentionSpec | FeedForwardSpec
@@ -161,7 +184,7 @@ def register_architecture(*specs: Spec) -> None:
     architecture can be pruned and its neurons can't.
 
     Raises:
-        ConfigError: A block class is claimed by another architecture already.
+        ConfigError: A block class is claimed by another architecture already, or something is no row.
 
     Example:
         A model of your own whose blocks are a class ``MyAttention`` with ``to_q``, ``to_k``, ``to_v`` and ``to_out``,
@@ -179,6 +202,8 @@ def register_architecture(*specs: Spec) -> None:
         ``examples/own_architecture.py`` is the whole of it, runnable.
     """
     for spec in specs:
+        if not isinstance(spec, (AttentionSpec, FeedForwardSpec)):
+            raise ConfigError(f"Expected an AttentionSpec or a FeedForwardSpec, got {type(spec).__name__}.")
         for block in spec.block:
             for other in _SPECS.get(block, []):
                 if other.name != spec.name and type(other) is type(spec):
@@ -195,7 +220,7 @@ S = TypeVar("S", AttentionSpec, FeedForwardSpec)
 def spec_of(block: nn.Module, kind: type[S]) -> S | None:
     """Finds the spec of a block by its class, or its nearest base class, and by the modules that it holds."""
     for cls in type(block).__mro__:
-        for spec in _SPECS.get(cls.__name__, []):
+        for spec in reversed(_SPECS.get(cls.__name__, [])):  # the newest first: one may be corrected
             if isinstance(spec, kind) and spec.fits(block):
                 return spec
     return None

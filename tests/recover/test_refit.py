@@ -1,17 +1,20 @@
 """The repair of heads and neurons in one pass over the depth, against one that starts over at every layer."""
 
+import contextvars
 import copy
 
 import pytest
 import torch
+import transformers
+from torch import nn
 from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, recover_least_squares
 from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.recover import recover_bias, walk
-from cahp_plugin.recover.walk import step_of
-from cahp_plugin.units import prunable_layers
+from cahp_plugin.recover.walk import steps_of
+from cahp_plugin.units import AttentionSpec, FeedForwardSpec, prunable_layers, register_architecture, spec
 
 RIDGE = 0.1
 
@@ -37,11 +40,11 @@ def seen(model, layer, batch):
     found = {}
 
     def front(module, args, kwargs):
-        found.setdefault("front", []).append((*args, *kwargs.values())[0])
+        found.setdefault("front", []).append((*args, *kwargs.values())[0].clone())  # some layers add in place
 
     def behind(module, args, output):
         found.setdefault("context", []).append(args[0])
-        found.setdefault("output", []).append(output.clone())  # Falcon adds to it in place
+        found.setdefault("output", []).append(output.clone())
 
     handles = [layer.output.register_forward_hook(behind)]
     if layer.stream(model) is not None:
@@ -161,8 +164,8 @@ def test_calls_of_a_layer_do_not_grow_with_the_depth(layers):
 
 def test_transformer_layers_are_found_by_the_list_that_they_are_in():
     bert, t5 = zoo_model("bert"), zoo_model("t5")
-    assert {step_of(bert, layer) for layer in prunable_layers(bert)} == {f"bert.encoder.layer.{i}" for i in range(3)}
-    assert step_of(t5, prunable_layers(t5)[-1]) == "decoder.block.1.layer.2"
+    assert list(steps_of(bert, prunable_layers(bert))) == [f"bert.encoder.layer.{i}" for i in range(3)]
+    assert list(steps_of(t5, prunable_layers(t5)))[-1] == "decoder.block.1.layer.2"
 
 
 @torch.no_grad()
@@ -179,3 +182,150 @@ def test_the_bias_alone_takes_the_mean_of_removed_neurons():
             gone = [place for place in range(48) if place not in ours.present]
             mean = theirs.output.weight.double()[:, gone] @ context[:, gone].mean(0)
             assert torch.allclose(ours.output.bias.double(), before[ours.index] + mean, atol=1e-5)
+
+
+class OddNorm(nn.LayerNorm):
+    pass
+
+
+class OddAttention(nn.Module):
+    def __init__(self, width=32):
+        super().__init__()
+        self.heads = 4
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x, mask):
+        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = (q @ k.transpose(-1, -2)).masked_fill(mask[:, None, None] == 0, -1e9)
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)), None
+
+
+class OddMLP(nn.Module):
+    def __init__(self, width=32):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 48), nn.Linear(48, width)
+
+    def forward(self, x):
+        return self.down(self.up(x).relu())
+
+
+class InPlaceLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.n1, self.attn, self.n2, self.mlp = OddNorm(32), OddAttention(), OddNorm(32), OddMLP()
+
+    def forward(self, x, mask):
+        x += self.attn(self.n1(x), mask)[0]
+        x += self.mlp(self.n2(x))
+        return x
+
+
+class OddConfig(transformers.PretrainedConfig):
+    model_type, hidden_size, num_attention_heads = "odd", 32, 4
+
+
+class OddModel(transformers.PreTrainedModel):
+    """Layers in one of three forms: modules that add in place, dicts that are never called, lists of parts."""
+
+    config_class = OddConfig
+
+    def __init__(self, config, form):
+        super().__init__(config)
+        self.form, self.embedding, self.classifier = form, nn.Embedding(100, 32), nn.Linear(32, 3)
+
+        def parts():
+            return OddNorm(32), OddAttention(), OddNorm(32), OddMLP()
+
+        make = {
+            "in place": lambda: InPlaceLayer(),
+            "dict": lambda: nn.ModuleDict(zip(("n1", "attn", "n2", "mlp"), parts(), strict=True)),
+            "list": lambda: nn.ModuleList(parts()),
+        }[form]
+        self.layers = nn.ModuleList(make() for _ in range(3))
+
+    def forward(self, input_ids, attention_mask):
+        x = self.embedding(input_ids)
+        for layer in self.layers:
+            if self.form == "in place":
+                x = layer(x, attention_mask)
+                continue
+            n1, attn, n2, mlp = layer.values() if self.form == "dict" else layer
+            x = x + attn(n1(x), attention_mask)[0]
+            x = x + mlp(n2(x))
+        return transformers.modeling_outputs.SequenceClassifierOutput(logits=self.classifier(x[:, 0]))
+
+
+@pytest.mark.parametrize(("form", "names"), [("in place", ("n1", "n2")), ("dict", ("n1", "n2")), ("list", ("0", "2"))])
+@torch.no_grad()
+def test_models_of_ones_own_are_repaired_as_by_starting_over(form, names, monkeypatch):
+    monkeypatch.setattr(spec, "_SPECS", {})
+    register_architecture(
+        AttentionSpec("odd", ("OddAttention",), "q", "k", "v", "o", head_count=("heads",), residual=names[0],
+                      output_in_core=True),
+        FeedForwardSpec("odd", ("OddMLP",), ("up",), "down", residual=names[1]),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    dense = OddModel(OddConfig(), form).eval()
+    data = batches("bert", 5)
+    kept = KeptSet({0: (0, 2), 1: (), 2: (1,)}, {0: range(20), 1: range(5), 2: ()})
+    model = copy.deepcopy(dense)
+    CAHPPruner(model, zoo_inputs("bert"), importance=CAHPImportance(kept)).step()
+    expected = copy.deepcopy(model)
+    repair_by_restarting(expected, dense, data[:4])
+    monkeypatch.setattr("cahp_plugin.recover.closed_form._divergence", lambda *_: 0.0)
+    recover_least_squares(model, dense, data, num_examples=80, ridge=RIDGE)
+    inputs = zoo_inputs("bert", batch=16, seed=77)
+    assert (outputs(model, inputs) - outputs(expected, inputs)).abs().max() <= 1e-5
+
+
+def test_a_cache_chunks_and_autocast_do_not_disturb():
+    """A class without the argument `use_cache`; a forward in chunks; a forward under autocast of its own."""
+    config = transformers.LlamaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+                                      intermediate_size=48, head_dim=8, pad_token_id=0)  # fmt: skip
+    torch.manual_seed(0)
+    answers = transformers.LlamaForQuestionAnswering(config).eval()
+    for parameter in answers.parameters():
+        parameter.data.mul_(4)
+    chunked = zoo_model("bert")
+    for layer in chunked.bert.encoder.layer:
+        layer.chunk_size_feed_forward = 3
+    for dense, name, key in ((answers, "llama", "start_logits"), (chunked, "bert", "logits")):
+        model = copy.deepcopy(dense)
+        kept = KeptSet({0: (0, 1), 1: ()}, {0: range(10), 2: ()})
+        CAHPPruner(model, zoo_inputs(name), importance=CAHPImportance(kept)).step()
+        with torch.no_grad():
+            target, before = (one(**zoo_inputs(name, seed=9))[key] for one in (dense, model))
+            recover_least_squares(model, dense, batches(name), num_examples=160)
+            after = model(**zoo_inputs(name, seed=9))[key]
+        assert (after - target).square().mean() < (before - target).square().mean()
+    assert answers.config.use_cache and chunked.bert.encoder.layer[0].chunk_size_feed_forward == 3
+    model, dense = pair("bert")
+    forward = model.forward
+
+    def automatic(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(*args, **kwargs)
+
+    model.forward = automatic
+    recover_least_squares(model, dense, batches("bert"), num_examples=160)
+    assert not torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+
+
+def test_what_the_caller_has_set_reaches_the_passes():
+    seen, variable = [], contextvars.ContextVar("variable")
+    model, dense = pair("bert")
+    model.bert.encoder.layer[0].register_forward_pre_hook(lambda *_: seen.append(variable.get()))
+    variable.set("here")
+    with torch.inference_mode():
+        recover_least_squares(model, dense, batches("bert"), num_examples=160)
+    assert set(seen) == {"here"}
+    model.train()(**zoo_inputs("bert")).logits.sum().backward()
+
+
+def test_the_bias_of_images_takes_the_mean_of_their_patches():
+    dense = zoo_model("vit")
+    model = copy.deepcopy(dense)
+    CAHPPruner(model, zoo_inputs("vit"), importance=CAHPImportance(KeptSet(neurons={0: range(20)}))).step()
+    report = recover_bias(model, dense, batches("vit"), num_examples=160)
+    assert report.accepted and report.divergence[1] < report.divergence[0]
+    assert recover_least_squares(model, dense, batches("vit"), num_examples=160).num_tokens == 128 * 5

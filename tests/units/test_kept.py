@@ -1,6 +1,10 @@
+import copy
 import json
+import pickle
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +83,21 @@ def test_bad_ranges(text):
         parse_ranges(text, 40)
 
 
+def test_it_can_not_be_changed_and_travels():
+    with pytest.raises(TypeError):
+        A.heads[0] = (7,)
+    assert pickle.loads(pickle.dumps(A)) == copy.deepcopy(A) == A and repr(A).startswith("KeptSet(heads={0: (1, 4)")
+    kept = KeptSet({np.int64(1): np.array([3, 2])}, {0: torch.tensor([5])})
+    assert (
+        kept == KeptSet({1: (2, 3)}, {0: (5,)}) and kept.to_json() == '{"heads": {"1": "2-3"}, "neurons": {"0": "5"}}'
+    )
+    with pytest.raises(TypeError):
+        _ = A <= {0: (1,)}
+    for text in ("{", "null", "[" * 100_000):
+        with pytest.raises(SelectionError, match="kept set"):
+            KeptSet.from_json(text)
+
+
 def test_printed():
     assert str(A) == "heads: layer 0: 1,4; layer 2: none\nneurons: layer 0: 0-3; layer 1: none"
     assert str(KeptSet()) == "every unit" and str(KeptSet(neurons={2: (0,)})) == "neurons: layer 2: 0"
@@ -95,6 +114,11 @@ def test_printed():
         (({-1: (0,)},), "Layer -1"),
         (({0: 3},), "expected a sequence"),
         (([0, 1],), "`heads` must be a mapping"),
+        (({0: (True, False)},), "expected a sequence"),
+        (({0: torch.tensor([True, False])},), "expected a sequence"),
+        (({0: b"01"},), "expected a sequence"),
+        (({0: (float("inf"),)},), "expected a sequence"),
+        (({0: {1: 2}},), "expected a sequence"),
     ],
 )
 def test_bad_input(arguments, message):
@@ -110,6 +134,8 @@ def test_bad_input(arguments, message):
         ({"heads": {"x": "0"}}, "no kept set"),
         ({"heads": {"0": "1-"}}, "no range of indices"),
         ({"neurons": [1]}, "no kept set"),
+        ({"heads": {"00": "1"}}, "'00' is no layer"),
+        ({"heads": {"0": "0-999999999"}}, "not ascending below"),
     ],
 )
 def test_bad_json(values, message):

@@ -117,6 +117,19 @@ def test_a_mixture_of_experts_keeps_its_neurons():
 def test_rows_that_do_not_fit_or_are_taken():
     with pytest.raises(ConfigError, match=r"BertLayer is registered already, by 'bert'"):
         register_architecture(FeedForwardSpec("other", ("BertLayer",), ("intermediate.dense",), "output.dense"))
+    for wrong in ({"block": "OddMLP"}, {"inputs": "up"}, {"inputs": ()}, {"parts": 0}, {"inputs": ("down",)}):
+        with pytest.raises(ConfigError, match="FeedForwardSpec 'odd'"):
+            FeedForwardSpec(**{"name": "odd", "block": ("OddMLP",), "inputs": ("up",), "output": "down"} | wrong)
+    with pytest.raises(ConfigError, match="Expected an AttentionSpec"):
+        register_architecture("mine")
+    model = zoo_model("bert")
+    torch.nn.utils.parametrizations.weight_norm(model.bert.encoder.layer[2].intermediate.dense)
+    with pytest.raises(UnsupportedModelError, match="reparametrized"):
+        prune(model, KeptSet(neurons={0: (0,)}))
+    model = zoo_model("bert")
+    model.bert.encoder.layer[1].output.dense = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 32))
+    with pytest.raises(UnsupportedModelError, match=r"layer\.1\.output\.dense is a Sequential"):
+        prune(model, KeptSet(neurons={0: (0,)}))
     model = zoo_model("bert")
     model.bert.encoder.layer[1].intermediate.dense = nn.Linear(32, 47)
     with pytest.raises(UnsupportedModelError, match=r"layer\.1\.intermediate\.dense is 47 channels wide"):

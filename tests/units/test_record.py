@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+import transformers
 from zoo import outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, load_pruned, save_pruned
@@ -77,7 +78,10 @@ def test_a_checkpoint_of_the_format_before_loads(tmp_path):
             {"feed_forward": {"0": {"num_neurons": 48, "kept": "0-48"}}},
             "damaged.*0-48 is not ascending below 48",
         ),
-        ({"feed_forward": {"0": {"num_neurons": 10**12, "kept": "0-999999999"}}}, "damaged.*below 16777216"),
+        (
+            {"feed_forward": {"0": {"num_neurons": 10**12, "kept": "0-999999999"}}},
+            "more than 16777216 neurons",
+        ),
         ({"feed_forward": {"0": {"num_neurons": 48}}}, "damaged.*kept"),
         (
             {"feed_forward": {"0": {"num_neurons": 96, "kept": "0-3,90"}}},
@@ -85,6 +89,10 @@ def test_a_checkpoint_of_the_format_before_loads(tmp_path):
         ),
         ({"feed_forward": {"7": {"num_neurons": 48, "kept": "0-3"}}}, r"feed-forward layers \[7\]; .* 3 "),
         ({"feed_forward": [1]}, "damaged"),
+        ({"feed_forward": {"0": {"num_neurons": float("inf"), "kept": "0"}}}, "damaged"),
+        ({"feed_forward": {"-1": {"num_neurons": 48, "kept": "0"}}}, "damaged"),
+        ({"layers": {"0": {"num_heads": 4, "head_dim": 16, "group_size": 1, "kept": [1]}}}, "4 heads of 16|layers"),
+        ({"layers": {"0": {"num_heads": 4, "head_dim": 8, "group_size": 0, "kept": [1]}}}, "damaged"),
     ],
 )
 def test_records_that_are_newer_damaged_or_of_another_model(change, message, tmp_path):
@@ -129,3 +137,59 @@ def test_saving_builds_no_model(tmp_path, monkeypatch):
     assert len(built) == 2  # one here, one by load_pruned
     save_pruned(loaded, tmp_path / "b")
     assert len(built) == 2
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart", "t5-gated", "falcon", "gemma2", "bert"])
+def test_the_card_counts_the_unpruned_model_after_loading_too(name, tmp_path):
+    """Tied weights count once, though they are not tied yet while a model is built."""
+    dense = sum(parameter.numel() for parameter in zoo_model(name).parameters())
+    model = zoo_model(name)
+    CAHPPruner(model, zoo_inputs(name), importance=CAHPImportance({0: ()})).step()
+    loaded = load_pruned(save_pruned(model, tmp_path / "a"))
+    for folder in (tmp_path / "a", save_pruned(loaded, tmp_path / "b")):
+        assert f"of the {dense:,} that it had unpruned" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kept", [{3: (), 5: (0, 1)}, {3: (), 5: ()}, {3: (0,), 5: (1,)}])
+def test_cross_attention_without_heads_loads(kept, tmp_path):
+    model, inputs = zoo_model("t5"), zoo_inputs("t5")
+    CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
+    loaded = load_pruned(save_pruned(model, tmp_path / "a"), attn_implementation="eager")
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+
+
+def test_unpruned_models_of_any_kind_are_plain_checkpoints(tmp_path):
+    config = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    model = transformers.XLNetModel(config)
+    loaded = load_pruned(save_pruned(model, tmp_path / "a"))
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_config_that_two_models_share_is_told(tmp_path):
+    first = zoo_model("bert")
+    second = type(first)(first.config).eval()
+    for model, kept in ((first, range(10)), (second, range(20, 40))):
+        if model is first:
+            CAHPPruner(model, zoo_inputs("bert"), importance=CAHPImportance(KeptSet(neurons={0: kept}))).step()
+    with pytest.raises(CheckpointError, match=r"10 neurons, and it has 48: the config is another model's"):
+        save_pruned(second, tmp_path / "b")
+
+
+def test_layers_that_another_pruner_narrowed_are_not_on_record(tmp_path):
+    import torch_pruning as tp
+
+    model = zoo_model("bert")
+    layer = model.bert.encoder.layer[1]
+    tp.prune_linear_out_channels(layer.intermediate.dense, list(range(16, 48)))
+    tp.prune_linear_in_channels(layer.output.dense, list(range(16, 48)))
+    CAHPPruner(model, zoo_inputs("bert"), importance=CAHPImportance(KeptSet(neurons={0: range(24)}))).step()
+    folder = save_pruned(model, tmp_path / "a")
+    assert set(config_of(folder)["cahp_config"]["feed_forward"]) == {"0", "2"}
+    card = (folder / "README.md").read_text()
+    assert "88 of its 144 feed-forward neurons" in card and "`bert.encoder.layer.1.output.dense` | 32 | 16" in card
+    loaded, inputs = load_pruned(folder, attn_implementation="eager"), zoo_inputs("bert")
+    assert torch.equal(outputs(loaded, inputs), outputs(model, inputs))
+    CAHPPruner(loaded, inputs, importance=CAHPImportance(KeptSet(neurons={1: (3, 4)}, heads={1: ()}))).step()
+    again = load_pruned(save_pruned(loaded, tmp_path / "b"), attn_implementation="eager")
+    assert torch.equal(outputs(again, inputs), outputs(loaded, inputs))
+    assert set(kept_set(again.config).neurons) == {0, 2}
