@@ -19,6 +19,7 @@ from cahp_plugin.observe import only_kept
 from cahp_plugin.observe.inputs import model_inputs, random_inputs
 from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
+from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.units import KeptSet, PrunableLayer, attention_layers, prunable_layers, resolve
 from cahp_plugin.units.positions import max_positions
 
@@ -116,6 +117,7 @@ def check_architecture(
         PruningError: The dependency graph does not hold what the row of the table says.
     """
     model = copy.deepcopy(model).eval()
+    origin_of(model)  # once for all the copies
     inputs = _random_inputs(model, seed) if example_inputs is None else dict(example_inputs)
     layers = prunable_layers(model)
     dtype = next(model.parameters()).dtype
