@@ -134,7 +134,8 @@ def set_aside(values: Iterable[Any], count: int) -> None:
 
     Dense and pruned inputs of a layer, and the targets of its two writers, are there at a time.
     """
-    tensors = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    found = [value for value in values if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)]
+    tensors = [tensor for tensor in found if tensor.is_floating_point()]
     # An expanded one (a bias for every example) is small, and not this batch's alone.
     own = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.is_contiguous()]
     if sum(tensor.nbytes for tensor in own) * count * 4 <= MEMORY:
