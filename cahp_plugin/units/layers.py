@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, Spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PrunableLayer:
+class PrunableLayer(abc.ABC):
     """One layer whose units can be removed: projections that feed them, and one that writes what they make.
 
     Attributes:
@@ -89,6 +90,7 @@ class PrunableLayer:
         """Channels of heads or neurons (original indices) at the input of the output projection, ascending."""
         return _spread(self._places(units), self.size)
 
+    @abc.abstractmethod
     def outputs(self, path: str, units: Iterable[int]) -> list[int]:
         """Output channels of a projection that belong to heads or neurons (original indices), ascending.
 
@@ -96,11 +98,10 @@ class PrunableLayer:
             path: A key of :meth:`projections`.
             units: Whole units.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def inputs(self) -> Sequence[str]:
         """Paths in the block of the projections into the units, whether they are there or not."""
-        raise NotImplementedError
 
     def _places(self, units: Iterable[int]) -> list[int]:
         place = {unit: number for number, unit in enumerate(self.present)}

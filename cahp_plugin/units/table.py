@@ -84,6 +84,12 @@ def _llama_like(name: str, block: str, residual: str | None = "input_layernorm")
     )
 
 
+def _fused_by_head(name: str, *block: str, **more: Any) -> AttentionSpec:
+    fused: dict[str, Any] = dict.fromkeys(("query", "key", "value"), "query_key_value")
+    common: dict[str, Any] = {"output": "dense", "layout": "head", "causal": True, "output_in_core": True}
+    return AttentionSpec(name=name, block=block, residual="input_layernorm", **fused, **common, **more)
+
+
 def _feed_forward(
     name: str, block: str, inputs: str, output: str, residual: str | None, **more: Any
 ) -> FeedForwardSpec:
@@ -229,50 +235,23 @@ ATTENTION = (
     _bart_like("bart", "BartAttention"),
     _bart_like("marian", "MarianAttention"),
     _bart_like("whisper", "WhisperAttention", "self_attn_layer_norm", "encoder_attn_layer_norm"),
-    AttentionSpec(
-        name="gpt-neox",
-        block=("GPTNeoXAttention",),
-        query="query_key_value",
-        key="query_key_value",
-        value="query_key_value",
-        output="dense",
-        layout="head",
-        causal=True,
-        residual="input_layernorm",
-        parallel=("use_parallel_residual",),
-        output_in_core=True,
-    ),
-    AttentionSpec(
-        name="bloom",
-        block=("BloomAttention",),
-        query="query_key_value",
-        key="query_key_value",
-        value="query_key_value",
-        output="dense",
+    _fused_by_head("gpt-neox", "GPTNeoXAttention", parallel=("use_parallel_residual",)),
+    _fused_by_head(
+        "bloom",
+        "BloomAttention",
         head_count=("num_heads",),
-        layout="head",
-        causal=True,
-        residual="input_layernorm",
         parallel=_AFTER_NORM,
-        output_in_core=True,
         narrow=SlicedAlibi,
         empty=HeadlessWithStream,
     ),
-    AttentionSpec(
-        name="falcon",
-        block=("FalconAttention", "FalconFlashAttention2"),
-        query="query_key_value",
-        key="query_key_value",
-        value="query_key_value",
-        output="dense",
+    _fused_by_head(
+        "falcon",
+        "FalconAttention",
+        "FalconFlashAttention2",
         head_count=("num_heads",),
-        layout="head",
         groups="num_kv_heads",
-        causal=True,
-        residual="input_layernorm",
         parallel=_FALCON_PARALLEL,
         maps_on_request=True,
-        output_in_core=True,
         narrow=SlicedAlibi,
     ),
     AttentionSpec(
