@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.units import KeptSet, PrunableLayer, attention_layers, prunable_layers, resolve
+from cahp_plugin.units.find import set_of
 from cahp_plugin.units.positions import max_positions
 
 
@@ -149,7 +150,7 @@ def check_architecture(
         add("saved and reloaded", _output(reloaded.to(model.device), inputs), _output(last, inputs))
     add("maps of the heads left sum to 1", _map_sums(last, inputs), torch.ones(1))
     left = prunable_layers(last)
-    again = _set_of((layer, sum(layer.units[::2], ())) for layer in left)
+    again = set_of((layer, sum(layer.units[::2], ())) for layer in left)
     if not resolve(KeptSet(), left) <= again:
         with only_kept(model, again):
             wanted = _output(model, inputs)
@@ -195,24 +196,17 @@ def _sets(layers: Sequence[PrunableLayer], count: int, seed: int) -> Iterator[tu
     present = [layer for layer in layers if layer.present]
     for noun in dict.fromkeys(layer.noun for layer in present):
         own = [layer for layer in present if layer.noun == noun]
-        yield f"no {noun[:-1]} in any layer", _set_of((layer, ()) for layer in own)
+        yield f"no {noun[:-1]} in any layer", set_of((layer, ()) for layer in own)
         for name, layer in (("first", own[0]), ("middle", own[len(own) // 2]), ("last", own[-1])):
-            yield f"no {noun[:-1]} in the {name} layer", _set_of([(layer, ())])
+            yield f"no {noun[:-1]} in the {name} layer", set_of([(layer, ())])
     generator = random.Random(seed)
     for number in range(count):
         chosen = {layer: sum((unit for unit in layer.units if generator.random() < 0.5), ()) for layer in present}
         place = present[number % len(present)]
         chosen[place] = place.units[0]  # neither everything nor nothing
-        kept = _set_of(chosen.items())
+        kept = set_of(chosen.items())
         if not resolve(KeptSet(), present) <= kept:
             yield f"random {' and '.join(dict.fromkeys(layer.noun for layer in present))}, {number + 1}", kept
-
-
-def _set_of(chosen: Iterable[tuple[PrunableLayer, tuple[int, ...]]]) -> KeptSet:
-    kinds: dict[str, dict[int, tuple[int, ...]]] = {"heads": {}, "neurons": {}}
-    for layer, units in chosen:
-        kinds[layer.noun][layer.index] = units
-    return KeptSet(**kinds)
 
 
 def _pruned(model: Any, kept: KeptSet, inputs: Mapping[str, Tensor]) -> Any:

@@ -264,7 +264,7 @@ def _shrink_heads(model: Any, entries: Mapping[int, HeadEntry]) -> None:
                 f"channels in groups of {found.group_size}; unpruned it has {layer.num_original} of {layer.size} in "
                 f"groups of {layer.group_size}."
             )
-        if found.group_size != layer.group_size and found.group_size == 1:
+        if found.group_size != layer.group_size:
             duplicate_layer(layer)
             layer = dataclasses.replace(layer, group_size=1)
         if found.kept != layer.heads:
@@ -279,7 +279,8 @@ def _shrink_neurons(model: Any, entries: Mapping[int, NeuronEntry]) -> None:
             f"{len(layers)} whose layout is known. `register_architecture` makes others known."
         )
     for index, entry in entries.items():
-        present, layer = len(layers[index].present), layers[index]
+        layer = layers[index]
+        present = len(layer.present)
         if entry.num_neurons != present:
             raise CheckpointError(
                 f"`{RECORD_KEY}` in config.json keeps {len(entry.kept)} of {entry.num_neurons} neurons in "

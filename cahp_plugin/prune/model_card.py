@@ -152,7 +152,8 @@ def model_card_text(
     from huggingface_hub import ModelCard, ModelCardData
 
     layers = find_layers(model)
-    feed_forward = find_feed_forward(model) if kept_set(model.config).neurons else ()
+    recorded = kept_set(model.config).neurons
+    feed_forward = find_feed_forward(model) if recorded else ()
     base_model = _hub_id(getattr(model.config, "_name_or_path", ""))
     data = ModelCardData(
         base_model=base_model,
@@ -177,7 +178,7 @@ def model_card_text(
         feed_forward=feed_forward,
         neurons=sum(len(layer.present) for layer in feed_forward),
         all_neurons=sum(original_width(model, layer) for layer in feed_forward),
-        recorded=[layer for layer in feed_forward if layer.present == kept_set(model.config).neurons.get(layer.index)],
+        recorded=[layer for layer in feed_forward if layer.present == recorded.get(layer.index)],
         selection=selection,
         settings={key: value for key, value in config.items() if value is not None},
         stages=stages,

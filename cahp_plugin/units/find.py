@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from cahp_plugin.errors import CheckpointError, SelectionError, UnsupportedModelError
 from cahp_plugin.units.adapters import BiasOnly
-from cahp_plugin.units.kept import KeptSet, format_ranges
+from cahp_plugin.units.kept import KINDS, KeptSet, Kind, format_ranges
 from cahp_plugin.units.layers import AttentionLayer, FeedForwardLayer, PrunableLayer, join, parent
 from cahp_plugin.units.linear import LINEAR, in_width, out_width
 from cahp_plugin.units.record import RECORD_KEY, HeadEntry, head_entries, neuron_entries
@@ -113,17 +113,24 @@ def resolve(kept: KeptSet, layers: Sequence[PrunableLayer]) -> KeptSet:
     Raises:
         SelectionError: A layer or unit is not there (any more), or half of a group would stay.
     """
-    found: dict[str, dict[int, tuple[int, ...]]] = {"heads": {}, "neurons": {}}
-    for noun, resolved in found.items():
-        own, wanted = [layer for layer in layers if layer.noun == noun], getattr(kept, noun)
-        unknown = sorted(set(wanted) - {layer.index for layer in own})
+    for noun in KINDS:
+        own = [layer for layer in layers if layer.noun == noun]
+        unknown = sorted(set(getattr(kept, noun)) - {layer.index for layer in own})
         if unknown:
             raise SelectionError(
                 f"The selection names the layers {unknown} for {noun}; the model has layers 0 to {len(own) - 1}."
             )
-        for layer in own:
-            resolved[layer.index] = _checked(layer, wanted.get(layer.index, layer.present))
-    return KeptSet(**found)
+    return set_of(
+        (layer, _checked(layer, getattr(kept, layer.noun).get(layer.index, layer.present))) for layer in layers
+    )
+
+
+def set_of(chosen: Iterable[tuple[PrunableLayer, tuple[int, ...]]]) -> KeptSet:
+    """The kept set of layers and the units that each is to keep."""
+    kinds: dict[Kind, dict[int, tuple[int, ...]]] = {noun: {} for noun in KINDS}
+    for layer, units in chosen:
+        kinds[layer.noun][layer.index] = units
+    return KeptSet(**kinds)
 
 
 def _checked(layer: PrunableLayer, units: tuple[int, ...]) -> tuple[int, ...]:
