@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.select import select_heads
     from cahp_plugin.units import KeptSet
-    from cahp_plugin.workflow import prune_classifier
+    from cahp_plugin.workflow.prune import prune_classifier
 
 __all__ = [
     "CAHPConfig",
@@ -46,7 +46,7 @@ __getattr__, __dir__ = lazy_names(
         "KeptSet": "units.kept",
         "finetune": "recover",
         "load_pruned": "prune",
-        "prune_classifier": "workflow",
+        "prune_classifier": "workflow.prune",
         "recover_least_squares": "recover",
         "save_pruned": "prune",
         "select_heads": "select",

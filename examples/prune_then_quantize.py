@@ -10,8 +10,8 @@ import tempfile
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli.demo import finetuned_minilm
 from cahp_plugin.data import graded_sentiment
-from cahp_plugin.deploy import deploy_classifier
 from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.workflow import deploy_classifier
 
 
 def main() -> None:

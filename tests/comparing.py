@@ -5,8 +5,8 @@ from datasets import Dataset
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin.compare import compare_methods
 from cahp_plugin.compare.runs import Run, pack
+from cahp_plugin.workflow import compare_methods
 
 
 def compare(folder, **changes):

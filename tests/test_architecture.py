@@ -27,8 +27,8 @@ FLOW = [
     {"report", "machine"},
     {"export"},
     {"latency"},
+    {"compare"},
     {"workflow"},
-    {"deploy", "compare"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(FLOW) for part in parts}

@@ -121,9 +121,8 @@ def _output(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def _compare(arguments: argparse.Namespace, config: CAHPConfig, output: str) -> Any:
-    from cahp_plugin.compare import compare_methods
     from cahp_plugin.data import load_examples
-    from cahp_plugin.workflow import load_classifier
+    from cahp_plugin.workflow import compare_methods, load_classifier
 
     train = load_examples(arguments.train, arguments.train_split)
     test = load_examples(arguments.test, arguments.test_split)

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
-    from cahp_plugin.deploy import deploy_classifier
+    from cahp_plugin.workflow import deploy_classifier
 
     model, tokenizer, train, evaluation = prune.load_inputs(arguments)
     return deploy_classifier(

@@ -11,11 +11,10 @@ from cahp_plugin._lazy import lazy_names
 
 if TYPE_CHECKING:
     from cahp_plugin.compare.check import Check, check_runs
-    from cahp_plugin.compare.grid import compare_methods
     from cahp_plugin.compare.knee import KneeTable, knee_under_noise
     from cahp_plugin.compare.summary import Comparison
 
-__all__ = ["Check", "Comparison", "KneeTable", "check_runs", "compare_methods", "knee_under_noise"]
+__all__ = ["Check", "Comparison", "KneeTable", "check_runs", "knee_under_noise"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -24,7 +23,6 @@ __getattr__, __dir__ = lazy_names(
         "Comparison": "summary",
         "KneeTable": "knee",
         "check_runs": "check",
-        "compare_methods": "grid",
         "knee_under_noise": "knee",
     },
 )

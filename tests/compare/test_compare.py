@@ -11,7 +11,6 @@ from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin.cli import main
-from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
 from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from cahp_plugin.compare.rows import bootstrap_interval
@@ -20,6 +19,7 @@ from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, ConfigError, PruningError, SelectionError
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
+from cahp_plugin.workflow.choose import Chooser
 
 
 def test_every_method_at_every_count_with_every_recovery(tmp_path):
@@ -72,8 +72,8 @@ def counted(monkeypatch):
 
     for name, make in METHODS.items():
         monkeypatch.setitem(METHODS, name, counting(name, make))
-    monkeypatch.setattr("cahp_plugin.compare.grid.evaluate_classifier", evaluate)
-    monkeypatch.setattr("cahp_plugin.compare.choose.select_heads", observe)
+    monkeypatch.setattr("cahp_plugin.workflow.compare.evaluate_classifier", evaluate)
+    monkeypatch.setattr("cahp_plugin.workflow.choose.select_heads", observe)
     return calls
 
 

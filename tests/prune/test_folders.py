@@ -202,7 +202,7 @@ def test_so_do_the_other_results(given):
 
 
 def test_a_page_that_fails_costs_no_model(given, monkeypatch, caplog):
-    from cahp_plugin import workflow
+    from cahp_plugin.workflow import prune as workflow
 
     monkeypatch.setattr(workflow, "read_contents", lambda folder: 1 / 0)
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0")) == 0
@@ -210,7 +210,7 @@ def test_a_page_that_fails_costs_no_model(given, monkeypatch, caplog):
 
 
 def test_figures_that_fail_do_so_before_the_training(given, monkeypatch):
-    from cahp_plugin import workflow
+    from cahp_plugin.workflow import prune as workflow
 
     def fail(*arguments, **settings):
         raise AssertionError("trained for hours")
@@ -308,7 +308,7 @@ def test_mount_points_are_told_before_the_work(given, capsys, monkeypatch):
 
 
 def test_a_copy_that_differs_is_told_and_kept(given, monkeypatch, capsys):
-    from cahp_plugin import workflow
+    from cahp_plugin.workflow import prune as workflow
 
     monkeypatch.setattr(workflow, "_RELOAD_TOLERANCE", -1.0)  # no copy is good enough
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures")) == 1

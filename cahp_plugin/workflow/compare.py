@@ -18,7 +18,6 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
-from cahp_plugin.compare.choose import Chooser
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
 from cahp_plugin.compare.names import DEFAULT_METHODS
@@ -35,6 +34,7 @@ from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, ev
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.recover.streams import layer_tokens
 from cahp_plugin.units import attention_layers, kept_state
+from cahp_plugin.workflow.choose import Chooser
 
 logger = logging.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from cahp_plugin.latency import LatencyReport, measure_latency
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import format_table
-from cahp_plugin.workflow import PruneReport, prune_classifier, read_from
+from cahp_plugin.workflow.prune import PruneReport, prune_classifier, read_from
 
 DEPLOY_REPORT_NAME = "cahp_deploy"
 
