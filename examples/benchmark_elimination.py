@@ -26,7 +26,7 @@ from cahp_plugin.data.encode import tokenize
 from cahp_plugin.files import write_text
 from cahp_plugin.method.elimination import eliminate
 from cahp_plugin.recover.normal_equations import NormalEquations
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 SHARES = {"3/4": 3 / 4, "1/2": 1 / 2, "1/4": 1 / 4, "1/10": 1 / 10}
 

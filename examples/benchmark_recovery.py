@@ -42,7 +42,7 @@ from cahp_plugin.files import write_text
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 
 def main() -> None:

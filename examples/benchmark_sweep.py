@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from cahp_plugin.method.clustering import sweep_kmedoids
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 
 def main() -> None:

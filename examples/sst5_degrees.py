@@ -37,7 +37,7 @@ from cahp_plugin.baselines import MichelImportance, RandomImportance, Reconstruc
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.recover import evaluate_classifier
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 DEGREES = (2, 3, 4, 5, 6)
 NAMES = {"cahp": "CAHP", "salience-layernorm": "ranking", "reconstruction": "reconstruction", "random": "random"}

@@ -14,7 +14,7 @@ from cahp_plugin.errors import ConfigError, SelectionError
 from cahp_plugin.method.graph_space import embed_heads
 from cahp_plugin.method.representatives import choose_heads
 from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 #: Share of the heads kept on SST-5 by polynomial degree, as the paper reports (arXiv 2606.19150).
 PAPER_SHARES: dict[str, dict[int, float]] = {

@@ -21,7 +21,6 @@ from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
 from cahp_plugin.compare.names import DEFAULT_METHODS
-from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
@@ -33,6 +32,7 @@ from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.recover.streams import layer_tokens
+from cahp_plugin.report import write_folder_page
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.workflow.choose import Chooser
 
@@ -178,7 +178,7 @@ def compare_methods(
     folder = Path(output_dir)
     comparison = Comparison(folder, runs, _knee(folder, chooser, seeds) if knee else None)
     _write_structure(dataclasses.replace(comparison, runs=tuple(log.runs.values())))
-    write_comparison_page(folder)
+    write_folder_page(folder)
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison
