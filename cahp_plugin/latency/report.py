@@ -51,9 +51,13 @@ class LatencyReport:
             raise ValueError("there is no measurement, or a time that is none")
         return report
 
+    def rows(self) -> list[dict[str, str]]:
+        """One row a measurement."""
+        return [entry.row() for entry in self.measurements]
+
     def table(self, *, markdown: bool = False) -> str:
         """All measurements as one table."""
-        return format_table([entry.row() for entry in self.measurements], markdown=markdown)
+        return format_table(self.rows(), markdown=markdown)
 
     def title(self) -> str:
         """How it was measured, in a line."""

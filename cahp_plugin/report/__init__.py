@@ -1,8 +1,10 @@
 """Pictures and pages of what was pruned, compared and measured."""
 
+from cahp_plugin.report.comparison import save_accuracy
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.page import write_folder_page, write_page
-from cahp_plugin.report.pictures import save_accuracy, save_figures, save_latency
+from cahp_plugin.report.selection import save_figures
+from cahp_plugin.report.times import save_latency
 
 __all__ = [
     "Contents",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cahp_plugin.compare import Comparison
@@ -24,7 +24,7 @@ def commands(contents: Contents) -> list[str]:
     if contents.config is not None:
         options = _changed(contents.config, CAHPConfig()) | _recovery(contents.pruning)
         if contents.deployed and contents.latency is not None:
-            options |= _lengths(contents.latency) | _settings(contents.latency, ("threads", "rounds", "warmup"))
+            options |= _measured(contents.latency, "threads", "rounds", "warmup")
         verb = "deploy" if contents.deployed else "prune"
         found.append(_command(f"cahp {verb} MODEL --train TRAIN --eval EVAL", output | options))
     if contents.comparison is not None:
@@ -39,8 +39,7 @@ def commands(contents: Contents) -> list[str]:
         entries = contents.latency.measurements
         targets = dict.fromkeys(shlex.quote(entry.target) for entry in entries)
         options = {"batch_size": list(dict.fromkeys(entry.batch_size for entry in entries))}
-        options |= _lengths(contents.latency)
-        options |= _settings(contents.latency, ("threads", "rounds", "warmup", "device", "seed"))
+        options |= _measured(contents.latency, "threads", "rounds", "warmup", "device", "seed")
         found.append(_command(f"cahp benchmark {' '.join(targets)}", output | options))
     return found
 
@@ -93,9 +92,6 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _lengths(latency: LatencyReport) -> dict[str, Sequence[int]]:
-    return {"sequence_length": list(dict.fromkeys(entry.sequence_length for entry in latency.measurements))}
-
-
-def _settings(latency: LatencyReport, names: Sequence[str]) -> dict[str, Any]:
-    return {name: latency.settings.get(name) for name in names}
+def _measured(latency: LatencyReport, *names: str) -> dict[str, Any]:
+    lengths = dict.fromkeys(entry.sequence_length for entry in latency.measurements)
+    return {"sequence_length": list(lengths), **{name: latency.settings.get(name) for name in names}}

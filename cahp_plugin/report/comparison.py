@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
 from cahp_plugin.compare.structure import HeadPlaces
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, short, styled
 from cahp_plugin.report.compared import RANDOM, counts_of, dense_of, methods_of, named, recoveries_of
-from cahp_plugin.report.selection import add_cells, show_indices
+from cahp_plugin.report.selection import add_cells
 
 
 def look_of(method: str, place: int) -> dict[str, Any]:
@@ -36,7 +39,6 @@ def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
     # A little apart, so that bars do not hide each other; the lines' order is that of the legend.
     shift = 0.05 * max(counts[0] - counts[-1], 4) / len(methods)
     handles: dict[str, Any] = {}
-    told = []
     for axes, recovery in zip(panels, recoveries, strict=True):
         for position, (name, place) in enumerate(methods.items()):
             line = [row for row in rows if (row.method, row.recover) == (name, recovery)]
@@ -50,9 +52,6 @@ def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
                 lw=2.6 if own else 1.1, ms=9 if own else 7, elinewidth=1.2, zorder=5 if own else 3,
                 **look_of(name, place),
             ).lines[0]  # fmt: skip
-            for row in line:
-                spread = "" if row.deviation is None else f" \u00b1 {100 * row.deviation:.1f}"
-                told.append(f"{name}, {row.num_heads} heads: {100 * row.mean:.1f}{spread} % ({row.num_seeds} seeds)")
         if dense is not None:
             handles[f"dense, {dense.num_heads} heads"] = axes.axhline(100 * dense.mean, color=style.INK, lw=1, ls="--")
         axes.set_ylim(min(ends) - pad, max(ends) + pad)
@@ -63,7 +62,8 @@ def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
     add_legend(figure, list(handles.values()), [short(name, 32) for name in handles])
     words = " and ".join(named(recovery) for recovery in recoveries)
     title = words.capitalize() if len(panels) == 1 else "Accuracy against heads kept"
-    return Chart("accuracy", title, f"Accuracy against heads kept after {words}. {'; '.join(told)}.", figure)
+    told = f"Accuracy against heads kept after {words}; the numbers are in the table of all methods."
+    return Chart("accuracy", title, told, figure)
 
 
 def _apart(counts: Sequence[int]) -> list[int]:
@@ -89,7 +89,6 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     figure, (axes,) = new_figure(62 + 18 * (len(mine) + 2 * len(counts)))
     axes.axvline(0, color=style.KEPT, lw=2)
     names: dict[float, str] = {}
-    told = []
     line = 0.0
     for count in counts:
         names[line] = f"{count} heads"
@@ -102,21 +101,19 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
             if row.side == 0:  # hollow
                 look |= {"mfc": style.CARD, "mec": look["color"], "mew": 1.6}
             axes.errorbar([middle], [line], xerr=[[middle - low], [high - middle]], ms=8, elinewidth=2, **look)
-            told.append(f"{row.method}, {count} heads: {middle:+.1f} [{low:+.1f}, {high:+.1f}]")
         line += 1.6
     axes.set_ylim(line - 1, -0.8)
     axes.set_yticks(list(names), list(names.values()))
     for label in axes.get_yticklabels():
-        heading = label.get_text().endswith(" heads")
-        label.set(color=style.INK, weight="bold" if heading else "normal")
+        label.set(color=style.INK, weight="bold" if label.get_text().endswith(" heads") else "normal")
     ends = [100 * end for row in rows for end in row.interval or ()]
     pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
     axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
     axes.set_xlabel("percentage points against cahp")
     axes.grid(axis="x")
-    words = f"Difference from cahp in percentage points with 95 % intervals, after {named(recovery)}. "
-    return Chart("difference", named(recovery).capitalize(), words + "; ".join(told) + ".", figure)
+    told = f"Difference from cahp after {named(recovery)}; the numbers are in the table of all methods."
+    return Chart("difference", named(recovery).capitalize(), told, figure)
 
 
 @styled
@@ -132,21 +129,15 @@ def layers(places: Sequence[HeadPlaces], methods: Mapping[str, int]) -> Chart:
     figure, (axes,) = new_figure(50 + 24 * len(places))
     values = [value for place in places for value in place.per_layer]
     most = max([1.0, *values])
-    add_cells(axes, [(style.KEPT, style.DEPTH * (0.06 + 0.94 * value / most)) for value in values], width)
+    shades = [(style.KEPT, style.DEPTH * (0.06 + 0.94 * value / most)) for value in values]
+    add_cells(axes, shades, range(width), [short(place.method) for place in places])
     if width <= 12:
         for index, value in enumerate(values):
             label = f"{value:.1f}".removesuffix(".0")
             axes.text(index % width, index // width, label, ha="center", va="center", fontsize=11 if width < 9 else 10)
-    show_indices(axes, range(width), [short(place.method) for place in places], 1)
-    axes.set_xticks(range(0, width, -(-width // 12)))
     axes.set_xlabel("layer")
     told = "; ".join(f"{p.method}: {', '.join(f'{value:.1f}' for value in p.per_layer)}" for p in places)
-    return Chart(
-        "layers",
-        f"{count} heads kept",
-        f"Heads kept in layers 0 to {width - 1}, mean over seeds. {told}.",
-        figure,
-    )
+    return Chart("layers", f"{count} heads kept", f"Heads kept in each layer, mean over seeds. {told}.", figure)
 
 
 def accuracy_charts(rows: Sequence[Row]) -> list[Chart]:
@@ -164,3 +155,9 @@ def layer_charts(places: Sequence[HeadPlaces], rows: Sequence[Row]) -> list[Char
     """A picture of the heads in each layer for each number of heads."""
     methods = methods_of(rows)
     return [layers([one for one in places if one.num_heads == count], methods) for count in counts_of(rows)]
+
+
+def save_accuracy(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
+    """Draws a comparison's accuracies, a panel a recovery, as ``accuracy.png``."""
+    rows = comparison.rows()
+    return accuracy(rows, recoveries_of(rows)).save(Path(folder))

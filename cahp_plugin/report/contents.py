@@ -55,8 +55,8 @@ class Contents:
     @property
     def config(self) -> CAHPConfig | None:
         """Settings of the method, where more is known than the heads that were kept."""
-        known = self.selection is not None and (self.pruning is not None or self.selection.num_clusters)
-        return self.selection.config if known and self.selection is not None else None
+        selection = self.selection
+        return selection.config if selection and (self.pruning or selection.num_clusters) else None
 
     @property
     def architecture(self) -> str:

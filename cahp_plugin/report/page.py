@@ -7,24 +7,26 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cahp_plugin._version import __version__
-from cahp_plugin.compare.rows import DENSE
+from cahp_plugin.compare.rows import DENSE, Row
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.export import ExportReport
 from cahp_plugin.files import write_text
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import CONTROL
 from cahp_plugin.report.commands import commands
-from cahp_plugin.report.compared import best_of, dense_of, named, place_of
+from cahp_plugin.report.compared import best_of, counts_of, dense_of, methods_of, named, place_of
 from cahp_plugin.report.comparison import accuracy_charts, difference_charts, layer_charts
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.selection import selection_charts
 from cahp_plugin.report.times import latency_charts
-from cahp_plugin.report.words import of_comparison, of_pruning, of_times, percent
 from cahp_plugin.results import PAGE_NAME
 from cahp_plugin.table import numeric_columns
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def write_folder_page(folder: Path, *, name: str | None = None) -> Path:
@@ -38,8 +40,7 @@ def write_folder_page(folder: Path, *, name: str | None = None) -> Path:
         CheckpointError: There is nothing to report, a file is damaged, or the page can't be written.
     """
     contents = read_folder(folder)
-    contents = contents if name is None else dataclasses.replace(contents, name=name)
-    return write_page([contents], folder / PAGE_NAME, overwrite=True)
+    return write_page([dataclasses.replace(contents, name=name or contents.name)], folder / PAGE_NAME, overwrite=True)
 
 
 def write_page(contents: Sequence[Contents], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -83,62 +84,55 @@ def check_output_file(path: Path, *, overwrite: bool = False) -> None:
 
 def build_page(contents: Sequence[Contents]) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader
-
-    loader = FileSystemLoader(style.FOLDER)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    helpers = (
-        accuracy_charts, best_of, commands, dense_of, difference_charts, latency_charts, layer_charts, named,
-        numeric_columns, of_comparison, of_pruning, of_times, percent, sections, selection_charts, settings, tables,
-    )  # fmt: skip
-    environment.globals.update({helper.__name__: helper for helper in helpers})
-    text = environment.get_template("page.html.jinja").render(folders=contents, version=__version__)
+    text = environment().get_template("page.html.jinja").render(folders=contents, version=__version__)
     return CONTROL.sub("\ufffd", text)
 
 
-def sections(contents: Contents) -> dict[str, str]:
-    """Sections of a folder and their headings, for what it holds."""
-    found = {
-        "pruned": ("Heads kept", contents.selection),
-        "compared": ("Ways of choosing heads", contents.comparison),
-        "latency": ("Latency", contents.latency),
-        "exports": ("Exported graphs", contents.exports),
-        "settings": ("Settings, versions, commands", True),
-    }
-    return {name: title for name, (title, there) in found.items() if there}
+def environment() -> Environment:
+    """Where the page's templates are found, with what they call; text is escaped on its way in."""
+    from jinja2 import Environment, FileSystemLoader
+
+    found = Environment(loader=FileSystemLoader(style.FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    helpers = (
+        accuracy_charts, best_of, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
+        layer_charts, method_tables, methods_of, named, numeric_columns, percent, selection_charts, settings,
+    )  # fmt: skip
+    found.globals.update({helper.__name__: helper for helper in helpers})
+    return found
 
 
-def tables(contents: Contents, section: str) -> dict[str, list[dict[str, str]]]:
-    """Tables of a section: name -> rows."""
-    if section == "pruned" and contents.pruning is not None:
-        return {"The model at each stage, on the evaluation set": contents.pruning.rows()}
-    if section == "compared" and contents.comparison is not None:
-        found: dict[str, list[dict[str, str]]] = {}
-        for row in sorted(contents.comparison.rows(), key=lambda row: place_of(row.recover)):
-            if row.method != DENSE:
-                cells = row.cells()
-                found.setdefault(f"All methods, {named(cells.pop('recovery'))}", []).append(cells)
-        return found
-    if section == "latency" and contents.latency is not None:
-        return {"All times": [entry.row() for entry in contents.latency.measurements]}
-    if section == "exports":
-        return {"Graphs for onnxruntime": [_graph(name, export) for name, export in contents.exports.items()]}
-    return {}
+def percent(share: float) -> str:
+    """A share in [0, 1] in %, in one piece."""
+    return f"{100 * share:.1f}\u00a0%"
 
 
-def _graph(name: str, export: ExportReport) -> dict[str, str]:
-    """An exported graph as a row of a table: what it is, its size, and how it does."""
-    evaluation = export.quantized or export.fp32
-    difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
-    return {
-        "graph": name,
-        "precision": f"{'' if export.quantize == 'fp16' else 'int8 '}{export.quantize}" if export.quantize else "fp32",
-        "heads": f"{export.num_heads}",
-        "MiB": f"{export.mib:.1f}",
-        "accuracy": "-" if evaluation is None else f"{100 * evaluation.accuracy:.2f} %",
-        "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
-        "largest difference": "-" if difference is None else f"{difference:.1e}",
-    }
+def method_tables(rows: Sequence[Row]) -> dict[str, list[dict[str, str]]]:
+    """Rows of a comparison as tables, one a recovery."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in sorted(rows, key=lambda row: place_of(row.recover)):
+        if row.method != DENSE:
+            cells = row.cells()
+            found.setdefault(f"All methods, {named(cells.pop('recovery'))}", []).append(cells)
+    return found
+
+
+def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
+    """Exported graphs as rows of a table: what each is, its size, and how it does."""
+    rows = []
+    for name, export in exports.items():
+        evaluation, kind = export.quantized or export.fp32, export.quantize
+        difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
+        row = {
+            "graph": name,
+            "precision": "fp32" if kind is None else kind if kind == "fp16" else f"int8 {kind}",
+            "heads": f"{export.num_heads}",
+            "MiB": f"{export.mib:.1f}",
+            "accuracy": "-" if evaluation is None else f"{100 * evaluation.accuracy:.2f} %",
+            "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
+            "largest difference": "-" if difference is None else f"{difference:.1e}",
+        }
+        rows.append(row)
+    return rows
 
 
 def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +33,9 @@ def kept_heads(selection: HeadSelection) -> Chart:
             salience = selection.salience[layer, head]
             shade = 0.0 if state == "removed before" else 0.5 + 0.5 * float(np.sqrt(np.nan_to_num(salience)))
             colours.append((looks[state], shade))
-    add_cells(axes, colours, width, edges=[style.CARD if shade else style.LINE for _, shade in colours])
+    add_cells(axes, colours, range(width), layers, [style.CARD if shade else style.LINE for _, shade in colours])
+    axes.set_yticks(axes.get_yticks()[:: 1 if side > 12 else 3])
     axes.set_aspect("equal")
-    show_indices(axes, range(width), layers, 1 if side > 18 else 2 if side > 9 else 4)
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
     handles = [
@@ -44,39 +47,30 @@ def kept_heads(selection: HeadSelection) -> Chart:
     told = "; ".join(
         f"layer {layer} keeps {', '.join(map(str, heads)) or 'none'}" for layer, heads in selection.kept.heads.items()
     )
+    share = 100 * selection.num_heads / max(selection.num_present, 1)
     shades = " The stronger its colour, the more salient: the more the loss depends on it."
     return Chart(
         "kept_heads",
-        f"{selection.num_heads} of {selection.num_present} heads stay ({percent_kept(selection):.0f} %)",
+        f"{selection.num_heads} of {selection.num_present} heads stay ({share:.0f} %)",
         f"Map of layers and heads. {told}.",
         figure,
         "Each square is a head, with its index before any pruning." + (shades if selection.num_clusters else ""),
     )
 
 
-def percent_kept(selection: HeadSelection) -> float:
-    """Share of the heads that are kept, %."""
-    return 100 * selection.num_heads / max(selection.num_present, 1)
-
-
-def add_cells(axes: Any, colours: Any, columns: int, *, edges: Any = style.CARD) -> None:
-    """Draws squares of side 1 row by row, the first at the top left around (0, 0)."""
+def add_cells(axes: Any, colours: Any, columns: Sequence[Any], rows: Sequence[Any], edges: Any = style.CARD) -> None:
+    """Draws squares of side 1, row by row from the top, and names the rows and, where there is room, the columns."""
     from matplotlib.collections import PolyCollection
 
     corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-    squares = [corners + divmod(place, columns)[::-1] for place in range(len(colours))]
+    squares = [np.add(corners, (x, y)) for y in range(len(rows)) for x in range(len(columns))]
     axes.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=edges, linewidths=1))
-    axes.set_xlim(-0.5, columns - 0.5)
-    axes.set_ylim(len(colours) / columns - 0.5, -0.5)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def show_indices(axes: Any, columns: Any, rows: Any, step: int) -> None:
-    """Names the columns below the squares and the rows beside them, each ``step``-th of those that are numbers."""
-    axes.set_xticks(range(0, len(columns), step), list(columns)[::step])
-    axes.set_yticks(range(0, len(rows), step), list(rows)[::step])
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    step = -(-len(columns) // 16)
+    axes.set_xticks(range(0, len(columns), step), columns[::step])
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0, pad=3)
+    axes.spines[:].set_visible(False)
 
 
 @styled
@@ -203,3 +197,23 @@ def selection_charts(selection: HeadSelection) -> list[Chart]:
     charts = [kept_heads(selection), heads_per_layer(selection)]
     charts += [mss_curve(selection)] if len(selection.curve.k) else []
     return charts + ([graph_space(selection)] if len(selection.coordinates) else [])
+
+
+def save_figures(
+    selection: HeadSelection, output_dir: str | os.PathLike[str], *, formats: Sequence[str] = ("png",)
+) -> dict[str, Path]:
+    """Draws all pictures of a selection into a folder.
+
+    Args:
+        selection: The selection.
+        output_dir: Folder, made where it is missing.
+        formats: File endings that matplotlib knows: ``"png"``, ``"svg"``, ``"pdf"``.
+
+    Returns:
+        Name of each picture -> its path, in the first format.
+
+    Raises:
+        ConfigError: A format is unknown to matplotlib.
+    """
+    charts = [draw(selection) for draw in (mss_curve, graph_space, kept_heads, heads_per_layer)]
+    return {chart.name: chart.save(Path(output_dir), formats) for chart in charts}

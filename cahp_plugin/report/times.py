@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
-from cahp_plugin.latency import Measurement
+from cahp_plugin.latency import LatencyReport, Measurement
+from cahp_plugin.prune import replaced_folder
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, short, styled
 
@@ -33,7 +37,6 @@ def latency(measurements: Sequence[Measurement], shapes: Sequence[Shape]) -> Cha
     columns = min(3, len(shapes))
     groups = [[entry for entry in measurements if (entry.batch_size, entry.sequence_length) == one] for one in shapes]
     figure, panels = new_figure(100 + 40 * max(map(len, groups)), columns=columns, rows=-(-len(shapes) // columns))
-    told = []
     for axes, (batch, length), entries in zip(panels, shapes, groups, strict=False):
         reference, *_ = entries
         longest = max(entry.p50_ms + entry.iqr_ms / 2 for entry in entries)
@@ -42,12 +45,10 @@ def latency(measurements: Sequence[Measurement], shapes: Sequence[Shape]) -> Cha
             axes.barh(place, entry.p50_ms, height=0.34, color=style.KEPT if place else style.BAR)
             axes.errorbar(entry.p50_ms, place, xerr=entry.iqr_ms / 2, fmt="none", ecolor=style.INK, elinewidth=1.4)
             ratio = f" ({entry.ratio:.2f}\u00d7)" if place else ""
-            told.append(f"{entry.target}: {entry.p50_ms:.2f} ms{ratio}")
             if place and (entry.backend, entry.precision) == (reference.backend, reference.precision):
                 limit = entry.theory * reference.p50_ms
                 axes.plot([limit], [place], "|", ms=18, mew=3, color=style.ACCENT)
                 end = max(end, limit)
-                told[-1] += f", theory {entry.theory:.2f}\u00d7"
             axes.annotate(
                 f"{entry.p50_ms:.1f} ms{ratio}", (min(end, 1.06 * longest), place), xytext=(7, 0),
                 textcoords="offset points", va="center", weight="bold", fontsize=11,
@@ -71,9 +72,31 @@ def latency(measurements: Sequence[Measurement], shapes: Sequence[Shape]) -> Cha
     add_legend(figure, signs)
     batch, length = shapes[0]
     where = f"{length} tokens, batch of {batch}" if len(shapes) == 1 else f"{len(shapes)} shapes"
-    return Chart("latency", where, f"Median milliseconds a call, {where}. {'; '.join(told)}.", figure)
+    told = f"Median milliseconds a call at {where}; the numbers are in the table of all times."
+    return Chart("latency", where, told, figure)
 
 
 def latency_charts(measurements: Sequence[Measurement]) -> list[Chart]:
     """A picture of the times at each shape."""
     return [latency(measurements, [shape]) for shape in shapes_of(measurements)]
+
+
+def save_latency(report: LatencyReport, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
+    """Writes ``latency.json``, ``.csv``, ``.md`` and ``.png``.
+
+    Args:
+        report: What was measured.
+        folder: Folder to write; it appears whole or not at all.
+        overwrite: Whether a non-empty folder is replaced.
+
+    Returns:
+        File ending -> path.
+
+    Raises:
+        CheckpointError: The folder is not empty, or the disk refuses.
+    """
+    chart = latency(report.measurements, shapes_of(report.measurements))
+    with replaced_folder(folder, overwrite=overwrite) as partial:
+        report.write(partial)
+        dataclasses.replace(chart, title=report.title()).save(partial)
+    return {ending: Path(folder) / f"latency.{ending}" for ending in ("json", "csv", "md", "png")}

@@ -204,7 +204,7 @@ def test_so_do_the_other_results(given):
 def test_a_page_that_fails_costs_no_model(given, monkeypatch, caplog):
     from cahp_plugin.workflow import prune as workflow
 
-    monkeypatch.setattr(workflow, "read_contents", lambda folder: 1 / 0)
+    monkeypatch.setattr(workflow, "write_folder_page", lambda *given, **named: 1 / 0)
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0")) == 0
     assert load_pruned(given / "pruned").config.cahp_config and not (given / "pruned" / "report.html").exists()
 
