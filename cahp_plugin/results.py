@@ -45,14 +45,13 @@ def bare_selection(
     layers = 1 + max(heads.heads, default=-1)
     if not 0 < layers * width <= _MOST_HEADS:
         raise SelectionError(f"{layers} layers of {width} heads are no model's.")
-    nothing = np.empty(0)
     return HeadSelection(
         kept=heads,
         heads=tuple((layer, head) for layer in heads.heads for head in range(width)),
         salience=np.ones((layers, width)),
         coordinates=np.empty((0, 2)),
-        clusters=nothing.astype(np.int64),
-        curve=MSSCurve(nothing.astype(np.int64), nothing, nothing),
+        clusters=np.empty(0, dtype=np.int64),
+        curve=MSSCurve(*np.empty((3, 0))),
         knee=None,
         note=note,
         config=CAHPConfig() if config is None else config,

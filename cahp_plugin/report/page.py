@@ -122,7 +122,7 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
     for name, export in exports.items():
         evaluation, kind = export.quantized or export.fp32, export.quantize
         difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
-        row = {
+        cells = {
             "graph": name,
             "precision": "fp32" if kind is None else kind if kind == "fp16" else f"int8 {kind}",
             "heads": f"{export.num_heads}",
@@ -131,18 +131,16 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
             "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
             "largest difference": "-" if difference is None else f"{difference:.1e}",
         }
-        rows.append(row)
+        rows.append(cells)
     return rows
 
 
 def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:
     """Tables of settings and versions, by name; of what is not known, an empty one."""
-    pruning, setup = contents.pruning, contents.comparison.setup if contents.comparison else {}
-    measured: dict[str, Any] = {}
-    machine: dict[str, Any] = {}
-    if contents.latency is not None:
-        measured, machine = contents.latency.settings, dict(contents.latency.environment)
-    versions = {**(pruning.versions if pruning else {}), **setup.get("versions", {}), **machine.pop("versions", {})}
+    pruning, latency = contents.pruning, contents.latency
+    setup = contents.comparison.setup if contents.comparison else {}
+    machine = dict(latency.environment) if latency else {}
+    versions = (pruning.versions if pruning else {}) | setup.get("versions", {}) | machine.pop("versions", {})
     for export in contents.exports.values():
         versions |= export.versions
     model = {"architecture": contents.architecture, "pruned from": contents.model.get("_name_or_path")}
@@ -153,14 +151,12 @@ def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:
         "Method, compared": setup.get("config", {}),
         "Recovery, compared": setup.get("recovery", {}),
         "Fingerprints": {name: setup[name] for name in ("model", "train", "test") if name in setup},
-        "Measurement": measured,
+        "Measurement": latency.settings if latency else {},
         "Machine": machine,
         "Versions": versions,
     }
-    return {
-        group: [
-            {"name": name, "value": value if isinstance(value, str) else json.dumps(value, default=str)}
-            for name, value in values.items()
-        ]
-        for group, values in groups.items()
-    }
+    return {group: [_setting(*entry) for entry in values.items()] for group, values in groups.items()}
+
+
+def _setting(name: str, value: Any) -> dict[str, str]:
+    return {"name": name, "value": value if isinstance(value, str) else json.dumps(value, default=str)}

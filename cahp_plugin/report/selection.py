@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,27 +24,22 @@ def kept_heads(selection: HeadSelection) -> Chart:
     side = min((style.WIDTH - 50) / width, 30)
     figure, (axes,) = new_figure(80 + side * len(layers))
     looks = {"kept": style.KEPT, "removed": style.DROPPED, "removed before": style.LINE}
-    counts = dict.fromkeys(looks, 0)
-    colours = []
-    for layer in layers:
-        for head in range(width):
-            state = "kept" if head in selection.kept.heads[layer] else "removed"
-            state = state if head in selection.present[layer] else "removed before"
-            counts[state] += 1
-            salience = selection.salience[layer, head]
-            shade = 0.0 if state == "removed before" else 0.5 + 0.5 * float(np.sqrt(np.nan_to_num(salience)))
-            colours.append((looks[state], shade))
-    add_cells(axes, colours, range(width), layers, [style.CARD if shade else style.LINE for _, shade in colours])
-    axes.set_yticks(axes.get_yticks()[:: 1 if side > 12 else 3])
+    present, counts, colours = selection.present, dict.fromkeys(looks, 0), []
+    for layer, head in itertools.product(layers, range(width)):
+        state = "kept" if head in selection.kept.heads[layer] else "removed"
+        state = state if head in present[layer] else "removed before"
+        counts[state] += 1
+        salience = float(np.nan_to_num(selection.salience[layer, head]))
+        colours.append((looks[state], 0.0 if state == "removed before" else 0.5 + 0.5 * np.sqrt(salience)))
+    names = [layer if side > 12 or layer % 3 == 0 else "" for layer in layers]
+    add_cells(axes, colours, range(width), names, [style.CARD if shade else style.LINE for _, shade in colours])
     axes.set_aspect("equal")
     axes.set_xlabel("head")
     axes.set_ylabel("layer")
-    handles = [
-        Patch(facecolor="none" if name == "removed before" else colour, edgecolor=colour, lw=1,
-              label=f"{name}, {counts[name]}")
-        for name, colour in looks.items() if counts[name]
-    ]  # fmt: skip
-    add_legend(figure, handles)
+    handles = {
+        f"{name}, {counts[name]}": Patch(fc=colour, ec=colour) for name, colour in looks.items() if counts[name]
+    }
+    add_legend(figure, list(handles.values()), list(handles))
     told = "; ".join(
         f"layer {layer} keeps {', '.join(map(str, heads)) or 'none'}" for layer, heads in selection.kept.heads.items()
     )
@@ -79,7 +75,7 @@ def heads_per_layer(selection: HeadSelection) -> Chart:
     figure, (axes,) = new_figure(290)
     layers = list(selection.kept.heads)
     places = range(len(layers))
-    before = [len(selection.present[layer]) for layer in layers]
+    before = [len(heads) for _, heads in sorted(selection.present.items())]
     after = [len(selection.kept.heads[layer]) for layer in layers]
     had = axes.bar(places, before, color=style.DROPPED, alpha=0.45, width=0.76, label="before")
     kept = axes.bar(places, after, color=style.KEPT, width=0.76, label="kept")
@@ -168,7 +164,7 @@ def graph_space(selection: HeadSelection) -> Chart:
     size = float(np.clip(10000 / max(len(xy), 1), 20, 80))
     removed = axes.scatter(*xy[~kept].T, c=shades[layers[~kept]], s=size, edgecolors=style.CARD, linewidths=0.6,
                            label="removed")  # fmt: skip
-    ringed = axes.scatter(*xy[kept].T, c=shades[layers[kept]], s=1.8 * size, edgecolors=style.ACCENT, linewidths=2,
+    ringed = axes.scatter(*xy[kept].T, c=shades[layers[kept]], s=1.8 * size, edgecolors=style.ACCENT, linewidths=min(2, size / 20),
                           label="kept (ringed)")  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")  # distances are what the method looks at
     axes.grid()
