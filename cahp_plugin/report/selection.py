@@ -164,7 +164,8 @@ def graph_space(selection: HeadSelection) -> Chart:
     size = float(np.clip(10000 / max(len(xy), 1), 20, 80))
     removed = axes.scatter(*xy[~kept].T, c=shades[layers[~kept]], s=size, edgecolors=style.CARD, linewidths=0.6,
                            label="removed")  # fmt: skip
-    ringed = axes.scatter(*xy[kept].T, c=shades[layers[kept]], s=1.8 * size, edgecolors=style.ACCENT, linewidths=min(2, size / 20),
+    ring = min(2.0, size / 20)
+    ringed = axes.scatter(*xy[kept].T, c=shades[layers[kept]], s=1.8 * size, edgecolors=style.ACCENT, linewidths=ring,
                           label="kept (ringed)")  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")  # distances are what the method looks at
     axes.grid()
