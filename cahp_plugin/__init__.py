@@ -13,10 +13,10 @@ from cahp_plugin._version import __version__ as __version__
 if TYPE_CHECKING:
     from cahp_plugin.config import CAHPConfig
     from cahp_plugin.errors import CAHPError
-    from cahp_plugin.method.selection import HeadSelection
+    from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
     from cahp_plugin.recover import finetune, recover_least_squares
-    from cahp_plugin.select import select_heads
+    from cahp_plugin.selectors.complementary import select_heads
     from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow.prune import prune_classifier
 
@@ -42,13 +42,13 @@ __getattr__, __dir__ = lazy_names(
         "CAHPError": "errors",
         "CAHPImportance": "prune",
         "CAHPPruner": "prune",
-        "HeadSelection": "method.selection",
+        "HeadSelection": "selectors.cahp.selection",
         "KeptSet": "units.kept",
         "finetune": "recover",
         "load_pruned": "prune",
         "prune_classifier": "workflow.prune",
         "recover_least_squares": "recover",
         "save_pruned": "prune",
-        "select_heads": "select",
+        "select_heads": "selectors.complementary",
     },
 )

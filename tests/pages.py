@@ -12,7 +12,7 @@ import numpy as np
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import main
 from cahp_plugin.compare.runs import Run, pack
-from cahp_plugin.method.representatives import select_from_separation
+from cahp_plugin.selectors.cahp.representatives import select_from_separation
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "results"
 VOID = {"meta", "br", "hr"}

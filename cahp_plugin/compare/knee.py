@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from cahp_plugin.baselines.controls import gaussian_like
+from cahp_plugin.selectors.controls import gaussian_like
 from cahp_plugin.errors import ConfigError, SelectionError
-from cahp_plugin.method.graph_space import embed_heads
-from cahp_plugin.method.representatives import choose_heads
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.selectors.cahp.graph_space import embed_heads
+from cahp_plugin.selectors.cahp.representatives import choose_heads
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.report import format_table
 
 #: Share of the heads kept on SST-5 by polynomial degree, as the paper reports (arXiv 2606.19150).

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from cahp_plugin.baselines import (
+from cahp_plugin.selectors import (
     HardConcreteImportance,
     HIESImportance,
     MagnitudeImportance,
@@ -20,10 +20,10 @@ from cahp_plugin.baselines import (
     SubsetPruningImportance,
     attention_entropy,
 )
-from cahp_plugin.baselines.controls import shuffled_separation
-from cahp_plugin.baselines.iterative import SalienceWalk
-from cahp_plugin.method.representatives import select_from_distances, select_from_separation
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.selectors.controls import shuffled_separation
+from cahp_plugin.selectors.iterative import SalienceWalk
+from cahp_plugin.selectors.cahp.representatives import select_from_distances, select_from_separation
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune import CAHPImportance
 
 

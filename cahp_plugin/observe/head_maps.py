@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.method.js import MeanDistances
-from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps
+from cahp_plugin.observe.js import MeanDistances
+from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
 from cahp_plugin.observe.objective import forward_arguments

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
-from cahp_plugin.method.signatures import ClassMoments
+from cahp_plugin.observe.signatures import ClassMoments
 from cahp_plugin.observe.batches import Batch, PreparedBatches
 from cahp_plugin.observe.head_maps import (
     add_distances,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin._version import __version__
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune.origin import original_width
 from cahp_plugin.prune.stage import Stage
 from cahp_plugin.units import kept_set

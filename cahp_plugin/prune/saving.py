@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload

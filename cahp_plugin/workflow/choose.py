@@ -12,8 +12,8 @@ from cahp_plugin.compare.methods import METHODS, UNSEEDED, Candidate, Measuremen
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import by_length, make_dataloader
-from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.select import select_heads
+from cahp_plugin.selectors.cahp.selection import HeadSelection
+from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.units import KeptSet, attention_layers, resolve
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.baselines.ranking import head_count
+from cahp_plugin.selectors.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
@@ -32,7 +32,7 @@ from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.recover.streams import layer_tokens
+from cahp_plugin.observe.streams import layer_tokens
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.workflow.choose import Chooser
 

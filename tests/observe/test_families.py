@@ -14,8 +14,8 @@ from zoo import zoo_inputs, zoo_model
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin._compat import attention_maps_enabled
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.method.js import MAX_DISTANCE
-from cahp_plugin.method.separation import separation_matrix
+from cahp_plugin.observe.js import MAX_DISTANCE
+from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.units import attention_layers
@@ -253,7 +253,7 @@ def test_text_and_images_of_one_model_need_a_loss():
 
 def test_classes_that_no_memory_holds_are_told_before_the_walk(monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1000}))
-    monkeypatch.setattr("cahp_plugin.select.observe", lambda *_, **__: pytest.fail("the walk began"))
+    monkeypatch.setattr("cahp_plugin.selectors.complementary.observe", lambda *_, **__: pytest.fail("the walk began"))
     with pytest.raises(DataError, match=r"Comparing 3 classes pair by pair at 9 x 9 cells.*`conditioning=\"none\"`"):
         select_heads(classifier("llama"), [padded()], CAHPConfig(signature_size=9))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cahp_plugin.errors import CAHPError, CheckpointError
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import head_entries
 from cahp_plugin.units.record import RECORD_KEY
 
