@@ -13,9 +13,9 @@ from cahp_plugin._version import __version__ as __version__
 if TYPE_CHECKING:
     from cahp_plugin.config import CAHPConfig
     from cahp_plugin.errors import CAHPError
-    from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
     from cahp_plugin.recover import finetune, recover_least_squares
+    from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.selectors.complementary import select_heads
     from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow.prune import prune_classifier

@@ -13,17 +13,15 @@ PACKAGE = ROOT / "cahp_plugin"
 #: Parts in the order of the flow; a part imports only from itself and from parts before it.
 FLOW = [
     {"errors", "_lazy", "_version"},
-    {"files", "_compat"},
+    {"files", "_compat", "processes"},
     {"config"},
     {"units"},
-    {"method"},
     {"observe"},
+    {"selectors"},
     {"data"},
-    {"select"},
     {"prune"},
     {"check"},
     {"recover"},
-    {"baselines"},
     {"report", "machine"},
     {"export"},
     {"latency"},
@@ -67,7 +65,7 @@ def test_the_check_sees_imports_in_functions():
 
 
 def test_the_method_is_pure():
-    for path in (PACKAGE / "method").glob("*.py"):
+    for path in (PACKAGE / "selectors" / "cahp").glob("*.py"):
         roots = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(path.read_text()))

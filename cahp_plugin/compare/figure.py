@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.rows import REFERENCE
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.report import style
@@ -12,6 +11,7 @@ from cahp_plugin.report.canvas import new_figure, styled
 from cahp_plugin.report.html import Compared
 from cahp_plugin.report.html.charts_comparison import RANDOM, counts_of, dense_of, methods_of, recoveries_of
 from cahp_plugin.report.html.style import SERIES
+from cahp_plugin.selectors import selectors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ def plot_accuracy(comparison: Comparison) -> Figure:
     Args:
         comparison: The runs.
     """
-    compared = Compared(comparison.runs, tuple(comparison.rows()), {}, tuple(METHOD_NAMES))
+    compared = Compared(comparison.runs, tuple(comparison.rows()), {}, tuple(selectors()))
     dense, recoveries, counts = dense_of(compared), recoveries_of(compared), counts_of(compared)
     numbers = methods_of(compared)
     methods = list(numbers)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.report.html import Compared, Contents, write_page
 from cahp_plugin.report.html.data import checked, read_json
 from cahp_plugin.report.html.page import PAGE_NAME
+from cahp_plugin.selectors import selectors
 
 
 def read_comparison(folder: Path) -> Compared | None:
@@ -38,7 +38,7 @@ def read_comparison(folder: Path) -> Compared | None:
     runs = tuple(_run(path, number, line) for number, line in enumerate(whole.splitlines(), start=1))
     if all(run.method == "dense" for run in runs):
         return None
-    return Compared(runs, tuple(Comparison(folder, runs).rows()), setup, tuple(METHOD_NAMES))
+    return Compared(runs, tuple(Comparison(folder, runs).rows()), setup, tuple(selectors()))
 
 
 def _run(path: Path, number: int, line: str) -> Run:

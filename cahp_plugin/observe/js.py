@@ -8,6 +8,8 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from cahp_plugin.observe.sums import Sums
+
 #: Largest Jensen-Shannon distance, of distributions without a common key: the square root of ln 2 nats.
 MAX_DISTANCE = math.sqrt(math.log(2.0))
 
@@ -91,7 +93,7 @@ def _add_chunk(halves: Tensor, total: Tensor, block: int) -> None:
         total[row, rest] += divergence.clamp_(min=0).sqrt_().sum(dim=0).to(total)
 
 
-class MeanDistances:
+class MeanDistances(Sums):
     """Mean Jensen-Shannon distance of every pair of heads, over the queries of all examples, one example at a time.
 
     Heads of different groups see other queries or other keys; nothing compares them, and their distance is the largest
@@ -102,14 +104,10 @@ class MeanDistances:
     """
 
     def __init__(self, groups: Sequence[Hashable]) -> None:
-        self.members: dict[Hashable, list[int]] = {}
-        for row, group in enumerate(groups):
-            self.members.setdefault(group, []).append(row)
-        self._sums: dict[Hashable, Tensor] = {}
-        self._queries = dict.fromkeys(self.members, 0)
-        self._count = len(groups)
+        super().__init__()
+        self.groups = list(groups)
 
-    def update(self, group: Hashable, rows: Tensor) -> bool:
+    def add(self, group: Hashable, rows: Tensor) -> bool:
         """Adds queries of one group.
 
         Args:
@@ -120,15 +118,16 @@ class MeanDistances:
             Whether all distances are numbers.
         """
         sums = js_distance_sums(rows)
-        self._sums[group] = self._sums[group] + sums if group in self._sums else sums
-        self._queries[group] += rows.shape[0]
+        self.plus((group, "sum"), sums)
+        self.plus((group, "queries"), rows.shape[0])
         return bool(sums.isfinite().all())
 
     def finish(self) -> Tensor:
         """Returns the mean distances, float64 of shape ``(N, N)``, in [0, sqrt(ln 2)], on the CPU."""
-        result = torch.full((self._count, self._count), MAX_DISTANCE, dtype=torch.float64)
-        for group, members in self.members.items():
-            rows = torch.tensor(members)
-            if self._queries[group]:
-                result[rows[:, None], rows] = (self._sums[group].cpu() / self._queries[group]).clamp_(max=MAX_DISTANCE)
+        result = torch.full((len(self.groups),) * 2, MAX_DISTANCE, dtype=torch.float64)
+        for group in dict.fromkeys(self.groups):
+            rows = torch.tensor([row for row, other in enumerate(self.groups) if other == group])
+            if self.state.get((group, "queries")):
+                means = self.state[group, "sum"].cpu() / self.state[group, "queries"]
+                result[rows[:, None], rows] = means.clamp_(max=MAX_DISTANCE)
         return result.fill_diagonal_(0.0)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cahp_plugin.observe.sums import Sums, exact
+
 
 @functools.lru_cache(maxsize=2048)
 def resize_operator(size: int, length: int) -> Tensor:
@@ -75,82 +77,68 @@ def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor | None = No
     return torch.bmm(operator, half).view(batch, size, heads, size)
 
 
-class ClassMoments:
+class ClassMoments(Sums):
     """Running mean and unbiased variance of each cell, for each class, over batches.
 
     Sums are taken of the deviations from a fixed reference (the first batch's mean), so that nothing cancels, and are
-    added up in float64: an exact merge, whatever the batch size and order. Memory does not grow with the examples.
-
-    Args:
-        num_classes: Number of classes C; :meth:`grow` adds more.
+    added up in float64, whatever the batch size and order. Memory does not grow with the examples.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        self.num_classes = num_classes
-        self._counts: dict[int, Tensor] = {}
-        self._reference: dict[int, Tensor] = {}
-        self._sums: dict[int, Tensor] = {}
-        self._squares: dict[int, Tensor] = {}
-        self._shapes: dict[int, tuple[int, int]] = {}
-
-    @property
-    def counts(self) -> Tensor:
-        """Examples of each class, float64 of shape ``(C,)``."""
-        return self._counts[min(self._counts)] if self._counts else torch.zeros(self.num_classes, dtype=torch.float64)
-
-    def grow(self, num_classes: int) -> None:
-        """Makes room for more classes, which have no example so far."""
-        more = num_classes - self.num_classes
-        self.num_classes = num_classes
-        for found in (self._counts, self._sums, self._squares):
-            for layer, values in found.items():
-                found[layer] = torch.cat([values, values.new_zeros(more, *values.shape[1:])])
-
-    def update(self, layer: int, resized: Tensor, one_hot: Tensor) -> None:
+    def add(self, layer: int, resized: Tensor, labels: Tensor, classes: Sequence[int]) -> None:
         """Adds a batch of one layer.
 
         Args:
             layer: Position of the layer among those observed, from 0.
             resized: From :func:`resize_maps`, shape ``(batch, size, heads, size)``; overwritten.
-            one_hot: Classes of the examples, shape ``(C, batch)``, type and device of ``resized``.
+            labels: Class of each example, shape ``(batch,)``, on the CPU.
+            classes: Classes to add up; examples of others are left out.
         """
-        batch, size, heads, _ = resized.shape
-        cells = resized.view(batch, -1)
-        if layer not in self._reference:
-            place = "cpu" if cells.device.type == "mps" else cells.device  # MPS has no float64
-            self._reference[layer] = cells.mean(dim=0)
-            self._sums[layer] = torch.zeros(self.num_classes, cells.shape[1], dtype=torch.float64, device=place)
-            self._squares[layer] = torch.zeros_like(self._sums[layer])
-            self._counts[layer] = torch.zeros(self.num_classes, dtype=torch.float64)
-            self._shapes[layer] = size, heads
-        cells.sub_(self._reference[layer])
-        self._sums[layer].add_((one_hot @ cells).to(self._sums[layer].device))
-        self._squares[layer].add_((one_hot @ cells.square_()).to(self._squares[layer].device))
-        self._counts[layer] += one_hot.sum(dim=1).to("cpu", torch.float64)
+        cells = resized.view(len(resized), -1)
+        if layer not in self.fixed:
+            self.fixed[layer] = cells.mean(dim=0).view(resized.shape[1:])
+        cells.sub_(self.fixed[layer].to(cells).flatten())
+        members = labels[None] == torch.tensor(classes)[:, None]
+        one_hot = members.to(cells)
+        sums, squares = exact(one_hot @ cells), exact(one_hot @ cells.square_())
+        for row, count in enumerate(members.sum(dim=1).tolist()):
+            if count:
+                label = int(classes[row])
+                self.plus((layer, label, "count"), count)
+                self.plus((layer, label, "sum"), sums[row].clone())
+                self.plus((layer, label, "squares"), squares[row].clone())
 
-    def is_finite(self, layer: int) -> bool:
-        """Whether all sums of a layer are numbers."""
-        return bool(self._squares[layer].isfinite().all())
+    def counts(self) -> dict[int, int]:
+        """Class -> its examples, for the classes that have any, ascending."""
+        first = min(self.fixed, default=0)
+        found = {key[1]: value for key, value in self.state.items() if key[::2] == (first, "count")}
+        return dict(sorted(found.items()))
 
-    def finish(self, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+    def infinite(self) -> int | None:
+        """Position of the first layer whose sums are not all numbers."""
+        bad = {key[0] for key, value in self.state.items() if key[2] == "squares" and not value.isfinite().all()}
+        return min(bad, default=None)
+
+    def finish(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Returns mean and unbiased variance, each float64 of shape ``(C, N, size * size)``, on the CPU.
 
         N counts the heads of all layers in order. A class with fewer than two examples has variance NaN.
 
         Args:
-            classes: Rows of the classes to return; all without it.
+            classes: The classes to return, each with an example at least.
         """
-        rows = list(range(self.num_classes)) if classes is None else list(classes)
-        means: list[Tensor] = []
-        variances: list[Tensor] = []
-        for layer in sorted(self._reference):
-            size, heads = self._shapes[layer]
-            count = self._counts[layer][rows][:, None]
-            shift = self._sums[layer].cpu()[rows] / count
-            mean = self._reference[layer].to("cpu", torch.float64) + shift
-            squares = self._squares[layer].cpu()[rows]
-            variance = ((squares - count * shift.square()) / (count - 1)).clamp_(min=0)
-            for values, found in ((mean, means), (variance, variances)):
-                heads_first = values.view(-1, size, heads, size).transpose(1, 2)
-                found.append(heads_first.reshape(-1, heads, size * size))
-        return torch.cat(means, dim=1), torch.cat(variances, dim=1)
+        found = []
+        for label in classes:
+            parts = []
+            for layer in sorted(self.fixed):
+                reference = self.fixed[layer]
+                size, heads, _ = reference.shape
+                count, total, squares = (self.state[layer, label, name] for name in ("count", "sum", "squares"))
+                shift = total.cpu() / count
+                mean = reference.to("cpu", torch.float64).flatten() + shift
+                spread = squares.cpu() - count * shift.square()
+                variance = (spread / (count - 1)).clamp_(min=0) if count > 1 else torch.full_like(mean, torch.nan)
+                heads_first = torch.stack([mean, variance]).view(2, size, heads, size).transpose(1, 2)
+                parts.append(heads_first.reshape(2, heads, size * size))
+            found.append(torch.cat(parts, dim=1))
+        mean, variance = torch.stack(found, dim=1)
+        return mean, variance

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin._version import __version__
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune.origin import original_width
 from cahp_plugin.prune.stage import Stage
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import kept_set
 from cahp_plugin.units.find import find_feed_forward, find_layers
 

@@ -12,7 +12,6 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
@@ -22,6 +21,7 @@ from cahp_plugin.prune.plain import plain_pruned_heads
 from cahp_plugin.prune.stage import Stage
 from cahp_plugin.prune.surgery import all_heads
 from cahp_plugin.prune.widths import narrowed_linears, with_linear_shapes
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import head_entries, neuron_entries
 from cahp_plugin.units.find import find_feed_forward
 from cahp_plugin.units.record import RECORD_KEY, make_record

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.report import style
 from cahp_plugin.report.canvas import new_figure, styled
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,32 +1,41 @@
-"""Other ways of choosing heads, as importances that drop into the same pruners: what CAHP is compared with."""
+"""The ways of choosing heads: CAHP, and what it is compared with. ``make_selector(name).fit(View(...)).keep(36)``."""
 
-from cahp_plugin.selectors.controls import NoiseImportance, SeparationImportance, ShuffledLabelImportance
-from cahp_plugin.selectors.entropy import HIESImportance, attention_entropy
-from cahp_plugin.selectors.hard_concrete import HardConcreteImportance
-from cahp_plugin.selectors.iterative import IterativeSalienceImportance
-from cahp_plugin.selectors.ranking import (
-    MagnitudeImportance,
-    MichelImportance,
-    RandomImportance,
-    RankingImportance,
-    SalienceImportance,
-)
-from cahp_plugin.selectors.reconstruction import ReconstructionImportance
-from cahp_plugin.selectors.subset import SubsetPruningImportance
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cahp_plugin._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from cahp_plugin.selectors.base import Fitted, Needs, Ranked, Selector, View
+    from cahp_plugin.selectors.complementary import select_heads
+    from cahp_plugin.selectors.registry import default_selectors, make_selector, register_selector, selectors
 
 __all__ = [
-    "HIESImportance",
-    "HardConcreteImportance",
-    "IterativeSalienceImportance",
-    "MagnitudeImportance",
-    "MichelImportance",
-    "NoiseImportance",
-    "RandomImportance",
-    "RankingImportance",
-    "ReconstructionImportance",
-    "SalienceImportance",
-    "SeparationImportance",
-    "ShuffledLabelImportance",
-    "SubsetPruningImportance",
-    "attention_entropy",
+    "Fitted",
+    "Needs",
+    "Ranked",
+    "Selector",
+    "View",
+    "default_selectors",
+    "make_selector",
+    "register_selector",
+    "select_heads",
+    "selectors",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Fitted": "base",
+        "Needs": "base",
+        "Ranked": "base",
+        "Selector": "base",
+        "View": "base",
+        "default_selectors": "registry",
+        "make_selector": "registry",
+        "register_selector": "registry",
+        "select_heads": "complementary",
+        "selectors": "registry",
+    },
+)

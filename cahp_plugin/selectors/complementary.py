@@ -1,4 +1,4 @@
-"""``select_heads``: the method from a fine-tuned model and its training data to the heads to keep."""
+"""Complementary Attention Head Pruning as a selector, and ``select_heads``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,62 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-import psutil
-import torch
 from torch import nn
 
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
-from cahp_plugin.selectors.cahp.representatives import select_from_distances, select_from_separation, wanted_rows
-from cahp_plugin.selectors.cahp.salience import normalize_salience
-from cahp_plugin.selectors.cahp.selection import HeadSelection
-from cahp_plugin.selectors.cahp.separation import separation_matrix
-from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.errors import ConfigError, SelectionError
 from cahp_plugin.observe.objective import Loss
-from cahp_plugin.observe.observation import probe
-from cahp_plugin.units import attention_layers
+from cahp_plugin.processes import processes
+from cahp_plugin.selectors.base import Fitted, Needs, Selector, View
+from cahp_plugin.selectors.cahp.evidence import Evidence
+from cahp_plugin.selectors.cahp.representatives import select
+from cahp_plugin.selectors.cahp.selection import HeadSelection
+from cahp_plugin.units import KeptSet
 
-#: Side of the signatures at most where the tokens are image patches or audio frames.
-_LARGEST_UNPADDED = 32
+
+class FittedEvidence(Fitted):
+    """CAHP's steps 3 to 8, on evidence.
+
+    Args:
+        evidence: What was measured.
+        changes: Settings that differ from the evidence's.
+    """
+
+    def __init__(self, evidence: Evidence, **changes: Any) -> None:
+        self.evidence = dataclasses.replace(evidence, config=dataclasses.replace(evidence.config, **changes))
+
+    def select(self, num_heads: int | float | None = None) -> HeadSelection:
+        """Chooses heads, and says how; the knee gives their number where none is asked for."""
+        config = self.evidence.config
+        if num_heads is not None:
+            units = self.evidence.units
+            config = dataclasses.replace(config, num_heads=units.count(num_heads) * units.group_size)
+        # Once, and not in each process: t-SNE on another processor may differ in the last bit.
+        return processes().share(lambda: select(dataclasses.replace(self.evidence, config=config)))
+
+    def keep(self, num_heads: int | float) -> KeptSet:
+        """See the base class."""
+        return self.select(num_heads).kept
+
+
+class Complementary(Selector):
+    """Complementary Attention Head Pruning (arXiv 2606.19150)."""
+
+    name = "cahp"
+    needs = Needs.DATA | Needs.EVIDENCE | Needs.GRADIENTS
+    seeded = True
+
+    def _fit(self, view: View, seed: int) -> FittedEvidence:
+        return FittedEvidence(view.evidence, seed=seed)
+
+
+class Medoid(Complementary):
+    """CAHP, with each cluster's medoid in place of its most salient head."""
+
+    name = "medoid"
+
+    def _fit(self, view: View, seed: int) -> FittedEvidence:
+        return FittedEvidence(view.evidence, seed=seed, representative="medoid")
 
 
 def select_heads(
@@ -69,63 +107,12 @@ def select_heads(
         >>> selection.kept.heads[0]  # doctest: +SKIP
         (1, 4, 7)
     """
-    config = CAHPConfig() if config is None else config
-    layers = attention_layers(model)
-    units = [(layer.index, unit) for layer in layers for unit in layer.units]
-    if not units:
-        raise UnsupportedModelError("The model has no attention head left to select from.")
-    sizes = {len(unit) for _, unit in units}
-    if len(sizes) > 1:
-        raise UnsupportedModelError(
-            f"Key and value heads are shared by {' and '.join(map(str, sorted(sizes)))} query heads in different "
-            "layers; one number for all is supported."
-        )
-    heads, group_size = [(layer, unit[0]) for layer, unit in units], sizes.pop()
-    try:
-        wanted_rows(config, heads, group_size)  # the data are not read for what can't be had
-    except SelectionError as error:
-        raise ConfigError(str(error)) from error
-    batches = prepare_batches(dataloader, model, config.conditioning)
-    first = next(iter(batches)).rows(torch.tensor([0]))
-    width = probe(model, layers, first, config.conditioning, loss)
-    if config.conditioning != "none" and config.signature_size is None:
-        if batches.lengths:
-            size = max(2, round(float(np.percentile(batches.lengths, config.signature_percentile))))
-        else:
-            size = max(2, min(width, _LARGEST_UNPADDED))
-        config = dataclasses.replace(config, signature_size=size)
-    _check_memory(len(units), len(batches.classes), config)
-    seen = observe(
-        model,
-        layers,
-        batches,
-        size=config.signature_size or 2,
-        salience_share=config.salience_share,
-        conditioning=config.conditioning,
-        max_queries=config.max_queries,
-        loss=loss,
-    )
-    salience = normalize_salience(seen.salience)
-    if seen.distances is not None:
-        return select_from_distances(
-            seen.distances, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
-        )
-    assert seen.mean is not None and seen.variance is not None  # there are classes
-    _check_memory(len(units), len(seen.classes), config)
-    separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
-    return select_from_separation(
-        separation, heads, salience, config, num_examples=batches.num_examples, group_size=group_size
-    )
-
-
-def _check_memory(count: int, classes: int, config: CAHPConfig) -> None:
-    """X grows with the square of the number of classes: a thousand need terabytes."""
-    size = config.signature_size or 0
-    needed = 4 * count * size * size * classes * (classes - 1) // 2
-    available = psutil.virtual_memory().total
-    if needed > available:
-        raise DataError(
-            f"Comparing {classes} classes pair by pair at {size} x {size} cells takes {needed / 2**30:,.0f} GiB for "
-            f"{count} heads; this machine has {available / 2**30:,.0f} GiB. Use examples of fewer classes, a smaller "
-            '`signature_size`, or `conditioning="none"`, which compares heads without classes.'
-        )
+    view = View(model, dataloader, config, loss=loss)
+    if view.config.num_heads is not None:
+        try:
+            view.units.count(view.config.num_heads)  # the data are not read for what can't be had
+        except SelectionError as error:
+            raise ConfigError(str(error)) from error
+    selector = Complementary()
+    view.check(selector)
+    return selector._fit(view, view.config.seed).select()

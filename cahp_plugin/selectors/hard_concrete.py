@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cahp_plugin.selectors.gates import TrainedGatesImportance
+from cahp_plugin.selectors.gates import TrainedGates
 
 #: Interval that the concrete distribution is stretched to before it is clipped (Louizos et al. 2018, section 4).
 STRETCH = (-0.1, 1.1)
@@ -67,7 +64,7 @@ def hard_concrete(log_alpha: Tensor, uniform: Tensor) -> Tensor:
     return (concrete * (high - low) + low).clamp(0, 1)
 
 
-class HardConcreteImportance(TrainedGatesImportance):
+class HardConcrete(TrainedGates):
     """Heads whose trained gates are most probably open.
 
     Voita, Talbot, Moiseev, Sennrich, Titov, "Analyzing Multi-Head Self-Attention", ACL 2019, section 6: each head's
@@ -79,52 +76,10 @@ class HardConcreteImportance(TrainedGatesImportance):
         weights stand still, as in pipelined DSP, because every way of choosing heads gets the same recovery
         afterwards; lambda is led so that the expected number tends to ``num_heads``, and the gates' rank makes it
         exact.
-
-    Args:
-        model: A fine-tuned sequence classifier; unchanged.
-        dataloader: Training set, labelled dict batches.
-        num_heads: Heads to keep, a count or a share in (0, 1).
-        min_heads_per_layer: Heads that each layer keeps at least.
-        epochs: Passes over the training set, a fraction included.
-        learning_rate: Adam's.
-        seed: Seed of the draws.
-
-    Attributes:
-        kept: The heads to keep.
-        scores: ln alpha of each head, ``(num_layers, num_original_heads)``; NaN where there is none.
-        losses: Cross-entropy at each step, nat; empty where all or no heads are kept.
-        gates: The trained gates.
-
-    Raises:
-        SelectionError: The number does not fit the heads there are.
-        ConfigError: A number is out of its range.
-        DataError: The data can't be used, or the loss is not a number.
     """
 
-    gates: HardConcreteGates
+    name = "voita"
 
-    def __init__(
-        self,
-        model: Any,
-        dataloader: Iterable[Mapping[str, Any]],
-        num_heads: int | float,
-        *,
-        min_heads_per_layer: int = 1,
-        epochs: float = 1.0,
-        learning_rate: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            model,
-            dataloader,
-            num_heads,
-            functools.partial(HardConcreteGates, seed=seed),
-            min_heads_per_layer=min_heads_per_layer,
-            epochs=epochs,
-            learning_rate=learning_rate,
-        )
-
-    @property
-    def expected_open(self) -> float:
-        """Expected number of open gates at the end."""
-        return float(self.gates.expected_open().detach().sum())
+    def gates(self, count: int, wanted: int, seed: int) -> HardConcreteGates:
+        """See the base class."""
+        return HardConcreteGates(count, wanted, seed=seed)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import dataclasses
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.selectors.ranking import head_count
-from cahp_plugin.errors import ConfigError, PruningError
+from cahp_plugin.errors import ConfigError
+from cahp_plugin.observe.grams import HeadGrams
+from cahp_plugin.observe.streams import calibration_batches
+from cahp_plugin.observe.sums import ListedBatches, accumulate
+from cahp_plugin.selectors.base import Needs, Ranked, Selector, View
 from cahp_plugin.selectors.elimination import eliminate
-from cahp_plugin.prune import CAHPImportance
-from cahp_plugin.observe.normal_equations import NormalEquations
-from cahp_plugin.recover.state import plain_calls
-from cahp_plugin.observe.streams import calibration_batches, layer_tokens
-from cahp_plugin.units import AttentionLayer, attention_layers, kept_state
-from cahp_plugin.units.linear import out_width, weight_of
+from cahp_plugin.units import AttentionLayer, KeptSet
+from cahp_plugin.units.counts import HeadUnits
+from cahp_plugin.units.linear import weight_of
 
 logger = logging.get_logger(__name__)
 
@@ -25,7 +24,8 @@ logger = logging.get_logger(__name__)
 _LEAST_RIDGE = 1e-10
 
 
-class ReconstructionImportance(CAHPImportance):
+@dataclasses.dataclass(frozen=True)
+class Obs(Selector):
     """Optimal Brain Surgeon for heads: removes, one after the other, the head whose loss a refit repairs best.
 
     In each layer the output projection is refitted by least squares to its own dense output after every removal (in
@@ -36,114 +36,86 @@ class ReconstructionImportance(CAHPImportance):
     After Hassibi and Stork 1993 (OBS), for blocks of weights as in Kurtic et al. 2023 (ZipLM, eq. 3).
 
     Args:
-        model: The model; unchanged.
-        dataloader: Dict batches; labels are not looked at.
-        num_heads: Heads to keep, a count or a share in (0, 1).
-        min_heads_per_layer: Heads that each layer keeps at least.
         num_examples: Examples used.
         ridge: Strength of a ridge, relative to the mean square of a channel; 1e-10 at least is taken, so that heads
             that copy each other, or too few tokens, have an answer.
 
-    Attributes:
-        kept: The heads to keep.
-        errors: Layer -> relative error of the layer's refitted output at the end.
-
     Raises:
-        SelectionError: The number does not fit the heads there are.
         ConfigError: ``ridge`` or ``num_examples`` is out of its range.
-        DataError: There is no batch.
-        PruningError: A layer has activations that are not finite.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        dataloader: Iterable[Mapping[str, Any]],
-        num_heads: int | float,
-        *,
-        min_heads_per_layer: int = 1,
-        num_examples: int = 384,
-        ridge: float = 1e-3,
-    ) -> None:
-        if not ridge >= 0 or num_examples < 1:
+    num_examples: int = 384
+    ridge: float = 1e-3
+
+    name = "obs"
+    needs = Needs.DATA
+    seeded = True
+
+    def __post_init__(self) -> None:
+        if not self.ridge >= 0 or self.num_examples < 1:
             raise ConfigError(
-                f"`ridge` must be at least 0 and `num_examples` at least 1; got {ridge} and {num_examples}."
+                f"`ridge` must be at least 0 and `num_examples` at least 1; got {self.ridge} and {self.num_examples}."
             )
-        layers = [layer for layer in attention_layers(model) if layer.heads]
-        present = sum(len(layer.heads) for layer in layers)
-        least = sum(min(min_heads_per_layer, len(layer.heads)) for layer in layers)
-        wanted = head_count(num_heads, present, least)
-        with kept_state(model), plain_calls(model), torch.no_grad():
-            model.eval()
-            eliminations = _measure(model, layers, dataloader, num_examples, ridge)
-        for _ in range(present - wanted):
-            open_layers = [found for found in eliminations if len(found.heads) > min_heads_per_layer]
-            min(open_layers, key=lambda found: found.cheapest[0]).remove()
-        self.errors = {found.layer.index: found.error for found in eliminations}
-        super().__init__({found.layer.index: found.heads for found in eliminations})
+
+    def _fit(self, view: View, seed: int) -> FittedObs:
+        batches = calibration_batches(view.shuffled(seed), view.model, self.num_examples)
+        layers = [layer for layer in view.layers if layer.heads]
+        grams = HeadGrams(view.model, layers)
+        accumulate(view.model, ListedBatches(batches), [grams], "Measuring heads")
+        widest = max(layers, key=lambda layer: len(layer.heads) * layer.head_dim)
+        channels, tokens = len(widest.heads) * widest.head_dim, grams.state[widest.index].count
+        if tokens < 2 * channels:
+            logger.warning(
+                f"{tokens} tokens for {channels} channels: too few to tell the heads apart well. Give more examples "
+                "(`num_examples`)."
+            )
+        costs = {}
+        for layer in layers:
+            gram, variance = grams.state[layer.index].centred()
+            costs[layer.index] = _costs(layer, gram, variance or 1.0, self.ridge)
+        return FittedObs(view.units, costs)
 
 
-class _Elimination:
-    """One layer's heads in the order in which they go, and how many are gone.
+def _costs(layer: AttentionLayer, gram: Tensor, scale: float, ridge: float) -> list[tuple[int, float]]:
+    """One layer's units in the order in which they go, the first head of each, and the relative error that each adds.
 
     Args:
         layer: The layer.
-        gram: Centred Gram matrix of the heads' outputs, ridge included: ``(channels, channels)``, float64.
+        gram: Centred Gram matrix of the heads' outputs: ``(channels, channels)``, float64.
         scale: Variance of the residual stream, summed over tokens.
+        ridge: As in :class:`Obs`.
+    """
+    strength = max(ridge, _LEAST_RIDGE) * float(gram.diagonal().mean()) or 1e-12
+    weight = weight_of(layer.output).detach().double().cpu()
+    found = eliminate(gram + strength * torch.eye(len(gram)), weight, layer.group_size * layer.head_dim)
+    gone = zip(found.order, found.costs.tolist(), strict=True)
+    return [(layer.units[unit][0], cost / scale) for unit, cost in gone]
+
+
+class FittedObs(Ranked):
+    """The order in which heads go.
+
+    Args:
+        units: What there is to choose among.
+        costs: Layer -> its units in the order in which they go, by their first head, and the error that each adds.
     """
 
-    def __init__(self, layer: AttentionLayer, gram: Tensor, scale: float) -> None:
-        found = eliminate(gram, weight_of(layer.output).detach().double().cpu(), layer.head_dim)
-        self.layer = layer
-        self.heads = list(layer.heads)
-        self.error = 0.0
-        gone = zip(found.order, found.costs.tolist(), strict=True)
-        self._next = [(cost / scale, layer.heads[unit]) for unit, cost in gone][::-1]
+    def __init__(self, units: HeadUnits, costs: dict[int, list[tuple[int, float]]]) -> None:
+        self._costs = costs
+        rows = {place: row for row, place in enumerate(units.firsts)}
+        waiting = {layer: list(gone) for layer, gone in costs.items()}
+        scores = [0.0] * len(rows)
+        for score in range(len(rows)):
+            # The minimum of a layer stays to the end; each that goes is worth more than those that went before.
+            open_layers = [layer for layer, left in waiting.items() if len(left) > units.min_units]
+            layer = min(open_layers or [layer for layer, left in waiting.items() if left],
+                        key=lambda layer: waiting[layer][0][1])  # fmt: skip
+            scores[rows[layer, waiting[layer].pop(0)[0]]] = float(score)
+        super().__init__(units, scores)
 
-    @property
-    def cheapest(self) -> tuple[float, int]:
-        """Cost of the next head to go, and its place in ``heads``."""
-        if not self._next:
-            return float("inf"), -1
-        cost, head = self._next[-1]
-        return cost, self.heads.index(head)
-
-    def remove(self) -> None:
-        """Removes the cheapest head; the others make up for it as well as they can."""
-        cost, head = self._next.pop()
-        self.heads.remove(head)
-        self.error += cost
-
-
-def _measure(
-    model: Any,
-    layers: list[AttentionLayer],
-    dataloader: Iterable[Mapping[str, Any]],
-    num_examples: int,
-    ridge: float,
-) -> list[_Elimination]:
-    sums = {
-        layer.index: NormalEquations(len(layer.heads) * layer.head_dim, out_width(layer.output)) for layer in layers
-    }
-    batches = calibration_batches(dataloader, model, num_examples)
-    for batch in logging.tqdm(batches, desc="Measuring heads", unit="batch"):
-        seen = layer_tokens(model, layers, batch)
-        for layer in layers:
-            found = seen[layer.output_path]
-            if not bool(torch.isfinite(found.behind).all()):
-                raise PruningError(f"{layer} has activations that are not finite.")
-            sums[layer.index].add(found.context, found.behind)
-    widest = max(layers, key=lambda layer: len(layer.heads), default=None)
-    channels = len(widest.heads) * widest.head_dim if widest else 0
-    tokens = sums[widest.index].count if widest else 0
-    if tokens < 2 * channels:
-        logger.warning(
-            f"{tokens} tokens for {channels} channels: too few to tell the heads apart well. Give more examples "
-            "(`num_examples`)."
-        )
-    eliminations = []
-    for layer in layers:
-        gram, variance = sums[layer.index].centred()
-        strength = max(ridge, _LEAST_RIDGE) * float(gram.diagonal().mean()) or 1e-12
-        eliminations.append(_Elimination(layer, gram + strength * torch.eye(len(gram)), variance or 1.0))
-    return eliminations
+    def errors(self, kept: KeptSet) -> dict[int, float]:
+        """Layer -> relative error of its refitted output where the others are gone."""
+        return {
+            layer: sum(cost for head, cost in gone if head not in kept.heads[layer])
+            for layer, gone in self._costs.items()
+        }

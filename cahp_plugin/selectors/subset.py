@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
-from typing import Any
+import dataclasses
 
 import torch
 from torch import Tensor
 
-from cahp_plugin.selectors.gates import TrainedGatesImportance
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.selectors.gates import TrainedGates
 
 
 def relaxed_top_k(scores: Tensor, k: int, temperature: float) -> Tensor:
@@ -67,7 +65,8 @@ class SubsetGates:
         return torch.zeros((), dtype=torch.float64)
 
 
-class SubsetPruningImportance(TrainedGatesImportance):
+@dataclasses.dataclass(frozen=True)
+class SubsetPruning(TrainedGates):
     """Heads of the highest importance variables, trained by differentiable subset pruning.
 
     Li, Cotterell, Sachan, "Differentiable Subset Pruning of Transformer Heads", TACL 2021, in its pipelined
@@ -79,46 +78,24 @@ class SubsetPruningImportance(TrainedGatesImportance):
         training sets of a few hundred steps leave no time for the flat beginning, and behind 0.1 no gradient is left.
 
     Args:
-        model: A fine-tuned sequence classifier; unchanged.
-        dataloader: Training set, labelled dict batches.
-        num_heads: Heads to keep, a count or a share in (0, 1).
-        min_heads_per_layer: Heads that each layer keeps at least.
         epochs: Passes over the training set, a fraction included.
         learning_rate: Adam's.
         temperatures: First and last temperature of the soft top-k.
-        seed: Seed of the draws.
-
-    Attributes:
-        kept: The heads to keep.
-        scores: Importance variables, ``(num_layers, num_original_heads)``; NaN where there is no head.
-        losses: Cross-entropy at each step, nat; empty where all or no heads are kept.
 
     Raises:
-        SelectionError: The number does not fit the heads there are.
         ConfigError: A number is out of its range.
-        DataError: The data can't be used, or the loss is not a number.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        dataloader: Iterable[Mapping[str, Any]],
-        num_heads: int | float,
-        *,
-        min_heads_per_layer: int = 1,
-        epochs: float = 1.0,
-        learning_rate: float = 0.2,
-        temperatures: tuple[float, float] = (10.0, 0.1),
-        seed: int = 0,
-    ) -> None:
-        if not min(temperatures) > 0:
-            raise ConfigError(f"`temperatures` must be above 0; got {temperatures}.")
-        super().__init__(
-            model,
-            dataloader,
-            num_heads,
-            functools.partial(SubsetGates, seed=seed, temperatures=temperatures),
-            min_heads_per_layer=min_heads_per_layer,
-            epochs=epochs,
-            learning_rate=learning_rate,
-        )
+    learning_rate: float = 0.2
+    temperatures: tuple[float, float] = (10.0, 0.1)
+
+    name = "dsp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not min(self.temperatures) > 0:
+            raise ConfigError(f"`temperatures` must be above 0; got {self.temperatures}.")
+
+    def gates(self, count: int, wanted: int, seed: int) -> SubsetGates:
+        """See the base class."""
+        return SubsetGates(count, wanted, seed=seed, temperatures=self.temperatures)

@@ -20,7 +20,6 @@ from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.prune import (
     CAHPImportance,
     CAHPPruner,
@@ -37,6 +36,7 @@ from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import format_table, save_figures
 from cahp_plugin.report.html import read_contents, write_page
 from cahp_plugin.report.html.page import PAGE_NAME
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.units import attention_layers
 

@@ -5,10 +5,10 @@ import pytest
 from tiny import tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
-from cahp_plugin.selectors.controls import gaussian_like
 from cahp_plugin.compare.knee import PAPER_SHARES, KneeTable, knee_under_noise
 from cahp_plugin.errors import ConfigError, SelectionError
 from cahp_plugin.selectors.cahp.representatives import select_from_separation
+from cahp_plugin.selectors.controls import gaussian_like
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from zoo import zoo_inputs, zoo_model
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin._compat import attention_maps_enabled
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.observe.js import MAX_DISTANCE
-from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.observe.js import MAX_DISTANCE
 from cahp_plugin.observe.maps import attention_maps, map_arguments
+from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.units import attention_layers
 
 FAMILIES = ("albert", "modernbert", "vit", "clip", "gpt2", "llama", "gemma2", "t5", "bart", "whisper")

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from cahp_plugin.method import js
 from scipy.spatial.distance import jensenshannon
 
-from cahp_plugin.method import js
 from cahp_plugin.observe.js import MAX_DISTANCE, MeanDistances, js_distance_sums
 
 

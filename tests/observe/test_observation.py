@@ -5,8 +5,8 @@ from oracles import oracle_distances, oracle_salience, oracle_separation, oracle
 from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.units import attention_layers
 
 

@@ -7,6 +7,7 @@ import shlex
 
 import numpy as np
 import pytest
+from cahp_plugin.compare.names import METHOD_NAMES
 from commands import prune_arguments
 from pages import (
     cells,
@@ -25,7 +26,6 @@ from pages import (
 from cahp_plugin import CAHPConfig, HeadSelection
 from cahp_plugin.cli import build_parser, main
 from cahp_plugin.cli.common import method_config
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.page import read_comparison
 from cahp_plugin.report.html import read_contents
 from cahp_plugin.report.html.charts_comparison import methods_of

@@ -7,6 +7,8 @@ import torch
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
+from cahp_plugin.errors import ConfigError, DataError, PruningError, SelectionError
+from cahp_plugin.observe.streams import calibration_batches, layer_tokens
 from cahp_plugin.selectors import (
     MagnitudeImportance,
     MichelImportance,
@@ -16,8 +18,6 @@ from cahp_plugin.selectors import (
     SalienceImportance,
 )
 from cahp_plugin.selectors.reconstruction import _measure
-from cahp_plugin.errors import ConfigError, DataError, PruningError, SelectionError
-from cahp_plugin.observe.streams import calibration_batches, layer_tokens
 from cahp_plugin.units import attention_layers
 
 SCORES = np.array([[9.0, 8.0, 7.0, 6.0], [0.1, 0.4, 0.3, 0.2], [5.0, np.nan, 1.0, 4.0]])

@@ -6,9 +6,9 @@ import torch
 from tiny import model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, CAHPPruner, HeadSelection, select_heads
+from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.selectors import NoiseImportance, SeparationImportance, ShuffledLabelImportance
 from cahp_plugin.selectors.controls import ShuffledLabels, gaussian_like, shuffled_separation
-from cahp_plugin.errors import ConfigError, DataError, SelectionError
 
 CONFIG = CAHPConfig(signature_size=5, num_heads=6)
 

@@ -8,10 +8,10 @@ from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from zoo import zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.selectors import HIESImportance, RankingImportance, attention_entropy
-from cahp_plugin.selectors.entropy import row_entropies
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe.maps import attention_maps, map_arguments
+from cahp_plugin.selectors import HIESImportance, RankingImportance, attention_entropy
+from cahp_plugin.selectors.entropy import row_entropies
 from cahp_plugin.units import attention_layers
 
 

@@ -9,12 +9,12 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
+from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
+from cahp_plugin.observe import only_kept, prepare_batches
 from cahp_plugin.selectors import HardConcreteImportance, SubsetPruningImportance
 from cahp_plugin.selectors.gates import masked_loss
 from cahp_plugin.selectors.hard_concrete import STRETCH, TEMPERATURE, HardConcreteGates, hard_concrete
 from cahp_plugin.selectors.subset import SubsetGates, relaxed_top_k
-from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
-from cahp_plugin.observe import only_kept, prepare_batches
 from cahp_plugin.units import attention_layers
 
 TRAINED = (HardConcreteImportance, SubsetPruningImportance)

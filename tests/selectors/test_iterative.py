@@ -7,10 +7,10 @@ from planted import USEFUL, planted_model
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
-from cahp_plugin.selectors import IterativeSalienceImportance
-from cahp_plugin.selectors.iterative import SalienceWalk, measure_salience
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.selectors import IterativeSalienceImportance
+from cahp_plugin.selectors.iterative import SalienceWalk, measure_salience
 from cahp_plugin.units import attention_layers, resolve
 
 

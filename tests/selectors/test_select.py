@@ -13,8 +13,8 @@ from transformers import BertConfig, BertModel, BigBirdConfig, BigBirdForSequenc
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
-from cahp_plugin.selectors.cahp.salience import normalize_salience
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.selectors.cahp.salience import normalize_salience
 from cahp_plugin.units import attention_layers
 
 

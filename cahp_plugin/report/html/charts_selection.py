@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.report.html.axes import WIDTH, Axes, Chart, points, swatch, text, ticks
 from cahp_plugin.report.html.data import Pruned
 from cahp_plugin.report.html.markup import Html, tag
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 
 
 def charts(pruned: Pruned) -> list[Chart]:

@@ -2,132 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import DataError, SelectionError
 from cahp_plugin.selectors.cahp.clustering import Clustering, sweep_kmedoids
+from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.graph import louvain_labels, neighbor_graph
 from cahp_plugin.selectors.cahp.graph_space import embed_distances, embed_heads
 from cahp_plugin.selectors.cahp.hierarchical import sweep_hierarchical, with_medoids
 from cahp_plugin.selectors.cahp.knee import find_knee
 from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
 from cahp_plugin.selectors.cahp.silhouette import mean_simplified_silhouette
-from cahp_plugin.units.kept import KeptSet
 
 Array = np.ndarray[Any, Any]
-Head = tuple[int, int]
 
 
-def select_from_separation(
-    separation: Array,
-    heads: Sequence[Head],
-    salience: Array,
-    config: CAHPConfig,
-    *,
-    num_examples: int = 0,
-    group_size: int = 1,
-) -> HeadSelection:
+def select(evidence: Evidence) -> HeadSelection:
     """Lays the heads out, clusters them, finds the knee and chooses each cluster's representative.
 
     Args:
-        separation: X, shape ``(N, features)``.
-        heads: Layer and original index of each row, length N.
-        salience: Salience, shape ``(num_layers, num_original_heads)``; NaN where a head is absent.
-        config: Settings.
-        num_examples: Training examples behind X, for the record.
-        group_size: Heads that each row stands for; with more than one, ``heads`` names the first.
+        evidence: What was measured, and the settings.
 
     Raises:
-        DataError: X or a salience is not a number.
         SelectionError: ``config.num_heads`` can't be had.
     """
-    heads = _checked("Separation", separation, heads, salience)
-    coordinates = embed_heads(
-        separation,
-        perplexity=config.perplexity,
-        iterations=config.tsne_iterations,
-        seed=config.seed,
-        init=config.tsne_init,
-    )
-    return choose_heads(
-        coordinates,
-        heads,
-        salience,
-        config,
-        separation=separation,
-        num_examples=num_examples,
-        group_size=group_size,
-    )
+    return choose_heads(embed(evidence), evidence)
 
 
-def select_from_distances(
-    distances: Array,
-    heads: Sequence[Head],
-    salience: Array,
-    config: CAHPConfig,
-    *,
-    num_examples: int = 0,
-    group_size: int = 1,
-) -> HeadSelection:
-    """Like :func:`select_from_separation`, from distances between the heads in place of their features.
-
-    Args:
-        distances: Symmetric distances, shape ``(N, N)``.
-        heads: Layer and original index of each row, length N.
-        salience: Salience, shape ``(num_layers, num_original_heads)``; NaN where a head is absent.
-        config: Settings.
-        num_examples: Examples behind the distances, for the record.
-        group_size: Heads that each row stands for; with more than one, ``heads`` names the first.
-
-    Raises:
-        DataError: A distance or a salience is not a number.
-        SelectionError: ``config.num_heads`` can't be had.
-    """
-    heads = _checked("Distance", distances, heads, salience)
-    coordinates = embed_distances(
-        distances,
-        perplexity=config.perplexity,
-        iterations=config.tsne_iterations,
-        seed=config.seed,
-        init=config.tsne_init,
-    )
-    return choose_heads(
-        coordinates, heads, salience, config, distances=distances, num_examples=num_examples, group_size=group_size
-    )
+def embed(evidence: Evidence) -> Array:
+    """Lays the heads out in a plane by the settings' t-SNE (paper, step 3): ``(N, 2)``."""
+    config = evidence.config
+    settings: dict[str, Any] = {
+        "perplexity": config.perplexity,
+        "iterations": config.tsne_iterations,
+        "seed": config.seed,
+        "init": config.tsne_init,
+    }
+    if evidence.separation is not None:
+        return embed_heads(evidence.separation, **settings)
+    return embed_distances(np.asarray(evidence.distances), **settings)
 
 
-def _checked(what: str, values: Array, heads: Sequence[Head], salience: Array) -> tuple[Head, ...]:
-    heads = tuple((int(layer), int(head)) for layer, head in heads)
-    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
-    bad = [heads[row] for row in np.flatnonzero(~(np.isfinite(values).all(axis=1) & np.isfinite(weights)))]
-    if bad:
-        raise DataError(f"{what} or salience of the heads (layer, head) {bad} is not a number.")
-    return heads
-
-
-def choose_heads(
-    coordinates: Array,
-    heads: tuple[Head, ...],
-    salience: Array,
-    config: CAHPConfig,
-    *,
-    separation: Array | None = None,
-    distances: Array | None = None,
-    num_examples: int = 0,
-    group_size: int = 1,
-) -> HeadSelection:
-    """Chooses the heads from their places in graph space; arguments as in :func:`select_from_separation`."""
+def choose_heads(coordinates: Array, evidence: Evidence) -> HeadSelection:
+    """Chooses the heads from their places in graph space, ``(N, 2)``; the rest as in :func:`select`."""
     from scipy.spatial.distance import pdist, squareform
 
+    units, config, size = evidence.units, evidence.config, evidence.units.group_size
     plane = squareform(pdist(coordinates))
-    weights = np.array([salience[layer, head] for layer, head in heads], dtype=np.float64)
-    wanted = wanted_rows(config, heads, group_size)
-    chooser = _Chooser(heads, weights, config, group_size)
+    wanted = None if config.num_heads is None else units.count(config.num_heads)
+    chooser = _Chooser(evidence)
     knee: int | None = None
     curve = MSSCurve(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
     if config.clustering == "louvain":
@@ -140,77 +64,34 @@ def choose_heads(
         mss = np.array([mean_simplified_silhouette(plane, sweep[k], config.mss) for k in ks])
         found = find_knee(ks, mss, degree=config.polynomial_degree, sensitivity=config.knee_sensitivity)
         curve = MSSCurve(ks, mss, found.smoothed)
-        everything = Clustering(np.arange(len(heads)), np.arange(len(heads)))
+        everything = Clustering(np.arange(len(plane)), np.arange(len(plane)))
         if wanted is None:
             clustering, knee, note = sweep.get(found.num_clusters or 0, everything), found.knee, found.note
         else:
-            clustering = _largest_within(sweep | {len(heads): everything}, chooser, wanted)
-            note = f"{wanted * group_size} heads asked for, from {len(clustering.medoids)} clusters."
+            clustering = _largest_within(sweep | {len(plane): everything}, chooser, wanted)
+            note = f"{wanted * size} heads asked for, from {len(clustering.medoids)} clusters."
     chosen = chooser.choose(clustering)
     if wanted is not None:
         chosen, added = chooser.fit(chosen, wanted)
-        note += f" {added * group_size} added by salience." if added > 0 else ""
+        note += f" {added * size} added by salience." if added > 0 else ""
     if len(chosen) > len(clustering.medoids) and wanted is None:
-        extra = (len(chosen) - len(clustering.medoids)) * group_size
+        extra = (len(chosen) - len(clustering.medoids)) * size
         note += f" {extra} more so that each layer keeps {config.min_heads_per_layer}."
-    kept = {
-        layer: tuple(sorted(heads[row][1] + i for row in chosen if heads[row][0] == layer for i in range(group_size)))
-        for layer in range(len(salience))
-    }
     return HeadSelection(
-        kept=KeptSet(heads=kept),
-        heads=heads,
-        salience=np.asarray(salience, dtype=np.float64),
+        kept=units.kept(chosen),
+        heads=units.firsts,
+        salience=units.table_of(evidence.salience),
         coordinates=coordinates,
         clusters=clustering.labels,
         curve=curve,
         knee=knee,
         note=note,
         config=config,
-        separation=separation,
-        distances=distances,
-        num_examples=num_examples,
-        group_size=group_size,
+        separation=evidence.separation,
+        distances=evidence.distances,
+        num_examples=evidence.num_examples,
+        group_size=size,
     )
-
-
-def wanted_rows(config: CAHPConfig, heads: Sequence[Head], group_size: int = 1) -> int | None:
-    """Number of rows, heads or groups of heads, that ``config.num_heads`` asks for, or ``None``.
-
-    Args:
-        config: Settings.
-        heads: Layer and first head of each row.
-        group_size: Heads of each row.
-
-    Raises:
-        SelectionError: There are not as many, they are no whole groups, or the layers' minimum needs more.
-    """
-    if config.num_heads is None:
-        return None
-    count, asked = len(heads), config.num_heads
-    if isinstance(asked, int) and asked > count * group_size:
-        raise SelectionError(f"`num_heads` asks for {asked} heads; the model has {count * group_size}.")
-    if isinstance(asked, int) and asked % group_size:
-        near = sorted({max(1, asked // group_size) * group_size, (asked // group_size + 1) * group_size})
-        raise SelectionError(
-            f"`num_heads` asks for {asked} heads; {group_size} query heads share a key and value head and only go "
-            f"together. Ask for {' or '.join(map(str, near))}, or for a share."
-        )
-    wanted = asked // group_size if isinstance(asked, int) else max(1, math.floor(asked * count + 0.5))
-    layers = [layer for layer, _ in heads]
-    least = sum(min(rows_per_layer(config, group_size), layers.count(layer)) for layer in set(layers))
-    if wanted < least:
-        raise SelectionError(
-            f"`num_heads={asked}` leaves {wanted * group_size} heads, but "
-            f"`min_heads_per_layer={config.min_heads_per_layer}` needs {least * group_size}. Lower "
-            "`min_heads_per_layer`; 0 allows layers without heads."
-        )
-    return wanted
-
-
-def rows_per_layer(config: CAHPConfig, group_size: int) -> int:
-    """Rows that hold at least ``config.min_heads_per_layer`` heads."""
-    return -(-config.min_heads_per_layer // group_size)
 
 
 def _largest_within(clusterings: dict[int, Clustering], chooser: _Chooser, wanted: int) -> Clustering:
@@ -225,13 +106,12 @@ def _largest_within(clusterings: dict[int, Clustering], chooser: _Chooser, wante
 class _Chooser:
     """Chooses rows: representatives of clusters, then whatever the layers' minimum lacks."""
 
-    def __init__(self, heads: Sequence[Head], weights: Array, config: CAHPConfig, group_size: int) -> None:
-        self.layers = np.array([layer for layer, _ in heads])
-        self.weights = weights
-        self.config = config
-        self.least = rows_per_layer(config, group_size)
+    def __init__(self, evidence: Evidence) -> None:
+        self.layers = np.array(evidence.units.layers)
+        self.config = evidence.config
+        self.least = evidence.units.min_units
         #: Rows by salience, the highest first; ties go to the lowest row.
-        self.order = [int(row) for row in np.argsort(-weights, kind="stable")]
+        self.order = [int(row) for row in np.argsort(-evidence.salience, kind="stable")]
 
     def choose(self, clustering: Clustering) -> set[int]:
         """Rows to keep: one for each cluster (step 7) and each layer's minimum (step 8)."""

@@ -13,13 +13,13 @@ def normalize_salience(salience: Array) -> Array:
     """Scales salience to [0, 1] by one min-max over all heads (paper, step 4).
 
     Args:
-        salience: Mean absolute gradient of each head's mask, shape ``(num_layers, num_heads)``; NaN for absent heads.
+        salience: Mean absolute gradient of each unit's mask, any shape.
 
     Returns:
-        Array of the same shape; zeros where all heads are equal, NaN stays NaN.
+        Array of the same shape; zeros where all are equal.
     """
-    low, high = np.nanmin(salience), np.nanmax(salience)
+    low, high = salience.min(), salience.max()
     if high == low:
-        return np.where(np.isnan(salience), np.nan, 0.0)
+        return np.zeros_like(salience)
     scaled: Array = (salience - low) / (high - low)
     return scaled
