@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -27,7 +28,8 @@ class Processes:
             import torch
             from accelerate import PartialState
 
-            state = PartialState(cpu=not torch.cuda.is_available())
+            # All wait while the first chooses, repairs or writes.
+            state = PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=12))
             self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
 
     @property

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from cahp_plugin.config import CAHPConfig, Clustering, Conditioning, MSSVariant, Representative, TSNEInit
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.processes import processes
 
 
 def count_or_share(text: str) -> int | float:
@@ -187,10 +188,11 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     own.addHandler(handler)
-    own.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    quiet = arguments.quiet or not processes().main
+    own.setLevel(logging.WARNING if quiet else logging.INFO)
     own.propagate = False
     transformers_logging.set_verbosity_error()
-    if arguments.quiet:
+    if quiet:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     try:
@@ -207,5 +209,6 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
 
 
 def print_result(arguments: argparse.Namespace, result: Any) -> None:
-    """Prints a result with ``to_dict`` as JSON or as text."""
-    print(json.dumps(result.to_dict()) if arguments.json else result)
+    """Prints a result with ``to_dict`` as JSON or as text; of several processes one does."""
+    if processes().main:
+        print(json.dumps(result.to_dict()) if arguments.json else result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.utils import logging
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
+from cahp_plugin.processes import processes
 from cahp_plugin.units.positions import max_positions
 
 logger = logging.get_logger(__name__)
@@ -97,6 +99,7 @@ class PreparedBatches:
         classes: Labels that occur, ascending; empty where no labels were asked for.
         sizes: Examples of each batch.
         reader: How a batch is read.
+        digest: Where several processes are at work, what tells other data or another order from these.
     """
 
     source: Iterable[Mapping[str, Any]]
@@ -104,6 +107,7 @@ class PreparedBatches:
     classes: tuple[int, ...]
     sizes: tuple[int, ...]
     reader: Reader
+    digest: str = ""
 
     @property
     def num_batches(self) -> int:
@@ -152,6 +156,7 @@ def prepare_batches(
     counts = torch.zeros(num_labels, dtype=torch.long)
     sizes: list[int] = []
     longest = 0
+    digest = hashlib.sha256()
     for position, raw in enumerate(source):
         batch = reader.read(raw, position)
         longest = max(longest, _raw_width(raw))
@@ -168,6 +173,9 @@ def prepare_batches(
         if batch.mask.shape[1]:
             lengths.extend(batch.mask.sum(dim=1).tolist())
         sizes.append(len(batch))
+        if processes().size > 1:
+            for value in (batch.inputs[reader.main], batch.labels, batch.mask):
+                digest.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
     if not sizes:
         raise DataError("The data set is empty: the dataloader gave no batch.")
     if reader.limit is not None and longest > reader.limit:
@@ -177,7 +185,7 @@ def prepare_batches(
     if reader.classes:
         _check_counts(counts)
     classes = tuple(int(label) for label in counts.nonzero().flatten())
-    return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader)
+    return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader, digest.hexdigest()[:16])
 
 
 def _check_counts(counts: Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
+from cahp_plugin.processes import processes
 from cahp_plugin.recover.state import in_fp32, without_traces
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
@@ -61,7 +62,7 @@ def finetune(
         tokenizer: Pads the batches.
         epochs: Passes over the training set; 0 returns at once.
         learning_rate: Peak learning rate.
-        batch_size: Examples a step and device.
+        batch_size: Examples a step; several processes share them.
         warmup_ratio: Share of the steps that the learning rate rises over, in [0, 1].
         weight_decay: AdamW's weight decay.
         max_grad_norm: Norm that gradients are clipped to.
@@ -87,6 +88,10 @@ def finetune(
             "`epochs` must be at least 0, `learning_rate` above 0, `batch_size` at least 1 and `warmup_ratio` in "
             f"[0, 1]; got {epochs}, {learning_rate}, {batch_size}, {warmup_ratio}."
         )
+    if batch_size % processes().size:
+        raise ConfigError(
+            f"`batch_size` is {batch_size}; {processes().size} processes share it, so it must be a multiple of that."
+        )
     if len(train_dataset) == 0:
         raise DataError("The training set is empty.")
     if epochs == 0:
@@ -102,7 +107,7 @@ def finetune(
     values: dict[str, Any] = {
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
-        "per_device_train_batch_size": batch_size,
+        "per_device_train_batch_size": batch_size // processes().size,
         "lr_scheduler_type": "linear",
         "warmup_steps": math.ceil(warmup_ratio * steps),
         "weight_decay": weight_decay,

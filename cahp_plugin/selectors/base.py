@@ -14,6 +14,7 @@ import psutil
 import torch
 from torch import nn
 
+from cahp_plugin._compat import package_versions
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import PreparedBatches, observe, prepare_batches
@@ -21,6 +22,7 @@ from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning
 from cahp_plugin.observe.objective import Loss
 from cahp_plugin.observe.observation import probe
+from cahp_plugin.processes import processes
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.salience import normalize_salience
 from cahp_plugin.selectors.cahp.separation import separation_matrix
@@ -98,6 +100,7 @@ class View:
             UnsupportedModelError: The model's weights let no gradient through.
         """
         needs, name = selector.needs, selector.name
+        processes().check_same({"selector": name, "settings": self.config.to_dict(), "versions": package_versions()})
         if needs and self.dataloader is None:
             raise ConfigError(f"The selector {name!r} looks at data: give a `dataloader`.")
         if Needs.CLASSES in needs and not self.conditioning.classes:
@@ -131,6 +134,7 @@ class View:
         assert self.dataloader is not None  # `check` has seen to it
         if conditioning not in self._prepared:
             self._prepared[conditioning] = prepare_batches(self.dataloader, self.model, conditioning)
+            processes().check_same({"data": self._prepared[conditioning].digest})
         return self._prepared[conditioning]
 
     def shuffled(self, seed: int, *, by_length: bool = False) -> Data:

@@ -28,6 +28,7 @@ from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.observe.streams import layer_tokens
+from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
@@ -121,6 +122,9 @@ def compare_methods(
     counts = list(dict.fromkeys(units.count(asked) * units.group_size for asked in heads))
     if not counts or not seeds:
         raise ConfigError("`heads` and `seeds` must hold at least one number each.")
+    here = processes()
+    if here.device is not None:
+        model.to(here.device)
     columns = find_columns(train, text_columns, label_column)
     sets = {"training": train, "test": test} | ({} if validation is None else {"validation": validation})
     check_same_classes(sets, columns.label, model.config)
@@ -151,10 +155,11 @@ def compare_methods(
     ]
     setup = _setup(model, encoded, encoded_test, encoded_validation, config, recovery, gate_epochs)
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
-    log = RunLog(output_dir, setup)
+    here.check_same({**setup, "methods": list(methods), "heads": counts, "seeds": list(seeds), "recover": recoveries})
+    log = here.share(lambda: RunLog(output_dir, setup))
     labels = np.asarray(encoded_test["labels"])
     if dense not in log.runs:
-        log.add(_run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
+        _add(log, _run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
     chooser = Chooser(log, view, ways)
@@ -165,7 +170,7 @@ def compare_methods(
         twin = log.twin({str(layer): list(heads) for layer, heads in kept.heads.items()}) if how == "none" else None
         if twin is not None:
             seconds = twin.seconds | {"choose": round(choosing, 2), "recover": 0.0}
-            log.add(dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
+            _add(log, dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
             continue
         pruned = copy.deepcopy(model)
         if count < present:
@@ -178,16 +183,29 @@ def compare_methods(
         recovered = time.perf_counter()
         evaluation = evaluate_classifier(pruned, evaluated)
         seconds = {"choose": choosing, "recover": recovered - cut, "evaluate": evaluation.seconds}
-        log.add(_run(key, pruned, evaluation, labels, seconds, validated))
+        _add(log, _run(key, pruned, evaluation, labels, seconds, validated))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
     folder = Path(output_dir)
     comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None)
-    _write_structure(dataclasses.replace(comparison, runs=tuple(log.runs.values())))
-    write_comparison_page(folder)
+    everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
+    here.share(lambda: _write_structure(everything))
+    here.share(lambda: write_comparison_page(folder))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison
+
+
+def _add(log: RunLog, run: Run) -> None:
+    """Adds a run in all processes, as the first has it; that one writes it."""
+    here = processes()
+
+    def add() -> Run:
+        log.add(run)
+        return run
+
+    found = here.share(add)
+    log.runs[found.key] = found
 
 
 def _knee(folder: Path, view: View, seeds: Sequence[int]) -> KneeTable:
@@ -195,7 +213,8 @@ def _knee(folder: Path, view: View, seeds: Sequence[int]) -> KneeTable:
     known = read_knee(folder)
     if known is not None and known.seeds == tuple(seeds):
         return known
-    return knee_under_noise(view.evidence, seeds=seeds)
+    evidence = view.evidence
+    return processes().share(lambda: knee_under_noise(evidence, seeds=seeds))
 
 
 def _write_structure(comparison: Comparison) -> None:

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from cahp_plugin.method import js
 from scipy.spatial.distance import jensenshannon
 
+from cahp_plugin.observe import js
 from cahp_plugin.observe.js import MAX_DISTANCE, MeanDistances, js_distance_sums
 
 
@@ -90,8 +90,8 @@ def test_what_is_no_distribution_is_not_a_number(bad):
 def test_means_over_examples_of_any_length_and_groups_apart():
     distances = MeanDistances(["self", "cross", "self", "cross", "self", "lonely"])
     short, long, cross = distributions(2, 3, 4), distributions(6, 3, 9, seed=1), distributions(3, 2, 5, seed=2)
-    assert distances.update("self", short.clone()) and distances.update("self", long.clone())
-    assert distances.update("cross", cross.clone()) and distances.update("lonely", distributions(1, 1, 2))
+    assert distances.add("self", short.clone()) and distances.add("self", long.clone())
+    assert distances.add("cross", cross.clone()) and distances.add("lonely", distributions(1, 1, 2))
     found = distances.finish().numpy()
     expected = np.full((6, 6), MAX_DISTANCE)
     expected[np.ix_([0, 2, 4], [0, 2, 4])] = (plain_loop(short.numpy()) + plain_loop(long.numpy())) / 8

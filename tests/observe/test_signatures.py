@@ -60,19 +60,47 @@ def test_queries_and_keys_of_their_own_are_cropped_and_resized():
             torch.testing.assert_close(resized[row, :, head], expected, rtol=0, atol=1e-13)
 
 
+def moments_of(values, labels, parts, classes=None):
+    """Moments from batches of these rows; ``None`` knows of no class but those of each batch."""
+    moments = ClassMoments()
+    for rows in parts:
+        known = labels[rows].unique().tolist() if classes is None else classes
+        moments.add(0, values[rows].clone(), labels[rows], known)
+    return moments
+
+
 def test_classes_that_come_later_get_room():
     values = torch.rand(12, 2, 2, 2, generator=torch.Generator().manual_seed(3))
     labels = torch.tensor([0, 0, 0, 1, 1, 0, 2, 1, 2, 0, 2, 2])
-    growing, known = ClassMoments(0), ClassMoments(3)
-    for rows in torch.arange(12).split(3):
-        one_hot = (labels[rows][None] == torch.arange(3)[:, None]).float()
-        known.update(0, values[rows].clone(), one_hot)
-        seen = int(labels[: rows[-1] + 1].max()) + 1
-        growing.grow(seen)
-        growing.update(0, values[rows].clone(), one_hot[:seen])
-    assert growing.counts.tolist() == [5, 3, 4]
-    torch.testing.assert_close(growing.finish(), known.finish())
-    torch.testing.assert_close(growing.finish([2, 0])[0], known.finish()[0][[2, 0]])
+    parts = torch.arange(12).split(3)
+    growing, known = moments_of(values, labels, parts), moments_of(values, labels, parts, [0, 1, 2])
+    assert growing.counts() == known.counts() == {0: 5, 1: 3, 2: 4}
+    torch.testing.assert_close(growing.finish([0, 1, 2]), known.finish([0, 1, 2]))
+    torch.testing.assert_close(growing.finish([2, 0])[0], known.finish([0, 1, 2])[0][[2, 0]])
+
+
+def test_examples_of_other_classes_are_left_out():
+    values = torch.rand(6, 2, 2, 2, generator=torch.Generator().manual_seed(3))
+    labels = torch.tensor([0, 7, 0, 2, 7, 2])
+    found = moments_of(values, labels, [torch.arange(6)], [0, 2])
+    assert found.counts() == {0: 2, 2: 2}
+    expected = values[labels == 2].double().numpy().transpose(0, 2, 1, 3).reshape(2, 2, 4)
+    np.testing.assert_allclose(found.finish([2])[0][0], expected.mean(axis=0), rtol=1e-6)
+
+
+def test_a_class_of_one_example_has_no_variance():
+    values = torch.rand(3, 2, 1, 2, generator=torch.Generator().manual_seed(3))
+    mean, variance = moments_of(values, torch.tensor([0, 1, 0]), [torch.arange(3)], [0, 1]).finish([0, 1])
+    assert mean.isfinite().all() and variance[0].isfinite().all() and variance[1].isnan().all()
+
+
+def test_the_layer_that_is_not_a_number_is_named():
+    moments = ClassMoments()
+    for layer in range(3):
+        values = torch.rand(4, 2, 1, 2)
+        values[1, 0, 0, 0] = float("nan") if layer else 0
+        moments.add(layer, values, torch.tensor([0, 0, 1, 1]), [0, 1])
+        assert moments.infinite() == (1 if layer else None)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
@@ -81,12 +109,7 @@ def test_moments_equal_numpy_for_any_batch_size(batch_size):
     # A large mean with a small spread: sums of squares without a reference would lose every digit of the variance.
     values = 0.99 + 1e-4 * torch.rand(50, 2, 3, 2, generator=generator)
     labels = torch.arange(50) % 2
-    moments = ClassMoments(2)
-    for start in range(0, 50, batch_size):
-        part = labels[start : start + batch_size]
-        one_hot = torch.stack([part == 0, part == 1]).float()
-        moments.update(0, values[start : start + batch_size].clone(), one_hot)
-    mean, variance = moments.finish()
+    mean, variance = moments_of(values, labels, torch.arange(50).split(batch_size), [0, 1]).finish([0, 1])
     assert mean.shape == (2, 3, 4)
     for label in (0, 1):
         chosen = values[labels == label].double().numpy().transpose(0, 2, 1, 3).reshape(-1, 3, 4)
@@ -97,12 +120,10 @@ def test_moments_equal_numpy_for_any_batch_size(batch_size):
 def test_moments_do_not_depend_on_the_order():
     values = torch.rand(40, 2, 2, 2, generator=torch.Generator().manual_seed(1))
     labels = torch.arange(40) % 4
-    results = []
-    for order in (torch.arange(40), torch.randperm(40, generator=torch.Generator().manual_seed(2))):
-        moments = ClassMoments(4)
-        for rows in order.split(7):
-            one_hot = (labels[rows][None] == torch.arange(4)[:, None]).float()
-            moments.update(0, values[rows].clone(), one_hot)
-        results.append(moments.finish())
-    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-8)
+    shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(2))
+    one, other = (
+        moments_of(values, labels, order.split(7), range(4)).finish(range(4))
+        for order in (torch.arange(40), shuffled)
+    )
+    torch.testing.assert_close(one[0], other[0], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=1e-8)

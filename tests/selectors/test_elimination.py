@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from cahp_plugin.method import elimination
 
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.selectors import elimination
 from cahp_plugin.selectors.elimination import eliminate
 
 

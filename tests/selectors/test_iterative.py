@@ -4,56 +4,45 @@ import numpy as np
 import pytest
 import torch
 from planted import USEFUL, planted_model
+from selecting import fit
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
-from cahp_plugin.observe import observe, prepare_batches
-from cahp_plugin.selectors import IterativeSalienceImportance
-from cahp_plugin.selectors.iterative import SalienceWalk, measure_salience
-from cahp_plugin.units import attention_layers, resolve
+from cahp_plugin.observe import prepare_batches
+from cahp_plugin.observe.observation import Salience
+from cahp_plugin.observe.sums import ListedBatches, accumulate
+from cahp_plugin.selectors import make_selector
+from cahp_plugin.units import attention_layers
+
+NAME = "salience-iterative"
 
 
 def unlabelled(batch):
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-def salience_by_finite_differences(model, data, layer, head):
-    """Mean over examples of |dL/dm| of one head, by central differences on its columns, one example at a time."""
-    columns = attention_layers(model)[layer].output.weight.data.unflatten(1, (4, 8))[:, head]
-    original, total, count = columns.clone(), 0.0, 0
-    with torch.no_grad():
-        for batch in data:
-            for row in range(len(batch["labels"])):
-                one = {name: value[row : row + 1] for name, value in batch.items()}
-                losses = []
-                for change in (1e-4, -1e-4):
-                    columns.copy_(original * (1 + change))
-                    losses.append(float(model(**one).loss))
-                columns.copy_(original)
-                total += abs(losses[0] - losses[1]) / 2e-4
-                count += 1
-    return total / count
-
-
-def test_salience_against_finite_differences_and_the_observation():
-    model, data = tiny_model().double(), tiny_batches(10, 4)
-    batches = prepare_batches(data, model)
-    found = measure_salience(model, list(batches))
-    for layer, head in ((0, 0), (1, 2), (2, 3)):
-        assert found[layer, head] == pytest.approx(salience_by_finite_differences(model, data, layer, head), rel=1e-4)
-    observed = observe(model, attention_layers(model), batches, size=4, salience_share=1.0)
-    np.testing.assert_allclose(found, observed.salience, rtol=1e-6)
+def salience_table(model, data):
+    """Salience of each head by its original index, NaN where it is gone."""
+    layers = attention_layers(model)
+    found = Salience(model, layers)
+    accumulate(model, ListedBatches(list(prepare_batches(data, model))), [found], "")
+    table = np.full((3, 4), np.nan)
+    places = [(layer.index, head) for layer in layers for head in layer.heads]
+    for place, value in zip(places, found.finish(), strict=True):
+        table[place] = value
+    return table
 
 
 def test_each_round_removes_what_is_least_salient_now():
     """The rounds by hand: salience, its rank within the layers' norms, removal, repair."""
     model, data = tiny_model(), tiny_batches(48, 8)
-    found = IterativeSalienceImportance(model, data, 5, step=3, num_examples=40)
-    assert found.rounds == (9, 6, 5)
+    found = fit(NAME, model, data, step=3, num_examples=40)
+    kept_heads = found.keep(5)
+    assert found.rounds == [9, 6, 3]  # whole rounds; the last one's order gives the number in between
     used, pruned = data[:5], copy.deepcopy(model)
-    for target in found.rounds:
-        table = measure_salience(pruned, list(prepare_batches(used, pruned)))
+    for target in (9, 6, 5):
+        table = salience_table(pruned, used)
         table = table / np.sqrt(np.nansum(table**2, axis=1, keepdims=True))
         present = [(layer, head) for layer in range(3) for head in range(4) if not np.isnan(table[layer, head])]
         while len(present) > target:
@@ -63,22 +52,34 @@ def test_each_round_removes_what_is_least_salient_now():
         CAHPPruner(pruned, unlabelled(data[0]), importance=CAHPImportance(kept)).step()
         if target > 5:
             recover_least_squares(pruned, model, used, num_examples=40)
-    assert found.kept.heads == {layer: tuple(heads) for layer, heads in kept.items()}
+    assert kept_heads.heads == {layer: tuple(heads) for layer, heads in kept.items()}
 
 
 def test_a_walk_that_goes_on_is_one_from_the_start():
     model, data = tiny_model(), tiny_batches(24, 6)
-    walk = SalienceWalk(model, data, step=2)
-    for count in (8, 7, 4, 4, 3, 9, 12, 6):
-        fresh = IterativeSalienceImportance(model, data, count, step=2)
-        found, rounds = walk.down_to(count)
-        assert resolve(found.kept, attention_layers(model)) == fresh.kept and rounds == fresh.rounds
+    walk = fit(NAME, model, data, step=2)
+    for count in (8, 7, 3, 9, 12, 6):
+        found = walk.keep(count)
+        assert found == fit(NAME, model, data, step=2).keep(count) and found.num_heads == count
+    assert walk.rounds == [10, 8, 6, 4, 2]
+
+
+def test_rounds_that_were_walked_before_are_charged():
+    walk = fit(NAME, tiny_model(), tiny_batches(24, 6), step=4)
+    walk.keep(4)
+    assert walk.spared == 0 and len(walk.rounds) == 2
+    walk.keep(8)
+    one = walk.spared
+    walk.keep(4)
+    assert walk.spared > one > 0
+    walk.keep(12)
+    assert walk.spared == 0
 
 
 def test_planted_heads_are_found_and_the_model_stays_as_it_was():
     model, data = planted_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert IterativeSalienceImportance(model, data, 6, step=2).kept.heads == USEFUL
+    assert fit(NAME, model, data, step=2).keep(6).heads == USEFUL
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -86,21 +87,30 @@ def test_planted_heads_are_found_and_the_model_stays_as_it_was():
 def test_every_architecture_and_after_a_pruning(name):
     model, data = tiny_model(name), tiny_batches(24, 6)
     CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1, 2, 3), 2: ()})).step()
-    importance = IterativeSalienceImportance(model, data, 3, step=2)
-    assert sum(map(len, importance.kept.heads.values())) == 3 and 0 not in importance.kept.heads[0]
-    CAHPPruner(model, model_inputs(), importance=importance).step()
+    kept = fit(NAME, model, data, step=2).keep(3)
+    assert kept.num_heads == 3 and 0 not in kept.heads[0]
+    CAHPPruner(model, model_inputs(), importance=CAHPImportance(kept)).step()
 
 
 def test_nothing_to_remove_is_no_round():
-    found = IterativeSalienceImportance(tiny_model(), tiny_batches(), 12)
-    assert found.rounds == () and found.kept.heads == {layer: (0, 1, 2, 3) for layer in range(3)}
+    found = fit(NAME, tiny_model(), tiny_batches())
+    assert found.keep(12).heads == {layer: (0, 1, 2, 3) for layer in range(3)} and found.rounds == []
+
+
+def test_the_first_examples_are_used():
+    model, data = tiny_model(), tiny_batches(20, 8)
+    found = fit(NAME, model, data, num_examples=11)
+    assert [len(batch) for batch in found._batches] == [8, 3]
+    assert torch.equal(found._batches[1].labels, data[1]["labels"][:3])
+    assert [len(batch) for batch in fit(NAME, model, data, num_examples=99)._batches] == [8, 8, 4]
 
 
 def test_bad_input():
     model, data = tiny_model(), tiny_batches()
-    with pytest.raises(ConfigError, match="`step` must be at least 1"):
-        IterativeSalienceImportance(model, data, 6, step=0)
-    with pytest.raises(SelectionError, match="`min_heads_per_layer` takes 3"):
-        IterativeSalienceImportance(model, data, 2)
+    for changes in ({"step": 0}, {"num_examples": 1}):
+        with pytest.raises(ConfigError, match="`step` must be at least 1 and `num_examples` at least 2"):
+            make_selector(NAME, **changes)
+    with pytest.raises(SelectionError, match="`min_heads_per_layer=1` takes 3"):
+        fit(NAME, model, data).keep(2)
     with pytest.raises(DataError, match="gave no batch"):
-        IterativeSalienceImportance(model, [], 6)
+        fit(NAME, model, [])

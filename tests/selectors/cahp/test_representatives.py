@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
+from selecting import made_up
 
 from cahp_plugin import CAHPConfig, HeadSelection
-from cahp_plugin.errors import DataError, SelectionError
-from cahp_plugin.selectors.cahp.representatives import choose_heads, select_from_distances, select_from_separation
+from cahp_plugin.errors import SelectionError
+from cahp_plugin.selectors.cahp.representatives import choose_heads, embed, select
 
 # Three groups of heads, far apart; layer 2 has none of the most salient ones.
 HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
@@ -17,7 +18,8 @@ SALIENCE = np.array([[0.9, 0.1, 0.2], [0.5, 0.8, 0.7], [0.3, 0.4, 0.6]])
 
 
 def choose(coordinates=PLANE, heads=HEADS, salience=SALIENCE, **changes):
-    return choose_heads(coordinates, heads, salience, CAHPConfig(**changes))
+    nothing = np.zeros((len(heads), 1))  # the places are given
+    return choose_heads(coordinates, made_up(heads, salience, CAHPConfig(**changes), separation=nothing))
 
 
 def test_each_cluster_keeps_its_most_salient_head():
@@ -78,7 +80,7 @@ def test_shares_are_rounded_half_up():
     ("changes", "message"),
     [
         ({"num_heads": 10}, "asks for 10 heads; the model has 9"),
-        ({"num_heads": 2}, "leaves 2 heads, but `min_heads_per_layer=1` needs 3"),
+        ({"num_heads": 2}, "asks for 2 heads, but `min_heads_per_layer=1` takes 3"),
     ],
 )
 def test_numbers_that_cannot_be_had(changes, message):
@@ -95,32 +97,29 @@ def test_louvain_needs_no_curve():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_heads_are_all_kept(count):
     heads = tuple((0, head) for head in range(count))
-    found = select_from_separation(np.eye(count, 8), heads, np.arange(count, dtype=float)[None], CAHPConfig())
+    found = select(made_up(heads, np.arange(count, dtype=float)[None], separation=np.eye(count, 8)))
     assert found.num_heads == count and "every head is kept" in found.note
 
 
 def test_copies_everywhere_need_two_clusters():
-    found = select_from_separation(np.ones((9, 4)), HEADS, SALIENCE, CAHPConfig(min_heads_per_layer=0))
+    found = select(made_up(HEADS, SALIENCE, CAHPConfig(min_heads_per_layer=0), separation=np.ones((9, 4))))
     assert found.num_heads == 2 and "clusters suffice" in found.note
 
 
 def test_heads_are_chosen_from_distances_as_from_features():
     distances = squareform(pdist(PLANE)) / 100
-    found = select_from_distances(
-        distances, HEADS, SALIENCE, CAHPConfig(num_heads=3, min_heads_per_layer=0, perplexity=2), num_examples=7
-    )
+    config = CAHPConfig(num_heads=3, min_heads_per_layer=0, perplexity=2)
+    found = select(made_up(HEADS, SALIENCE, config, distances=distances, num_examples=7))
     assert found.kept.heads == {0: (0,), 1: (1, 2), 2: ()}
     assert found.distances is distances and found.separation is None and found.num_examples == 7
-    distances[4, 2] = np.nan
-    with pytest.raises(DataError, match=r"Distance or salience of the heads \(layer, head\) \[\(1, 1\)\]"):
-        select_from_distances(distances, HEADS, SALIENCE, CAHPConfig())
 
 
 GROUPS = tuple((layer, 4 * group) for layer in range(3) for group in range(3))
 
 
 def choose_groups(**changes):
-    return choose_heads(PLANE, GROUPS, SALIENCE.repeat(4, axis=1), CAHPConfig(**changes), group_size=4)
+    salience, nothing = SALIENCE.repeat(4, axis=1), np.zeros((9, 1))
+    return choose_heads(PLANE, made_up(GROUPS, salience, CAHPConfig(**changes), separation=nothing, group_size=4))
 
 
 def test_groups_of_heads_go_together():
@@ -141,7 +140,7 @@ def test_groups_of_heads_go_together():
         ({"num_heads": 40}, "asks for 40 heads; the model has 36"),
         ({"num_heads": 13}, "4 query heads share a key and value head.* Ask for 12 or 16"),
         ({"num_heads": 2}, "Ask for 4, or for a share"),
-        ({"num_heads": 8}, "leaves 8 heads, but `min_heads_per_layer=1` needs 12"),
+        ({"num_heads": 8}, "asks for 8 heads, but `min_heads_per_layer=1` takes 12"),
     ],
 )
 def test_numbers_that_groups_cannot_have(changes, message):
@@ -149,25 +148,16 @@ def test_numbers_that_groups_cannot_have(changes, message):
         choose_groups(**changes)
 
 
-@pytest.mark.parametrize("broken", ["separation", "salience"])
-def test_values_that_are_not_numbers_name_the_heads(broken):
-    separation, salience = np.random.default_rng(0).random((9, 4)), SALIENCE.copy()
-    if broken == "separation":
-        separation[4, 2] = np.nan
-    else:
-        salience[1, 1] = np.inf
-    with pytest.raises(DataError, match=r"\[\(1, 1\)\] is not a number"):
-        select_from_separation(separation, HEADS, salience, CAHPConfig())
-
-
 def test_the_seed_is_the_only_chance():
     separation = np.random.default_rng(0).random((30, 20))
     heads = tuple((layer, head) for layer in range(5) for head in range(6))
     salience = np.random.default_rng(1).random((5, 6))
     first, again, other = (
-        select_from_separation(separation, heads, salience, CAHPConfig(seed=seed, tsne_init="random"))
+        select(made_up(heads, salience, CAHPConfig(seed=seed, tsne_init="random"), separation=separation))
         for seed in (0, 0, 1)
     )
     assert first.to_dict() == again.to_dict()
     assert (first.coordinates != other.coordinates).any()
+    evidence = made_up(heads, salience, first.config, separation=separation)
+    assert (embed(evidence) == first.coordinates).all()
     assert dataclasses.replace(first.config, seed=1) == other.config

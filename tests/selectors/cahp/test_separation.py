@@ -3,7 +3,6 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from cahp_plugin.selectors.cahp.salience import normalize_salience
 from cahp_plugin.selectors.cahp.separation import bhattacharyya, jeffries_matusita, separation_matrix
 
 
@@ -47,12 +46,3 @@ def test_separation_matrix_layout_and_floor():
     assert found.shape == (4, 15)
     bh = bhattacharyya(mean[1, 2, 4], np.float64(1e-3), mean[2, 2, 4], np.float64(1e-3))
     assert found[2, 14] == pytest.approx(jeffries_matusita(bh), rel=1e-6)
-
-
-def test_salience_is_scaled_once_over_all_heads():
-    scaled = normalize_salience(np.array([[1.0, 3.0], [2.0, np.nan]]))
-    np.testing.assert_allclose(scaled, [[0.0, 1.0], [0.5, np.nan]])
-
-
-def test_equal_salience_becomes_zero():
-    np.testing.assert_allclose(normalize_salience(np.array([[2.0, 2.0], [np.nan, 2.0]])), [[0, 0], [np.nan, 0]])

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from selecting import made_up, view_of, without_labels
 from threadpoolctl import threadpool_limits
 from tiny import ARCHITECTURES, tiny_batches, tiny_model
 from transformers import BertConfig, BertModel, BigBirdConfig, BigBirdForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
-from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
+from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.selectors import make_selector
+from cahp_plugin.selectors.cahp.representatives import select
 from cahp_plugin.selectors.cahp.salience import normalize_salience
+from cahp_plugin.selectors.complementary import FittedEvidence
 from cahp_plugin.units import attention_layers
 
 
@@ -82,7 +86,7 @@ def test_the_same_seed_gives_the_same_selection_on_any_thread_count():
         "import json, torch; from tiny import *; from cahp_plugin import select_heads; "
         "s = select_heads(tiny_model('bert', num_hidden_layers=6), tiny_batches(40)); print(json.dumps(s.to_dict()))"
     )
-    tests, threads = Path(__file__).parent, torch.get_num_threads()
+    tests, threads = Path(__file__).parents[1], torch.get_num_threads()
     environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "PYTHONPATH": str(tests)}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=tests.parent
@@ -116,7 +120,7 @@ def test_salience_is_that_of_the_observation():
     model, batches = tiny_model(), tiny_batches()
     selection = select_heads(model, batches, CAHPConfig(salience_share=0.5))
     seen = observe(model, attention_layers(model), prepare_batches(batches, model), size=4, salience_share=0.5)
-    np.testing.assert_allclose(selection.salience, normalize_salience(seen.salience), atol=1e-9)
+    np.testing.assert_allclose(selection.salience.flatten(), normalize_salience(seen.salience), atol=1e-9)
 
 
 def test_unsupported_architectures_name_the_supported_ones():
@@ -148,8 +152,8 @@ def test_a_decoder_is_refused():
     ("changes", "message"),
     [
         ({"num_heads": 13}, "asks for 13 heads; the model has 12"),
-        ({"num_heads": 2}, "leaves 2 heads, but `min_heads_per_layer=1` needs 3"),
-        ({"num_heads": 0.1, "min_heads_per_layer": 1}, "leaves 1 heads, but .* needs 3"),
+        ({"num_heads": 2}, "asks for 2 heads, but `min_heads_per_layer=1` takes 3"),
+        ({"num_heads": 0.1, "min_heads_per_layer": 1}, "asks for 1 heads, but .* takes 3"),
     ],
 )
 def test_head_counts_that_cannot_be_had_are_told_before_the_data_is_read(changes, message):
@@ -166,10 +170,6 @@ def test_bad_data_is_told_before_the_model_runs():
     model.forward = None
     with pytest.raises(DataError, match="empty"):
         select_heads(model, [])
-
-
-def without_labels(batches):
-    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
 
 
 def test_heads_are_compared_without_classes():
@@ -203,18 +203,17 @@ def test_planted_copies_share_a_cluster_without_classes():
 
 
 def test_what_can_not_work_is_told_before_the_walk():
-    def batches():
-        yield from without_labels(tiny_batches(8, 8))
-        raise AssertionError("the walk began")
-
     class Once:
-        """Batches of which the model may see the first, after the check (an iterator to look at and a walk)."""
+        """Batches that may be walked through once, for the check; of a later walk the model may see the first."""
 
-        walks = 0
+        walked = False
 
         def __iter__(self):
-            self.walks += 1
-            return iter(without_labels(tiny_batches(16, 8))) if self.walks < 3 else batches()
+            first, *others = without_labels(tiny_batches(16, 8))
+            yield first
+            assert not self.walked, "the walk began"
+            yield from others
+            self.walked = True
 
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3
@@ -239,3 +238,35 @@ def test_a_model_without_a_head_by_a_loss_of_ones_own():
     )
     assert found.num_heads == 4
     assert select_heads(BertModel(config), tiny_batches(), CAHPConfig(num_heads=4), loss=loss).num_heads == 4
+
+
+def test_the_selector_chooses_as_select_heads_does():
+    model, data = tiny_model(), tiny_batches()
+    for seed, count in ((0, 6), (3, 0.25), (1, None)):
+        expected = select_heads(model, data, CAHPConfig(seed=seed, num_heads=count)).to_dict()
+        found = make_selector("cahp").fit(view_of(model, data), seed=seed)
+        selected = found.select(count).to_dict()
+        if count is not None:  # a share has become a count
+            assert found.keep(count).heads == found.select(count).kept.heads
+            assert selected["config"].pop("num_heads") == expected["num_heads"] and expected["config"].pop("num_heads")
+        assert selected == expected
+    by_view = make_selector("cahp").fit(view_of(model, data, seed=3))  # without a seed, the settings'
+    assert by_view.select(6).to_dict() == make_selector("cahp").fit(view_of(model, data), seed=3).select(6).to_dict()
+
+
+def test_medoids_in_place_of_the_most_salient():
+    model, data = tiny_model(), tiny_batches()
+    expected = select_heads(model, data, CAHPConfig(num_heads=5, representative="medoid"))
+    view = view_of(model, data)
+    assert make_selector("medoid").fit(view, seed=0).select(5).to_dict() == expected.to_dict()
+    assert view.evidence.config.representative == "salience"  # the evidence that others use stays as it was
+
+
+def test_a_number_that_can_not_be_had_is_told_by_the_fit_too():
+    heads = [(layer, head) for layer in range(3) for head in range(4)]
+    rng = np.random.default_rng(0)
+    found = FittedEvidence(made_up(heads, rng.random((3, 4)), separation=rng.random((12, 4))))
+    assert found.keep(12).num_heads == 12 and found.select().to_dict() == select(found.evidence).to_dict()
+    for asked, message in ((2, "`min_heads_per_layer=1` takes 3"), (13, "asks for 13"), (1.0, r"in \(0, 1\)")):
+        with pytest.raises(SelectionError, match=message):
+            found.keep(asked)
