@@ -16,7 +16,8 @@ import torch
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.export import export_pruned
 from cahp_plugin.latency import LatencyReport, measure_latency
-from cahp_plugin.report import format_table
+from cahp_plugin.report import save_latency
+from cahp_plugin.table import format_table
 from cahp_plugin.units import attention_layers
 
 
@@ -52,7 +53,7 @@ def main() -> None:
             rounds=arguments.rounds,
             threads=arguments.threads,
         )
-    report.save(arguments.output, overwrite=arguments.overwrite)
+    save_latency(report, arguments.output, overwrite=arguments.overwrite)
     print(report)
 
 

@@ -21,7 +21,7 @@ import psutil
 
 from cahp_plugin import machine
 from cahp_plugin._compat import package_versions
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS, HEADS = 18, 16

@@ -40,9 +40,9 @@ from cahp_plugin.data import by_length, encode, find_columns, load_examples, mak
 from cahp_plugin.files import write_text
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair
-from cahp_plugin.report import format_table
 from cahp_plugin.selectors import RandomImportance
 from cahp_plugin.selectors.cahp.representatives import select_from_separation
+from cahp_plugin.table import format_table
 
 
 def main() -> None:

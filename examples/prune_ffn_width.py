@@ -13,7 +13,7 @@ from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_p
 from cahp_plugin.cli.demo import finetuned_minilm
 from cahp_plugin.data import encode, find_columns, graded_sentiment, make_dataloader
 from cahp_plugin.recover import evaluate_classifier
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 
 def narrow_feed_forward(model: torch.nn.Module, inputs: dict, share: float) -> None:

@@ -35,9 +35,9 @@ from cahp_plugin import (
 from cahp_plugin._compat import package_versions
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.recover import evaluate_classifier
-from cahp_plugin.report import format_table
 from cahp_plugin.selectors import MichelImportance, RandomImportance, ReconstructionImportance
 from cahp_plugin.selectors.cahp.representatives import select_from_separation
+from cahp_plugin.table import format_table
 
 DEGREES = (2, 3, 4, 5, 6)
 NAMES = {"cahp": "CAHP", "salience-layernorm": "ranking", "reconstruction": "reconstruction", "random": "random"}

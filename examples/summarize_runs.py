@@ -15,13 +15,13 @@ import statistics
 from pathlib import Path
 
 from cahp_plugin.compare import Comparison, KneeTable
-from cahp_plugin.compare.figure import plot_accuracy
 from cahp_plugin.compare.rows import Row
 from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
-from cahp_plugin.report import format_table, style
+from cahp_plugin.report import save_accuracy
 from cahp_plugin.selectors import selectors
+from cahp_plugin.table import format_table
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     page = arguments.page.read_text(encoding="utf-8") if arguments.page else ""
     for folder in arguments.folders:
         comparison = Comparison.read(folder)
-        plot_accuracy(comparison).savefig(folder / "accuracy.png", dpi=style.DPI)
+        save_accuracy(comparison, folder)
         write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
         for name, table in tables(comparison).items():

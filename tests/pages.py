@@ -71,21 +71,14 @@ def cells(page, caption):
     """Rows of the table with this caption, as dictionaries."""
     table = next(table for table in page.all("table") if table.all("caption")[0].text() == caption)
     names = [cell.text() for cell in table.all("thead")[0].all("th")]
-    return [
-        dict(zip(names, [cell.text() for cell in row.children], strict=True))
-        for row in table.all("tbody")[0].all("tr")
-    ]
+    rows = [row.all("th") + row.all("td") for row in table.all("tbody")[0].all("tr")]
+    return [dict(zip(names, [cell.text() for cell in row], strict=True)) for row in rows]
 
 
 def figure(page, kind, place=0):
     """A picture by the kind in its id."""
     found = [node for node in page.all("svg", role="img") if f"-{kind}-" in node.attributes["aria-labelledby"]]
     return found[place]
-
-
-def notes(node, name):
-    """Words of each mark of a picture that has some -> the mark."""
-    return {mark.all("title")[0].text(): mark for mark in node.all(name) if mark.all("title")}
 
 
 def selection(layers=4, heads=6, absent=(), **changes):
@@ -141,7 +134,7 @@ def check_whole(path):
     page = read(path)
     elements = page.all("html")[0]
     assert elements.attributes["lang"] == "en" and page.all("meta", name="viewport") and page.all("title")
-    for name in ("script", "link", "img", "iframe", "object", "embed", "form", "base", "foreignobject", "use"):
+    for name in ("script", "link", "img", "image", "iframe", "object", "embed", "form", "base", "foreignobject"):
         assert not page.all(name), name
     seen = []
 
@@ -157,17 +150,17 @@ def check_whole(path):
 
     walk(page)
     assert len(seen) == len(set(seen)), "an id is there twice"
-    assert {link.attributes["href"][1:] for link in page.all("a")} <= set(seen)
+    assert {link.attributes["href"][1:] for link in page.all("a") + page.all("use")} <= set(seen)
     for picture in page.all("svg"):
-        if picture.attributes.get("role") == "img":
-            named = picture.attributes["aria-labelledby"].split()
-            assert [picture.all("title")[0].attributes["id"], picture.all("desc")[0].attributes["id"]] == named
-            assert all(picture.all(part)[0].text().strip() for part in ("title", "desc"))
-        else:
-            assert picture.attributes["aria-hidden"] == "true"
+        assert picture.attributes["role"] == "img"
+        named = picture.attributes["aria-labelledby"].split()
+        assert [picture.all("title")[0].attributes["id"], picture.all("desc")[0].attributes["id"]] == named
+        assert all(picture.all(part)[0].text().strip() for part in ("title", "desc"))
+        kin = {use.attributes["href"][1:] for use in picture.all("use")}
+        assert kin <= {path.attributes.get("id") for path in picture.all("path")}, "a mark of another picture is used"
     for one in page.all("table"):
         assert one.all("caption") and all(head.attributes["scope"] in ("col", "row") for head in one.all("th"))
-    levels = [int(node.name[1]) for node in page.all("body")[0].children[0].all("h1")]
+    levels = [int(node.name[1]) for node in page.all("header")[0].all("h1")]
     assert levels == [1]
     return page
 

@@ -18,7 +18,7 @@ from zoo import FAMILIES, zoo_inputs, zoo_model
 
 from cahp_plugin.check import check_architecture
 from cahp_plugin.files import write_text
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 from cahp_plugin.units import attention_layers
 
 FOLDER = Path(__file__).parents[1] / "examples" / "results" / "support"

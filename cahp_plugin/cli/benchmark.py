@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _measure(arguments: argparse.Namespace) -> Any:
     from cahp_plugin.latency import measure_latency
     from cahp_plugin.prune import check_output_directory
+    from cahp_plugin.report import save_latency
 
     if arguments.output:
         check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=arguments.targets)
@@ -71,5 +72,5 @@ def _measure(arguments: argparse.Namespace) -> Any:
         memory=arguments.memory,
     )
     if arguments.output:
-        report.save(arguments.output, overwrite=arguments.overwrite)
+        save_latency(report, arguments.output, overwrite=arguments.overwrite)
     return report

@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.errors import CheckpointError
-
 
 def add_parser(commands: Any) -> None:
     """Adds the subcommand."""
@@ -25,31 +23,9 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    from cahp_plugin.report.html import write_page
-    from cahp_plugin.report.html.page import check_output_file
+    from cahp_plugin.report import read_folder, write_page
+    from cahp_plugin.report.page import check_output_file
 
     check_output_file(Path(arguments.output), overwrite=arguments.overwrite)
     contents = [read_folder(Path(folder)) for folder in dict.fromkeys(arguments.folders)]
     print(write_page(contents, arguments.output, overwrite=arguments.overwrite))
-
-
-def read_folder(folder: Path) -> Any:
-    """Reads whatever a folder holds.
-
-    Raises:
-        CheckpointError: Nothing in it can be shown, or a file is damaged.
-    """
-    import dataclasses
-
-    from cahp_plugin.compare.page import read_comparison
-    from cahp_plugin.report.html import read_contents
-
-    contents = read_contents(folder)
-    contents = dataclasses.replace(contents, compared=read_comparison(folder))
-    if not contents:
-        raise CheckpointError(
-            f"{folder} holds nothing to report. Looked for a pruned checkpoint (config.json with `cahp_config`, "
-            "selection.json, cahp_report.json), a comparison with finished runs (runs.jsonl), latency.json, "
-            "cahp_export.json and cahp_deploy.json."
-        )
-    return contents

@@ -13,7 +13,7 @@ import numpy as np
 from cahp_plugin.compare.rows import Row, bootstrap_interval
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 #: What must be the same for two folders' results to be comparable; versions may differ.
 _SAME = ("model", "train", "test", "config", "recovery", "gate_epochs")
@@ -102,10 +102,11 @@ def committed_runs(
     Raises:
         CheckpointError: The folder holds no comparison, one of another model, data or settings, or lacks a result.
     """
-    path, runs_path = Path(folder) / SETUP_NAME, Path(folder) / RUNS_NAME
-    if not path.exists() or not runs_path.exists():
+    runs_path = Path(folder) / RUNS_NAME
+    before = read_setup(Path(folder) / SETUP_NAME)
+    if before is None or not runs_path.exists():
         raise CheckpointError(f"{folder} holds no comparison: there is no {SETUP_NAME} and {RUNS_NAME} in it.")
-    changes = setup_changes(read_setup(path), setup, _SAME)
+    changes = setup_changes(before, setup, _SAME)
     if changes:
         raise CheckpointError(f"The results in {folder} are of another set-up, so they can't be checked ({changes}).")
     found: dict[tuple[str, int, str], list[Run]] = {}

@@ -10,10 +10,10 @@ import numpy as np
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.report import format_table
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.representatives import choose_heads, embed
 from cahp_plugin.selectors.controls import with_noise
+from cahp_plugin.table import format_table
 
 #: Share of the heads kept on SST-5 by polynomial degree, as the paper reports (arXiv 2606.19150).
 PAPER_SHARES: dict[str, dict[int, float]] = {

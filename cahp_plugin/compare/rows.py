@@ -10,7 +10,7 @@ import numpy as np
 
 from cahp_plugin.compare.runs import Run
 
-REFERENCE = "cahp"
+REFERENCE, DENSE = "cahp", "dense"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,25 @@ class Row:
         if self.interval is None:
             return None
         return (self.interval[0] > 0) - (self.interval[1] < 0)
+
+    def cells(self) -> dict[str, str]:
+        """The row as cells of a table, in %."""
+        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
+        against = ""
+        if self.difference is not None and self.interval is not None:
+            low, high = (100 * end for end in self.interval)
+            against = f"{100 * self.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+        return {
+            "recovery": "" if self.method == DENSE else self.recover,
+            "heads": f"{self.num_heads}",
+            "method": self.method,
+            "accuracy": f"{100 * self.mean:.1f}{spread} (n={self.num_seeds})",
+            "loss": f"{self.loss:.3f}",
+            # All of a folder's runs have it, or none.
+            **({} if self.validation is None else {"validation": f"{100 * self.validation:.1f}"}),
+            f"against {REFERENCE}": against,
+            "seconds": f"{self.seconds:.1f}",
+        }
 
 
 def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], reference: Sequence[Run] | None) -> Row:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.files import write_text
+from cahp_plugin.files import checked, from_plain, load, write_text
 
 RUNS_NAME = "runs.jsonl"
 SETUP_NAME = "setup.json"
@@ -53,6 +53,20 @@ class Run:
     seconds: dict[str, float]
     validation: float | None = None
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Run:
+        """Builds a run from a line of :data:`RUNS_NAME`.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+            ValueError: Its parts do not go together.
+        """
+        run = from_plain(cls, values)
+        if len(bytes.fromhex(run.correct)) != -(-run.num_examples // 8) or not [int(layer) for layer in run.kept]:
+            raise ValueError("bits and examples differ in number, or no layer is named")
+        return run
+
     @property
     def key(self) -> tuple[str, int, int, str]:
         """What tells a run from the others of a comparison."""
@@ -86,8 +100,8 @@ class RunLog:
     def __init__(self, folder: str | os.PathLike[str], setup: dict[str, Any]) -> None:
         self.path = Path(folder) / RUNS_NAME
         path = Path(folder) / SETUP_NAME
-        if path.exists():
-            before = read_setup(path)
+        before = read_setup(path)
+        if before is not None:
             changes = setup_changes(before, setup, sorted({*before, *setup}))
             if changes:
                 raise CheckpointError(
@@ -122,11 +136,19 @@ class RunLog:
         self.runs[run.key] = run
 
 
-def read_setup(path: Path) -> dict[str, Any]:
-    """Reads what a folder's runs share. A setting younger than the file had its default's behaviour there."""
-    setup: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    config = CAHPConfig().to_dict() | setup["config"]
-    return {"gate_epochs": 1.0, "eval": None} | setup | {"config": config}
+def read_setup(path: Path) -> dict[str, Any] | None:
+    """Reads what a folder's runs share; ``None`` where the file is missing.
+
+    A setting younger than the file had its default's behaviour there.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+
+    def build(setup: dict[str, Any]) -> dict[str, Any]:
+        return {"gate_epochs": 1.0, "eval": None} | setup | {"config": CAHPConfig().to_dict() | setup["config"]}
+
+    return load(path, build)
 
 
 def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[str]) -> str:
@@ -136,9 +158,19 @@ def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[s
 
 
 def read_runs(path: Path) -> list[Run]:
-    """Reads the whole lines of a file of runs."""
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
-    return [Run(**json.loads(line)) for line in whole.splitlines()]
+    """Reads the whole lines of a file of runs; a last line that a kill cut short is left out.
+
+    Raises:
+        CheckpointError: The file can't be read, or a line is damaged; the message names it.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}.") from error
+    return [
+        checked(f"{path}, line {number},", lambda line=line: Run.from_dict(json.loads(line)))  # type: ignore[misc]
+        for number, line in enumerate(whole.splitlines(), start=1)
+    ]
 
 
 def fingerprint_of_model(model: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.runs import Run
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 Head = tuple[int, int]
 

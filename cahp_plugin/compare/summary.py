@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import functools
 from pathlib import Path
 from typing import Any
 
 from cahp_plugin.compare.check import Check
 from cahp_plugin.compare.knee import KneeTable
-from cahp_plugin.compare.rows import REFERENCE, Row, row_of
-from cahp_plugin.compare.runs import RUNS_NAME, Run, read_runs
+from cahp_plugin.compare.rows import DENSE, REFERENCE, Row, row_of
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup
 from cahp_plugin.compare.structure import HeadPlaces, head_places, places_table
-from cahp_plugin.report import format_table
+from cahp_plugin.files import load
+from cahp_plugin.table import format_table
 
 STRUCTURE_NAME = "structure.json"
 
@@ -26,26 +27,37 @@ class Comparison:
         runs: The runs.
         knee: What the knee says with and without the model, where that was asked for.
         check: The runs beside those of an earlier comparison, where that was asked for.
+        setup: What all runs share, as the folder has it: settings, versions, fingerprints.
     """
 
     output: Path
     runs: tuple[Run, ...]
     knee: KneeTable | None = None
     check: Check | None = None
+    setup: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Comparison:
-        """Reads all runs of a folder back, with its knee table where there is one."""
-        return cls(folder, tuple(read_runs(folder / RUNS_NAME)), read_knee(folder))
+        """Reads all runs of a folder back, with its knee table where there is one.
+
+        Raises:
+            CheckpointError: A file is damaged; the message names it, and the line.
+        """
+        setup = read_setup(folder / SETUP_NAME) or {}
+        return cls(folder, tuple(read_runs(folder / RUNS_NAME)), read_knee(folder), setup=setup)
 
     def rows(self) -> list[Row]:
         """The runs, seeds taken together, by recovery and number of heads."""
+        return list(self._rows)
+
+    @functools.cached_property
+    def _rows(self) -> list[Row]:
         groups: dict[tuple[str, int, str], list[Run]] = {}
         for run in self.runs:
             groups.setdefault((run.recover, run.num_heads, run.method), []).append(run)
         order = {key: position for position, key in enumerate(groups)}
         rows = []
-        for key in sorted(groups, key=lambda key: (key[2] != "dense", key[0], -key[1], order[key])):
+        for key in sorted(groups, key=lambda key: (key[2] != DENSE, key[0], -key[1], order[key])):
             recover, num_heads, method = key
             rows.append(row_of(method, num_heads, recover, groups[key], groups.get((recover, num_heads, REFERENCE))))
         return rows
@@ -66,27 +78,7 @@ class Comparison:
 
     def table(self, *, markdown: bool = False) -> str:
         """The rows as a table, in %."""
-        cells = []
-        for row in self.rows():
-            spread = "" if row.deviation is None else f" ± {100 * row.deviation:.1f}"
-            against = ""
-            if row.difference is not None and row.interval is not None:
-                low, high = (100 * end for end in row.interval)
-                against = f"{100 * row.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
-            cells.append(
-                {
-                    "recovery": "" if row.method == "dense" else row.recover,
-                    "heads": f"{row.num_heads}",
-                    "method": row.method,
-                    "accuracy": f"{100 * row.mean:.1f}{spread} (n={row.num_seeds})",
-                    "loss": f"{row.loss:.3f}",
-                    # All of a folder's runs have it, or none.
-                    **({} if row.validation is None else {"validation": f"{100 * row.validation:.1f}"}),
-                    f"against {REFERENCE}": against,
-                    "seconds": f"{row.seconds:.1f}",
-                }
-            )
-        return format_table(cells, markdown=markdown)
+        return format_table([row.cells() for row in self.rows()], markdown=markdown)
 
     def __str__(self) -> str:
         parts = [
@@ -104,6 +96,4 @@ class Comparison:
 
 def read_knee(folder: Path) -> KneeTable | None:
     """The knee table of a comparison's folder, where one was asked for."""
-    path = folder / STRUCTURE_NAME
-    known = json.loads(path.read_text(encoding="utf-8"))["knee"] if path.exists() else None
-    return None if known is None else KneeTable.from_dict(known)
+    return load(folder / STRUCTURE_NAME, lambda known: known["knee"] and KneeTable.from_dict(known["knee"]))

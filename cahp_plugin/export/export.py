@@ -38,11 +38,11 @@ from cahp_plugin.export.session import (
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
-from cahp_plugin.files import write_text
+from cahp_plugin.files import from_plain, write_text
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import Evaluation
 from cahp_plugin.recover.evaluate import evaluate_logits
-from cahp_plugin.report import format_table
+from cahp_plugin.table import format_table
 
 OPSET = 18
 _ENDINGS = {None: "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
@@ -114,6 +114,19 @@ class ExportReport:
             evaluation = getattr(self, name)
             entries[name] = None if evaluation is None else evaluation.to_dict()
         return entries | {"output": str(self.output)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ExportReport:
+        """Builds a report from what :meth:`to_dict` returned, without the predictions.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+        """
+        told = {"output": "", "files": [values.get("file")]} | dict(values)  # an older report names one file
+        for name in ("fp32", "quantized"):
+            told[name] = values[name] and {"predictions": []} | values[name]
+        return from_plain(cls, told)
 
     def save(self, folder: Path) -> None:
         """Writes the report into the exported folder; where that lies is left out, for it may be moved."""

@@ -1,20 +1,19 @@
-"""What was measured, as a table, JSON, CSV, Markdown and a picture."""
+"""What was measured, as a table, JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.latency.figure import plot_latency
+from cahp_plugin.files import from_plain
 from cahp_plugin.latency.measurement import Measurement
-from cahp_plugin.prune import replaced_folder
-from cahp_plugin.report import format_table, style
+from cahp_plugin.table import format_table
 
+LATENCY_NAME = "latency.json"
 _ENOUGH_ROUNDS = 50
 
 
@@ -40,9 +39,17 @@ class LatencyReport:
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> LatencyReport:
-        """Builds a report from what :meth:`to_dict` returned."""
-        measurements = tuple(Measurement(**entry) for entry in entries["measurements"])
-        return cls(**{**entries, "measurements": measurements})
+        """Builds a report from what :meth:`to_dict` returned.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+            ValueError: There is no measurement in it, or a time that is none.
+        """
+        report = from_plain(cls, entries)
+        if not report.measurements or not all(0 < entry.p50_ms < float("inf") for entry in report.measurements):
+            raise ValueError("there is no measurement, or a time that is none")
+        return report
 
     def table(self, *, markdown: bool = False) -> str:
         """All measurements as one table."""
@@ -85,26 +92,14 @@ class LatencyReport:
         """The table and the notes as GitHub Markdown."""
         return "\n".join([self.table(markdown=True), "", *(f"- {note}" for note in self.notes()), ""])
 
-    def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> dict[str, Path]:
-        """Writes ``latency.json``, ``.csv``, ``.md`` and ``.png``.
+    def write(self, folder: Path) -> None:
+        """Writes ``latency.json``, ``.csv`` and ``.md`` into a folder that is there.
 
-        Args:
-            folder: Folder to write; it appears whole or not at all.
-            overwrite: Whether a non-empty folder is replaced.
-
-        Returns:
-            File ending -> path.
-
-        Raises:
-            CheckpointError: The folder is not empty, or the disk refuses.
+        :func:`cahp_plugin.report.save_latency` adds a picture, and replaces the folder in one step.
         """
-        with replaced_folder(folder, overwrite=overwrite) as partial:
-            (partial / "latency.json").write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            (partial / "latency.md").write_text(self.to_markdown(), encoding="utf-8")
-            with open(partial / "latency.csv", "w", encoding="utf-8", newline="") as file:
-                writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Measurement)])
-                writer.writeheader()
-                writer.writerows(dataclasses.asdict(entry) for entry in self.measurements)
-            plot_latency(self.measurements, self.title()).savefig(partial / "latency.png", dpi=style.DPI)
-        endings = ("json", "csv", "md", "png")
-        return {ending: Path(folder) / f"latency.{ending}" for ending in endings}
+        (folder / LATENCY_NAME).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (folder / "latency.md").write_text(self.to_markdown(), encoding="utf-8")
+        with open(folder / "latency.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Measurement)])
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(entry) for entry in self.measurements)

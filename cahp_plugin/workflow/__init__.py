@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from cahp_plugin._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from cahp_plugin.results import DeployReport, PruneReport
     from cahp_plugin.workflow.compare import compare_methods
-    from cahp_plugin.workflow.deploy import DeployReport, deploy_classifier
-    from cahp_plugin.workflow.prune import PruneReport, load_classifier, prune_classifier
+    from cahp_plugin.workflow.deploy import deploy_classifier
+    from cahp_plugin.workflow.prune import load_classifier, prune_classifier
 
 __all__ = [
     "DeployReport",

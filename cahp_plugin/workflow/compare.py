@@ -18,7 +18,6 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.page import write_comparison_page
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
@@ -32,6 +31,7 @@ from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
+from cahp_plugin.report import write_folder_page
 from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.units.counts import HeadUnits
@@ -190,7 +190,7 @@ def compare_methods(
     comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None)
     everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
     here.share(lambda: _write_structure(everything))
-    here.share(lambda: write_comparison_page(folder))
+    here.share(lambda: write_folder_page(folder))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison

@@ -13,68 +13,12 @@ from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.quantize import Preset
-from cahp_plugin.latency import LatencyReport, measure_latency
+from cahp_plugin.latency import measure_latency
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
-from cahp_plugin.report import format_table
-from cahp_plugin.workflow.prune import PruneReport, prune_classifier, read_from
-
-DEPLOY_REPORT_NAME = "cahp_deploy"
-
-
-@dataclasses.dataclass(frozen=True)
-class DeployReport:
-    """What :func:`deploy_classifier` made and measured.
-
-    Attributes:
-        output: The folder: ``dense``, ``dense-int8``, ``pruned-onnx``, ``pruned-int8`` (graphs), ``pruned`` (the
-            checkpoint), ``latency``, and this report as ``cahp_deploy.json`` and ``.md``.
-        pruning: Selection, pruning and recovery.
-        exports: Folder name -> export.
-        latency: Times of the four graphs, the dense fp32 one as reference.
-    """
-
-    output: Path
-    pruning: PruneReport
-    exports: dict[str, ExportReport]
-    latency: LatencyReport
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain JSON values."""
-        exports = {}
-        for name, report in self.exports.items():
-            exports[name] = {key: value for key, value in report.to_dict().items() if key != "output"}
-        pruning = {key: value for key, value in self.pruning.to_dict().items() if key not in ("output", "figures")}
-        return {"pruning": pruning, "exports": exports, "latency": self.latency.to_dict()}
-
-    def rows(self) -> list[dict[str, str]]:
-        """One row a graph: heads, size, accuracy, and the median time and its ratio at each length."""
-        reference = self.exports["dense"]
-        rows = []
-        for name, export in self.exports.items():
-            evaluation = export.quantized or export.fp32
-            assert evaluation is not None  # every export here was evaluated
-            row = {
-                "graph": name,
-                "heads": f"{export.num_heads}",
-                "MiB": f"{export.mib:.1f} ({100 * export.mib / reference.mib:.0f} %)",
-                "accuracy": f"{100 * evaluation.accuracy:.2f} %",
-                "same class as fp32": "" if export.agreement is None else f"{100 * export.agreement:.2f} %",
-            }
-            for entry in self.latency.measurements:
-                if entry.target == name:
-                    theory = f", theory {entry.theory:.2f}" if export.quantize is None else ""
-                    row[f"ms at {entry.sequence_length}"] = f"{entry.p50_ms:.2f} ({entry.ratio:.2f}x{theory})"
-            rows.append(row)
-        return rows
-
-    def __str__(self) -> str:
-        return "\n".join([str(self.pruning), "", format_table(self.rows()), "", *self.latency.notes()])
-
-    def to_markdown(self) -> str:
-        """The comparison of the four graphs as GitHub Markdown."""
-        notes = (f"- {note}" for note in self.latency.notes())
-        return "\n".join([format_table(self.rows(), markdown=True), "", *notes, ""])
+from cahp_plugin.report import save_latency
+from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
+from cahp_plugin.workflow.prune import prune_classifier, read_from
 
 
 def deploy_classifier(
@@ -167,12 +111,10 @@ def deploy_classifier(
             warmup=warmup,
             memory=memory,
         )
-        latency.save(partial / "latency")
+        save_latency(latency, partial / "latency")
         report = DeployReport(Path(output_dir), _moved(pruning, partial, Path(output_dir)), exports, latency)
-        (partial / f"{DEPLOY_REPORT_NAME}.json").write_text(
-            json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8"
-        )
-        (partial / f"{DEPLOY_REPORT_NAME}.md").write_text(report.to_markdown(), encoding="utf-8")
+        (partial / DEPLOY_NAME).write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (partial / DEPLOY_NAME).with_suffix(".md").write_text(report.to_markdown(), encoding="utf-8")
     return report
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import os
 import time
@@ -35,87 +34,15 @@ from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
 from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.report import format_table, save_figures
-from cahp_plugin.report.html import read_contents, write_page
-from cahp_plugin.report.html.page import PAGE_NAME
+from cahp_plugin.report import save_figures, write_folder_page
+from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport
 from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.units import attention_layers
 
 logger = logging.get_logger(__name__)
 
-REPORT_NAME = "cahp_report.json"
 _RELOAD_TOLERANCE = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class PruneReport:
-    """What :func:`prune_classifier` did.
-
-    Attributes:
-        selection: The heads kept, and why.
-        stages: The model before pruning, after it, and after recovery.
-        seconds: Wall-clock seconds of each phase.
-        reload_difference: Largest absolute difference of a logit between the model and its reloaded copy; ``None``
-            where nothing was saved.
-        output: Folder of the pruned model, or ``None``.
-        figures: Paths of the pictures by name.
-        versions: Versions of the packages that decide the result.
-        recovery: Settings of the recovery.
-    """
-
-    selection: HeadSelection
-    stages: tuple[Stage, ...]
-    seconds: dict[str, float]
-    reload_difference: float | None
-    output: Path | None
-    figures: dict[str, Path]
-    versions: dict[str, str]
-    recovery: RecoverySettings | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
-        return {
-            "num_heads": self.selection.num_heads,
-            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.heads.items()},
-            "knee": self.selection.knee,
-            "note": self.selection.note,
-            "stages": [dataclasses.asdict(stage) for stage in self.stages],
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "reload_difference": self.reload_difference,
-            "output": None if self.output is None else str(self.output),
-            "figures": {name: str(path) for name, path in self.figures.items()},
-            "config": self.selection.config.to_dict(),
-            # training_arguments may hold anything: what JSON does not know becomes its text.
-            "recovery": json.loads(
-                json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
-            ),
-            "versions": self.versions,
-        }
-
-    def __str__(self) -> str:
-        dense = self.stages[0]
-        stages = format_table(
-            [
-                {
-                    "model": stage.name,
-                    "heads": f"{stage.heads}",
-                    "parameters": f"{stage.parameters:,}",
-                    "of dense": f"{100 * stage.parameters / dense.parameters:.1f} %",
-                    "accuracy": f"{100 * stage.accuracy:.2f} %",
-                    "loss (nat)": f"{stage.loss:.3f}",
-                }
-                for stage in self.stages
-            ]
-        )
-        phases = format_table([{"phase": name, "seconds": f"{value:.1f}"} for name, value in self.seconds.items()])
-        lines = [str(self.selection), "", stages, "", phases]
-        if self.output is not None:
-            lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
-        lines += [f"Figure: {path}" for path in self.figures.values()]
-        if self.output is not None and self.figures:
-            lines.append(f"All in one page: {self.output / PAGE_NAME}")
-        return "\n".join(lines)
 
 
 def prune_classifier(
@@ -228,12 +155,20 @@ def prune_classifier(
                 except CheckpointError as error:
                     raise CheckpointError(f"{error} It is in {keep_beside(partial, output)}.") from error
         report = PruneReport(
-            selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
+            selection,
+            tuple(stages),
+            clock.seconds,
+            difference,
+            output,
+            pictures,
+            package_versions(),
+            recovery,
+            here.size,
         )
         if partial is not None and output is not None:
             # The folder may be moved: what it holds does not say where it lies.
             entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
-            write_text(partial / REPORT_NAME, json.dumps(entries, indent=2) + "\n")
+            write_text(partial / PRUNE_NAME, json.dumps(entries, indent=2) + "\n")
             if figures:
                 _write_page(partial, output)
         here.all(None)  # the folder appears once all have come so far
@@ -243,8 +178,7 @@ def prune_classifier(
 def _write_page(folder: Path, place: Path) -> None:
     """Writes the page about a folder that will lie at ``place``."""
     try:
-        contents = dataclasses.replace(read_contents(folder), name=place.absolute().name)
-        write_page([contents], folder / PAGE_NAME)
+        write_folder_page(folder, name=place.absolute().name)
     except Exception as error:  # whatever it is, it must not cost the pruned model
         logger.warning(f"{PAGE_NAME} could not be made ({type(error).__name__}: {error}); all else is in {place}.")
 

@@ -122,8 +122,7 @@ def test_moments_do_not_depend_on_the_order():
     labels = torch.arange(40) % 4
     shuffled = torch.randperm(40, generator=torch.Generator().manual_seed(2))
     one, other = (
-        moments_of(values, labels, order.split(7), range(4)).finish(range(4))
-        for order in (torch.arange(40), shuffled)
+        moments_of(values, labels, order.split(7), range(4)).finish(range(4)) for order in (torch.arange(40), shuffled)
     )
     torch.testing.assert_close(one[0], other[0], rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(one[1], other[1], rtol=1e-5, atol=1e-8)

@@ -1,12 +1,13 @@
 """What the page can't be made from: it is told, and nothing is written."""
 
 import json
+import re
 
 import pytest
-from pages import check_whole, head_map_entry, report, selection, write_runs, write_selection
+from pages import check_whole, copy_examples, head_map_entry, report, selection, write_runs, write_selection
 
 from cahp_plugin.errors import CheckpointError
-from cahp_plugin.report.html import Contents, read_contents
+from cahp_plugin.report import Contents, read_folder
 
 
 def test_mistakes_are_told_and_nothing_is_written(tmp_path, capsys):
@@ -69,7 +70,42 @@ def test_a_file_that_is_there_is_only_replaced_when_asked(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["page.html"]
 
 
-def test_a_folder_with_nothing_is_false(tmp_path):
-    assert not read_contents(tmp_path) and not Contents("x")
+def test_a_folder_with_nothing_is_told(tmp_path):
+    assert not Contents("x")
+    with pytest.raises(CheckpointError, match="nothing to report"):
+        read_folder(tmp_path)
     with pytest.raises(CheckpointError, match="no folder"):
-        read_contents(tmp_path / "missing")
+        read_folder(tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"),
+    [
+        ("latency.json", ("measurements", 0, "p50_ms"), "fast"),
+        ("latency.json", ("measurements", 0, "p50_ms"), float("nan")),
+        ("latency.json", ("measurements",), []),
+        ("latency.json", ("settings",), None),
+        ("cahp_deploy.json", ("pruning", "kept"), {"0": [-1]}),
+        ("cahp_deploy.json", ("pruning", "kept"), {"100000000": [0]}),
+        ("cahp_deploy.json", ("pruning", "stages", 0, "accuracy"), None),
+        ("cahp_deploy.json", ("pruning", "recovery"), {"method": "prayer"}),
+        ("cahp_deploy.json", ("exports", "dense", "parity"), 3),
+        ("cahp_deploy.json", ("exports", "dense", "fp32"), {"accuracy": 1}),
+        ("setup.json", ("config",), {"polynomial_degree": 99}),
+        ("setup.json", ("recovery",), {"epochs": "many"}),
+        ("structure.json", ("knee",), {"rows": 3}),
+    ],
+)
+def test_a_value_that_is_none_of_its_kind_is_told_with_its_file(name, place, value, tmp_path):
+    copy_examples(tmp_path)
+    write_runs(tmp_path / "runs", ["cahp"])
+    (tmp_path / "runs" / "structure.json").write_text('{"knee": null}')
+    folder = next(path.parent for path in sorted(tmp_path.glob(f"*/{name}")))
+    values = json.loads((folder / name).read_text())
+    inner = values
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (folder / name).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=re.escape(str(folder / name))):
+        read_folder(folder)

@@ -1,34 +1,41 @@
-"""What the page is put together from: markup, scales, colours."""
+"""What the page is put together from: pictures as elements of a page, and colours."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from pages import Reader, selection
 
-from cahp_plugin.report.html.axes import ticks
-from cahp_plugin.report.html.markup import Html, table, tag
-from cahp_plugin.report.html.style import _DARK, _LIGHT, SERIES, sheet
+from cahp_plugin.report import style
+from cahp_plugin.report.selection import heads_per_layer, kept_heads
 
-
-def test_markup_escapes_all_but_markup():
-    assert tag("p", "a < b & c", Html("<b>x</b>"), title='"<', class_="k", stroke_width=0.126, hidden=None) == (
-        '<p title="&quot;&lt;" class="k" stroke-width="0.13">a &lt; b &amp; c<b>x</b></p>'
-    )
-    assert tag("p", Html("<b>") + "x") == "<p>&lt;b&gt;x</p>"  # joined with plain text it is plain text
-    found = table("t", [{"a": "x", "b": "1.5"}, {"a": "<y>", "b": "2"}])
-    assert '<th scope="row">&lt;y&gt;</th><td class="number">2</td>' in found
-    assert table("t", []) == ""
+SHEET = (style.FOLDER / "page.css").read_text()
+LIGHT, DARK = (dict(re.findall(r"--([\w-]+):(#\w{6})", part)) for part in SHEET.split("@media")[:2])
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (2, 71), (-15.2, 6.1), (0.47, 0.95), (0, 109.2), (1e-4, 3e-4)])
-def test_ticks_are_round_and_inside(low, high):
-    found = ticks(low, high)
-    assert 2 <= len(found) <= 6 and low - 1e-9 <= found[0] and found[-1] <= high + 1e-9
-    steps = np.diff(found)
-    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
-    assert float(f"{steps[0]:.1e}"[:3]) in (1, 2, 5)
-    assert all(value == int(value) for value in ticks(2, 5, whole=True))
-    assert ticks(3, 3) == [3]
+def test_the_element_is_the_file_in_colours_of_the_page(tmp_path):
+    chart = heads_per_layer(selection())
+    path = chart.save(tmp_path, formats=("svg",))
+    element, file = chart.svg("a"), path.read_text()
+    assert file.count("<use ") == element.count("<use ") and f"{style.KEPT}" in file
+    assert style.KEPT not in element and "var(--kept)" in element
+    assert chart.title in file  # a file has its title in the picture, a page above it
+    assert chart.title not in "".join(node.text() for node in Reader(element).root.all("text"))
+
+
+def test_ids_of_two_pictures_of_a_page_differ():
+    chart = kept_heads(selection())
+    one, other = (set(re.findall(r' id="([^"]*)"', chart.svg(name))) for name in ("a", "b"))
+    assert one and not one & other
+
+
+def test_words_of_a_picture_are_escaped():
+    chart = dataclasses.replace(heads_per_layer(selection()), title="<script>", description="\"'&<img>")
+    root = Reader(chart.svg("a")).root
+    assert root.all("title")[0].text() == "<script>" and root.all("desc")[0].text() == "\"'&<img>"
+    assert not root.all("script") and not root.all("img")
 
 
 def contrast(one, other):
@@ -43,21 +50,28 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize(("theme", "colours"), [(0, _LIGHT), (1, _DARK)], ids=["light", "dark"])
-def test_colours_can_be_told_from_the_ground(theme, colours):
+def test_the_palette_is_whole():
+    assert list(LIGHT) == list(DARK) == list(style.PALETTE) and style.PALETTE == LIGHT
+    look = (style.FOLDER / "cahp.mplstyle").read_text()
+    assert {f"#{colour}" for colour in re.findall(r": ([0-9a-f]{6})$", look, re.MULTILINE)} <= set(LIGHT.values())
+    for colour in set(LIGHT.values()):  # one colour, one meaning: it is told from the picture what a page shows
+        assert len({DARK[name] for name in LIGHT if LIGHT[name] == colour}) == 1
+    assert len(set(style.SERIES)) == len(style.SERIES) == 12 and len(set(style.MARKERS)) == 13
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+def test_colours_can_be_told_from_the_ground(colours):
     for ground in ("card", "page"):
         for name in ("ink", "muted", "kept"):
             assert contrast(colours[name], colours[ground]) >= 4.5, name  # text
     assert contrast(colours["accent"], colours["card"]) >= 4.5
-    assert contrast(colours["on-kept"], colours["kept"]) >= 4.5
-    for pair in SERIES:
-        assert contrast(pair[theme], colours["card"]) >= 3  # marks
+    for name in colours:
+        if name.startswith("series"):
+            assert contrast(colours[name], colours["card"]) >= 3  # marks
     # The number on a cell, at every shade of the table of layers.
     kept, card = ([int(colours[name][i : i + 2], 16) for i in (1, 3, 5)] for name in ("kept", "card"))
-    for shade in np.linspace(0, float(colours["depth"]), 20):
+    for shade in np.linspace(0, style.DEPTH, 20):
         mixed = "#" + "".join(f"{round(shade * a + (1 - shade) * b):02x}" for a, b in zip(kept, card, strict=True))
         assert contrast(colours["ink"], mixed) >= 4.5, shade
-    layers = re.findall(r"--layer-\d+:(#\w{6})", sheet(24))
-    assert len(layers) == 48 and len(set(layers[:24])) == 24
-    for colour in layers[24 * theme : 24 * (theme + 1)]:
-        assert contrast(colour, colours["card"]) >= 1.8
+    for red, green, blue, _ in (255 * colormaps["viridis"](np.linspace(*style.LAYERS, 24))).astype(int):
+        assert contrast(f"#{red:02x}{green:02x}{blue:02x}", colours["card"]) >= 1.8

@@ -5,17 +5,19 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from packaging.requirements import Requirement
 from pages import selection
 from PIL import Image
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.report import format_table, save_figures
-from cahp_plugin.report.figures import plot_curve, plot_graph_space, plot_heads_per_layer, plot_kept_heads
+from cahp_plugin.report import save_figures, style
+from cahp_plugin.report.selection import graph_space, heads_per_layer, kept_heads, mss_curve
+from cahp_plugin.table import format_table
 
 
 def test_all_figures_are_written(tmp_path):
-    style = dict(matplotlib.rcParams)
+    before = dict(matplotlib.rcParams)
     paths = save_figures(selection(), tmp_path / "figures", formats=("png", "svg"))
     assert sorted(paths) == ["graph_space", "heads_per_layer", "kept_heads", "mss_curve"]
     assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == sorted(
@@ -24,23 +26,39 @@ def test_all_figures_are_written(tmp_path):
     for path in paths.values():
         with Image.open(path) as picture:
             assert picture.width >= 500 and len(set(picture.convert("L").tobytes())) > 20  # drawn, not blank
-    assert dict(matplotlib.rcParams) == style
+    assert dict(matplotlib.rcParams) == before
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
 def test_the_pictures_show_the_selection():
     found = selection()
     kept = [len(found.kept.heads[layer]) for layer in range(4)]
-    axes = plot_heads_per_layer(found).axes[0]
-    assert [bar.get_height() for bar in axes.containers[1]] == kept
-    assert plot_kept_heads(found).axes[0].get_title(loc="left") == f"{found.num_heads} of 24 heads kept"
-    assert len(plot_kept_heads(found).axes[0].patches) == 24
-    lines = plot_curve(found).axes[0].lines
-    np.testing.assert_allclose(lines[0].get_ydata(), found.curve.mss)
+    axes = heads_per_layer(found).figure.axes[0]
+    assert [[bar.get_height() for bar in bars] for bars in axes.containers] == [[6] * 4, kept]
+    assert [text.get_text() for text in axes.texts] == [str(count) for count in kept]
+    lines = mss_curve(found).figure.axes[0].lines
+    np.testing.assert_allclose(lines[0].get_xydata().T, [found.curve.k, found.curve.mss])
     np.testing.assert_allclose(lines[1].get_ydata(), found.curve.smoothed)
     assert found.num_clusters in lines[2].get_xdata()
-    dropped, ringed = plot_graph_space(found).axes[0].collections
-    assert len(ringed.get_offsets()) == found.num_heads and len(dropped.get_offsets()) == 24 - found.num_heads
+    links, dropped, ringed = graph_space(found).figure.axes[0].collections
+    rows = np.array([head in found.kept.heads[layer] for layer, head in found.heads])
+    np.testing.assert_allclose(ringed.get_offsets(), found.coordinates[rows])
+    np.testing.assert_allclose(dropped.get_offsets(), found.coordinates[~rows])
+    assert to_hex(ringed.get_edgecolors()[0]) == style.ACCENT and len(links.get_segments()) == 24 - found.num_heads
+    for start, end in links.get_segments():  # from a removed head to one that is kept in its cluster
+        places = [int(np.flatnonzero((found.coordinates == point).all(axis=1))[0]) for point in (start, end)]
+        assert list(rows[places]) == [False, True] and found.clusters[places[0]] == found.clusters[places[1]]
+
+
+def test_each_square_of_the_map_is_its_head():
+    found = selection(absent=[(1, 2)])
+    (squares,) = kept_heads(found).figure.axes[0].collections
+    for place, colour in enumerate(squares.get_facecolors()):
+        layer, head = divmod(place, 6)
+        np.testing.assert_allclose(squares.get_paths()[place].vertices[:4].mean(axis=0), (head, layer))
+        assert (to_hex(colour) == style.KEPT) == (head in found.kept.heads[layer])
+        salience = found.salience[layer, head]
+        assert colour[3] == pytest.approx(0 if np.isnan(salience) else 0.5 + 0.5 * np.sqrt(salience))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +90,8 @@ def test_pictures_are_part_of_a_plain_install():
 def test_selections_read_back_are_drawn_the_same():
     found = selection()
     copy = dataclasses.replace(type(found).from_dict(found.to_dict()))
-    assert len(plot_kept_heads(copy).axes[0].patches) == 24
+    for draw in (kept_heads, heads_per_layer, mss_curve, graph_space):
+        assert draw(copy).svg("a") == draw(found).svg("a")
 
 
 def test_tables():

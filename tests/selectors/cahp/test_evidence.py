@@ -8,7 +8,10 @@ from cahp_plugin.errors import DataError, SelectionError
 
 HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
 SALIENCE = np.array([[0.9, 0.1, 0.2], [0.5, 0.8, 0.7], [0.3, 0.4, 0.6]])
-MEASURED = {"separation": np.random.default_rng(0).random((9, 4)), "distances": np.random.default_rng(1).random((9, 9))}
+MEASURED = {
+    "separation": np.random.default_rng(0).random((9, 4)),
+    "distances": np.random.default_rng(1).random((9, 9)),
+}
 
 
 @pytest.mark.parametrize("broken", ["separation", "distances", "salience"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from cahp_plugin.report.html.charts_comparison import DENSE, REFERENCE, counts_of, extremes, methods_of, named
-from cahp_plugin.report.html.data import Compared, Pruned, Timed
+from collections.abc import Sequence
+
+from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
+from cahp_plugin.latency import Measurement
+from cahp_plugin.report.compared import best_of, counts_of, dense_of, methods_of, named
+from cahp_plugin.report.contents import Contents
 
 _AFTER = {
     "one-shot": "without any recovery",
@@ -13,36 +17,38 @@ _AFTER = {
 }
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(share: float) -> str:
     """A share in [0, 1] in %."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.1f}\u00a0%"
 
 
-def of_pruned(pruned: Pruned) -> str:
+def of_pruning(contents: Contents) -> str:
     """What was removed, and what that cost."""
-    who = pruned.architecture or "The model"
+    selection, stages = contents.selection, contents.pruning.stages if contents.pruning else ()
+    assert selection is not None
     sentence = (
-        f"{who} keeps {pruned.num_heads} of its {pruned.num_present} attention heads "
-        f"({percent(pruned.num_heads / max(pruned.num_present, 1))})."
+        f"{contents.architecture or 'The model'} keeps {selection.num_heads} of its "
+        f"{selection.num_present} attention heads "
+        f"({percent(selection.num_heads / max(selection.num_present, 1))})."
     )
-    if len(pruned.stages) > 1:
-        first, last = pruned.stages[0], pruned.stages[-1]
-        after = _AFTER.get(last["name"], f"after the stage \u201c{last['name']}\u201d")
+    if len(stages) > 1:
+        first, last = stages[0], stages[-1]
+        after = _AFTER.get(last.name, f"after the stage \u201c{last.name}\u201d")
         sentence += (
-            f" Accuracy on the evaluation set goes from {percent(first['accuracy'])} to {percent(last['accuracy'])} "
-            f"{after}; {percent(last['parameters'] / max(first['parameters'], 1))} of the parameters are left."
+            f" Accuracy on the evaluation set goes from {percent(first.accuracy)} to {percent(last.accuracy)} "
+            f"{after}; {percent(last.parameters / max(first.parameters, 1))} of the parameters are left."
         )
     return sentence
 
 
-def of_comparison(compared: Compared) -> str:
+def of_comparison(rows: Sequence[Row], num_examples: int) -> str:
     """Who is best with the fewest heads, and how sure it is that others differ from CAHP."""
-    rows = [row for row in compared.rows if row.method != DENSE]
-    dense, best, own = extremes(compared)
-    names = methods_of(compared)
+    dense, names = dense_of(rows), methods_of(rows)
+    best, own = best_of(rows)
+    rows = [row for row in rows if row.method != DENSE]
     ways = f"{len(names)} ways of choosing heads are" if len(names) != 1 else "One way of choosing heads is"
-    sentence = f"{ways} compared at {_listed([str(count) for count in counts_of(compared)])} heads"
-    sentence += f", on {compared.runs[0].num_examples:,} test examples."
+    sentence = f"{ways} compared at {_listed([str(count) for count in counts_of(rows)])} heads"
+    sentence += f", on {num_examples:,} test examples."
     if dense is not None:
         sentence += f" The dense model, with {dense.num_heads} heads, is right for {percent(dense.mean)} of them."
     where, shown = ("", "") if best.validation is None else (" on the validation set", " on the test set")
@@ -71,18 +77,19 @@ def of_comparison(compared: Compared) -> str:
     return sentence
 
 
-def of_times(timed: Timed) -> str:
+def of_times(entries: Sequence[Measurement]) -> str:
     """How much faster the fastest is, where it is compared with a reference."""
-    entries = timed.measurements
     reference = entries[0]
-    length = max(entry["sequence_length"] for entry in entries)
-    batch = reference["batch_size"]
-    at = [entry for entry in entries if (entry["batch_size"], entry["sequence_length"]) == (batch, length)]
-    others = [entry for entry in at if entry["target"] != reference["target"]]
-    if not others:
-        return f"{reference['target']} takes {at[0]['p50_ms']:.1f} ms a call at {length} tokens (median)."
-    said = [f"{entry['target']} takes {entry['ratio']:.2f} times as long as {reference['target']}" for entry in others]
-    return f"At {length} tokens, batch of {batch}: {_listed(said)}."
+    length = max(entry.sequence_length for entry in entries)
+    at = [e for e in entries if (e.batch_size, e.sequence_length) == (reference.batch_size, length)]
+    said = [
+        f"{entry.target} takes {entry.ratio:.2f} times as long as {reference.target}"
+        for entry in at
+        if entry.target != reference.target
+    ]
+    if not said:
+        return f"{reference.target} takes {reference.p50_ms:.1f} ms a call (median)."
+    return f"At {length} tokens, batch of {reference.batch_size}: {_listed(said)}."
 
 
 def _listed(words: list[str]) -> str:

@@ -1,0 +1,101 @@
+"""The commands that lead to a result, put together from its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cahp_plugin.compare import Comparison
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.latency import LatencyReport
+from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.report.compared import counts_of, methods_of, recoveries_of
+from cahp_plugin.report.contents import Contents, settings_of
+from cahp_plugin.results import PruneReport
+
+
+def commands(contents: Contents) -> list[str]:
+    """The commands for what a folder holds; words in capitals stand for the user's own files."""
+    found = []
+    output = {"output": contents.name}
+    if contents.config is not None:
+        options = _changed(contents.config, CAHPConfig()) | _recovery(contents.pruning)
+        if contents.deployed and contents.latency is not None:
+            options |= _lengths(contents.latency) | _settings(contents.latency, ("threads", "rounds", "warmup"))
+        verb = "deploy" if contents.deployed else "prune"
+        found.append(_command(f"cahp {verb} MODEL --train TRAIN --eval EVAL", output | options))
+    if contents.comparison is not None:
+        data = "--train TRAIN --test TEST" + (" --eval EVAL" if contents.comparison.setup.get("eval") else "")
+        found.append(_command(f"cahp compare MODEL {data}", output | _comparison(contents.comparison)))
+    if contents.deployed:
+        return found
+    for export in contents.exports.values():
+        options = {"quantize": export.quantize, "optimize": export.optimize}
+        found.append(_command("cahp export -m MODEL", output | options))
+    if contents.latency is not None:
+        entries = contents.latency.measurements
+        targets = dict.fromkeys(shlex.quote(entry.target) for entry in entries)
+        options = {"batch_size": list(dict.fromkeys(entry.batch_size for entry in entries))}
+        options |= _lengths(contents.latency)
+        options |= _settings(contents.latency, ("threads", "rounds", "warmup", "device", "seed"))
+        found.append(_command(f"cahp benchmark {' '.join(targets)}", output | options))
+    return found
+
+
+def _command(start: str, options: Mapping[str, Any]) -> str:
+    """One option a line, as a shell takes it; those that are ``None`` are left out."""
+    lines = [start]
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if value is not None:
+            lines.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(entry)) for entry in values)}")
+    return " \\\n  ".join(lines)
+
+
+def _changed(settings: Any, defaults: Any) -> dict[str, Any]:
+    """The settings that are not the default, as text."""
+    values = dataclasses.asdict(settings)
+    return {name: str(value) for name, value in values.items() if value != getattr(defaults, name)}
+
+
+def _recovery(pruning: PruneReport | None) -> dict[str, Any]:
+    if pruning is not None and pruning.recovery is not None:
+        return {"recover": pruning.recovery.method, **_recovery_options(pruning.recovery)}
+    names = [stage.name for stage in pruning.stages] if pruning else []  # an older report names the stages alone
+    steps = {"bias": "bias", "least-squares": "least-squares", "recovered": "finetune"}
+    return {"recover": "+".join(step for name, step in steps.items() if name in names) or "none"}
+
+
+def _recovery_options(settings: RecoverySettings) -> dict[str, Any]:
+    options = _changed(settings, RecoverySettings(method=settings.method))
+    if "num_examples" in options:
+        options["recover_examples"] = options.pop("num_examples")
+    if "training_arguments" in options:
+        options["training_arguments"] = json.dumps(dict(settings.training_arguments), default=str)
+    return options
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    rows = comparison.rows()
+    methods = methods_of(rows)
+    config, recovery = settings_of(comparison)
+    config = dataclasses.replace(config, seed=0, num_heads=None)  # each run's own
+    return {
+        "methods": ",".join(methods),
+        "heads": counts_of(rows),
+        "seeds": sorted({run.seed for run in comparison.runs if run.method in methods}),
+        "recover": recoveries_of(rows),
+        **_recovery_options(recovery),
+        **_changed(config, CAHPConfig()),
+    }
+
+
+def _lengths(latency: LatencyReport) -> dict[str, Sequence[int]]:
+    return {"sequence_length": list(dict.fromkeys(entry.sequence_length for entry in latency.measurements))}
+
+
+def _settings(latency: LatencyReport, names: Sequence[str]) -> dict[str, Any]:
+    return {name: latency.settings.get(name) for name in names}

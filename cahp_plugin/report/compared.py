@@ -1,0 +1,61 @@
+"""What the rows of a comparison are about, in the order in which pictures, tables and sentences take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
+from cahp_plugin.selectors import selectors
+
+RANDOM = "random"
+RECOVERIES = {
+    "none": "no recovery",
+    "bias": "biases repaired",
+    "least-squares": "least-squares repair",
+    "finetune": "fine-tuning",
+    "least-squares+finetune": "repair, then fine-tuning",
+}
+
+
+def methods_of(rows: Sequence[Row]) -> dict[str, int]:
+    """Way of choosing heads that was run -> its place among all ways, in that order: the same in every comparison."""
+    names = [row.method for row in rows if row.method != DENSE]
+    places = {name: place for place, name in enumerate(dict.fromkeys([*selectors(), *names]))}
+    return {name: place for name, place in places.items() if name in names}
+
+
+def recoveries_of(rows: Sequence[Row]) -> list[str]:
+    """Recoveries in the order of growing effort."""
+    return sorted({row.recover for row in rows if row.method != DENSE}, key=place_of)
+
+
+def place_of(recovery: str) -> tuple[int, str]:
+    """Where a recovery stands in that order; those that are not known come last."""
+    known = list(RECOVERIES)
+    return (known.index(recovery) if recovery in known else len(known)), recovery
+
+
+def counts_of(rows: Sequence[Row]) -> list[int]:
+    """Numbers of heads, the highest first."""
+    return sorted({row.num_heads for row in rows if row.method != DENSE}, reverse=True)
+
+
+def dense_of(rows: Sequence[Row]) -> Row | None:
+    """The dense model's row."""
+    return next((row for row in rows if row.method == DENSE), None)
+
+
+def best_of(rows: Sequence[Row]) -> tuple[Row, Row | None]:
+    """Rows of the best way with the fewest heads, and of CAHP with the same recovery, where it was run.
+
+    The best is that on the validation set where there is one, else on the test set.
+    """
+    fewest = [row for row in rows if row.method != DENSE and row.num_heads == counts_of(rows)[-1]]
+    best = max(fewest, key=lambda row: row.mean if row.validation is None else row.validation)
+    own = [row for row in fewest if row.method == REFERENCE and row.recover == best.recover]
+    return best, own[0] if own else None
+
+
+def named(recovery: str) -> str:
+    """A recovery in words."""
+    return RECOVERIES.get(recovery, recovery)

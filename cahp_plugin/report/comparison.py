@@ -1,0 +1,166 @@
+"""Pictures of a comparison: accuracy against heads, differences from CAHP, and where the heads stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
+from cahp_plugin.compare.structure import HeadPlaces
+from cahp_plugin.report import style
+from cahp_plugin.report.chart import Chart, add_legend, new_figure, short, styled
+from cahp_plugin.report.compared import RANDOM, counts_of, dense_of, methods_of, named, recoveries_of
+from cahp_plugin.report.selection import add_cells, show_indices
+
+
+def look_of(method: str, place: int) -> dict[str, Any]:
+    """Colour and shape of a way of choosing heads, by its place among all; the colours and the shapes go round."""
+    colour = style.MUTED if method == RANDOM else style.SERIES[place % len(style.SERIES)]
+    return {"color": colour, "marker": style.MARKERS[place % len(style.MARKERS)], "mec": style.CARD, "mew": 0.8}
+
+
+@styled
+def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
+    """Accuracy against heads kept: a panel for each recovery, a line for each way of choosing heads.
+
+    Bars are the standard deviation over seeds. CAHP is the thick line, the model before pruning the dashed one.
+
+    Args:
+        rows: All rows of the comparison; they give the scales, which are the same for every picture of it.
+        recoveries: Those to draw.
+    """
+    methods, counts, dense = methods_of(rows), counts_of(rows), dense_of(rows)
+    figure, panels = new_figure(350 + 7 * len(methods), columns=len(recoveries))
+    ends = [100 * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1)]
+    pad = max(0.08 * (max(ends) - min(ends)), 0.5)
+    # A little apart, so that bars do not hide each other; the lines' order is that of the legend.
+    shift = 0.05 * max(counts[0] - counts[-1], 4) / len(methods)
+    handles: dict[str, Any] = {}
+    told = []
+    for axes, recovery in zip(panels, recoveries, strict=True):
+        for position, (name, place) in enumerate(methods.items()):
+            line = [row for row in rows if (row.method, row.recover) == (name, recovery)]
+            if not line:
+                continue
+            own = name == REFERENCE
+            handles[name] = axes.errorbar(
+                [row.num_heads + (position - (len(methods) - 1) / 2) * shift for row in line],
+                [100 * row.mean for row in line],
+                [100 * (row.deviation or 0.0) for row in line],
+                lw=2.6 if own else 1.1, ms=9 if own else 7, elinewidth=1.2, zorder=5 if own else 3,
+                **look_of(name, place),
+            ).lines[0]  # fmt: skip
+            for row in line:
+                spread = "" if row.deviation is None else f" \u00b1 {100 * row.deviation:.1f}"
+                told.append(f"{name}, {row.num_heads} heads: {100 * row.mean:.1f}{spread} % ({row.num_seeds} seeds)")
+        if dense is not None:
+            handles[f"dense, {dense.num_heads} heads"] = axes.axhline(100 * dense.mean, color=style.INK, lw=1, ls="--")
+        axes.set_ylim(min(ends) - pad, max(ends) + pad)
+        axes.set_xlabel("heads kept")
+        axes.set_xticks(_apart(counts))
+        axes.set_title("accuracy, %" if len(panels) == 1 else f"{named(recovery)}: accuracy, %")
+        axes.grid(axis="y")
+    add_legend(figure, list(handles.values()), [short(name, 32) for name in handles])
+    words = " and ".join(named(recovery) for recovery in recoveries)
+    title = words.capitalize() if len(panels) == 1 else "Accuracy against heads kept"
+    return Chart("accuracy", title, f"Accuracy against heads kept after {words}. {'; '.join(told)}.", figure)
+
+
+def _apart(counts: Sequence[int]) -> list[int]:
+    """Numbers of heads, from the highest down, whose names do not cover each other on an axis."""
+    shown = [counts[0]]
+    for count in counts[1:]:
+        if shown[-1] - count > 0.08 * (counts[0] - counts[-1]):
+            shown.append(count)
+    return shown
+
+
+@styled
+def difference(rows: Sequence[Row], recovery: str) -> Chart:
+    """Each way's difference from CAHP with its interval, after one recovery.
+
+    Args:
+        rows: All rows of the comparison that have a difference; they give the scale.
+        recovery: That to draw.
+    """
+    methods = methods_of(rows)
+    mine = [row for row in rows if row.recover == recovery]
+    counts = counts_of(mine)
+    figure, (axes,) = new_figure(62 + 18 * (len(mine) + 2 * len(counts)))
+    axes.axvline(0, color=style.KEPT, lw=2)
+    names: dict[float, str] = {}
+    told = []
+    line = 0.0
+    for count in counts:
+        names[line] = f"{count} heads"
+        entries = sorted((row for row in mine if row.num_heads == count), key=lambda row: -(row.difference or 0.0))
+        for row in entries:
+            line += 1
+            names[line] = short(row.method)
+            middle, (low, high) = 100 * (row.difference or 0.0), (100 * end for end in row.interval or (0, 0))
+            look = look_of(row.method, methods[row.method])
+            if row.side == 0:  # hollow
+                look |= {"mfc": style.CARD, "mec": look["color"], "mew": 1.6}
+            axes.errorbar([middle], [line], xerr=[[middle - low], [high - middle]], ms=8, elinewidth=2, **look)
+            told.append(f"{row.method}, {count} heads: {middle:+.1f} [{low:+.1f}, {high:+.1f}]")
+        line += 1.6
+    axes.set_ylim(line - 1, -0.8)
+    axes.set_yticks(list(names), list(names.values()))
+    for label in axes.get_yticklabels():
+        heading = label.get_text().endswith(" heads")
+        label.set(color=style.INK, weight="bold" if heading else "normal")
+    ends = [100 * end for row in rows for end in row.interval or ()]
+    pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
+    axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
+    axes.set_xlabel("percentage points against cahp")
+    axes.grid(axis="x")
+    words = f"Difference from cahp in percentage points with 95 % intervals, after {named(recovery)}. "
+    return Chart("difference", named(recovery).capitalize(), words + "; ".join(told) + ".", figure)
+
+
+@styled
+def layers(places: Sequence[HeadPlaces], methods: Mapping[str, int]) -> Chart:
+    """Heads kept in each layer by each way of choosing heads at one number of them, mean over seeds.
+
+    Args:
+        places: Where each way keeps that number of heads.
+        methods: Ways in the order of the rows.
+    """
+    places = sorted(places, key=lambda place: methods[place.method])
+    count, width = places[0].num_heads, len(places[0].per_layer)
+    figure, (axes,) = new_figure(50 + 24 * len(places))
+    values = [value for place in places for value in place.per_layer]
+    most = max([1.0, *values])
+    add_cells(axes, [(style.KEPT, style.DEPTH * (0.06 + 0.94 * value / most)) for value in values], width)
+    if width <= 12:
+        for index, value in enumerate(values):
+            label = f"{value:.1f}".removesuffix(".0")
+            axes.text(index % width, index // width, label, ha="center", va="center", fontsize=11 if width < 9 else 10)
+    show_indices(axes, range(width), [short(place.method) for place in places], 1)
+    axes.set_xticks(range(0, width, -(-width // 12)))
+    axes.set_xlabel("layer")
+    told = "; ".join(f"{p.method}: {', '.join(f'{value:.1f}' for value in p.per_layer)}" for p in places)
+    return Chart(
+        "layers",
+        f"{count} heads kept",
+        f"Heads kept in layers 0 to {width - 1}, mean over seeds. {told}.",
+        figure,
+    )
+
+
+def accuracy_charts(rows: Sequence[Row]) -> list[Chart]:
+    """A picture of the accuracy for each recovery."""
+    return [accuracy(rows, [recovery]) for recovery in recoveries_of(rows)]
+
+
+def difference_charts(rows: Sequence[Row]) -> list[Chart]:
+    """A picture of the differences from CAHP for each recovery; none where CAHP was not run."""
+    told = [row for row in rows if row.interval is not None and row.method != DENSE]
+    return [difference(told, recovery) for recovery in recoveries_of(told)]
+
+
+def layer_charts(places: Sequence[HeadPlaces], rows: Sequence[Row]) -> list[Chart]:
+    """A picture of the heads in each layer for each number of heads."""
+    methods = methods_of(rows)
+    return [layers([one for one in places if one.num_heads == count], methods) for count in counts_of(rows)]

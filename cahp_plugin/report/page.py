@@ -1,0 +1,172 @@
+"""The whole page: one file, which needs nothing else and asks nobody for anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cahp_plugin._version import __version__
+from cahp_plugin.compare.rows import DENSE
+from cahp_plugin.errors import CheckpointError
+from cahp_plugin.export import ExportReport
+from cahp_plugin.files import write_text
+from cahp_plugin.report import style
+from cahp_plugin.report.chart import CONTROL
+from cahp_plugin.report.commands import commands
+from cahp_plugin.report.compared import best_of, dense_of, named, place_of
+from cahp_plugin.report.comparison import accuracy_charts, difference_charts, layer_charts
+from cahp_plugin.report.contents import Contents, read_folder
+from cahp_plugin.report.selection import selection_charts
+from cahp_plugin.report.times import latency_charts
+from cahp_plugin.report.words import of_comparison, of_pruning, of_times, percent
+from cahp_plugin.results import PAGE_NAME
+from cahp_plugin.table import numeric_columns
+
+
+def write_folder_page(folder: Path, *, name: str | None = None) -> Path:
+    """Writes ``report.html`` about a folder into it.
+
+    Args:
+        folder: The folder.
+        name: Its name for the page; that which it has without it.
+
+    Raises:
+        CheckpointError: There is nothing to report, a file is damaged, or the page can't be written.
+    """
+    contents = read_folder(folder)
+    contents = contents if name is None else dataclasses.replace(contents, name=name)
+    return write_page([contents], folder / PAGE_NAME, overwrite=True)
+
+
+def write_page(contents: Sequence[Contents], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Writes a page about the contents of folders.
+
+    Args:
+        contents: What the folders hold, in the order of the page.
+        path: File to write; it appears whole or not at all.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: The file is there and ``overwrite`` is false, or it can't be written.
+    """
+    output = Path(path)
+    check_output_file(output, overwrite=overwrite)
+    text = build_page(contents)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, text)
+    except OSError as error:
+        raise CheckpointError(f"{output} could not be written: {error}.") from error
+    return output
+
+
+def check_output_file(path: Path, *, overwrite: bool = False) -> None:
+    """Checks that a file may be written, before work is put into what goes there.
+
+    Raises:
+        CheckpointError: It is a folder, or is there and ``overwrite`` is false or it is no HTML page.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; expected a file name such as {PAGE_NAME}.")
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists. Pass `overwrite=True` (`--overwrite`) or another name.")
+    if path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        raise CheckpointError(f"{path} is there and is no HTML page: it is not replaced. Give a name with .html.")
+
+
+def build_page(contents: Sequence[Contents]) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader
+
+    loader = FileSystemLoader(style.FOLDER)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    helpers = (
+        accuracy_charts, best_of, commands, dense_of, difference_charts, latency_charts, layer_charts, named,
+        numeric_columns, of_comparison, of_pruning, of_times, percent, sections, selection_charts, settings, tables,
+    )  # fmt: skip
+    environment.globals.update({helper.__name__: helper for helper in helpers})
+    text = environment.get_template("page.html.jinja").render(folders=contents, version=__version__)
+    return CONTROL.sub("\ufffd", text)
+
+
+def sections(contents: Contents) -> dict[str, str]:
+    """Sections of a folder and their headings, for what it holds."""
+    found = {
+        "pruned": ("Heads kept", contents.selection),
+        "compared": ("Ways of choosing heads", contents.comparison),
+        "latency": ("Latency", contents.latency),
+        "exports": ("Exported graphs", contents.exports),
+        "settings": ("Settings, versions, commands", True),
+    }
+    return {name: title for name, (title, there) in found.items() if there}
+
+
+def tables(contents: Contents, section: str) -> dict[str, list[dict[str, str]]]:
+    """Tables of a section: name -> rows."""
+    if section == "pruned" and contents.pruning is not None:
+        return {"The model at each stage, on the evaluation set": contents.pruning.rows()}
+    if section == "compared" and contents.comparison is not None:
+        found: dict[str, list[dict[str, str]]] = {}
+        for row in sorted(contents.comparison.rows(), key=lambda row: place_of(row.recover)):
+            if row.method != DENSE:
+                cells = row.cells()
+                found.setdefault(f"All methods, {named(cells.pop('recovery'))}", []).append(cells)
+        return found
+    if section == "latency" and contents.latency is not None:
+        return {"All times": [entry.row() for entry in contents.latency.measurements]}
+    if section == "exports":
+        return {"Graphs for onnxruntime": [_graph(name, export) for name, export in contents.exports.items()]}
+    return {}
+
+
+def _graph(name: str, export: ExportReport) -> dict[str, str]:
+    """An exported graph as a row of a table: what it is, its size, and how it does."""
+    evaluation = export.quantized or export.fp32
+    difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
+    return {
+        "graph": name,
+        "precision": f"{'' if export.quantize == 'fp16' else 'int8 '}{export.quantize}" if export.quantize else "fp32",
+        "heads": f"{export.num_heads}",
+        "MiB": f"{export.mib:.1f}",
+        "accuracy": "-" if evaluation is None else f"{100 * evaluation.accuracy:.2f} %",
+        "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
+        "largest difference": "-" if difference is None else f"{difference:.1e}",
+    }
+
+
+def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:
+    """Tables of settings and versions, by name; of what is not known, an empty one."""
+    pruning, setup = contents.pruning, contents.comparison.setup if contents.comparison else {}
+    measured: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    if contents.latency is not None:
+        measured, machine = contents.latency.settings, dict(contents.latency.environment)
+    versions = {**(pruning.versions if pruning else {}), **setup.get("versions", {}), **machine.pop("versions", {})}
+    for export in contents.exports.values():
+        versions |= export.versions
+    model = {"architecture": contents.architecture, "pruned from": contents.model.get("_name_or_path")}
+    groups: dict[str, Mapping[str, Any]] = {
+        "Method": contents.config.to_dict() if contents.config else {},
+        "Recovery": dataclasses.asdict(pruning.recovery) if pruning and pruning.recovery else {},
+        "Model": {name: value for name, value in model.items() if value},
+        "Method, compared": setup.get("config", {}),
+        "Recovery, compared": setup.get("recovery", {}),
+        "Fingerprints": {name: setup[name] for name in ("model", "train", "test") if name in setup},
+        "Measurement": measured,
+        "Machine": machine,
+        "Versions": versions,
+    }
+    return {
+        group: [
+            {"name": name, "value": value if isinstance(value, str) else json.dumps(value, default=str)}
+            for name, value in values.items()
+        ]
+        for group, values in groups.items()
+    }

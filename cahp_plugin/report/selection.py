@@ -1,0 +1,205 @@
+"""Pictures of a selection: which heads stay, in which layers, why so many, and where they lie in graph space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.report import style
+from cahp_plugin.report.chart import Chart, add_legend, new_figure, styled
+from cahp_plugin.selectors.cahp.selection import HeadSelection
+
+
+@styled
+def kept_heads(selection: HeadSelection) -> Chart:
+    """Map of layers and heads: kept, removed now or before; the shade of a kept or removed head is its salience."""
+    from matplotlib.patches import Patch
+
+    layers, width = list(selection.kept.heads), selection.salience.shape[1]
+    side = min((style.WIDTH - 50) / width, 30)
+    figure, (axes,) = new_figure(80 + side * len(layers))
+    looks = {"kept": style.KEPT, "removed": style.DROPPED, "removed before": style.LINE}
+    counts = dict.fromkeys(looks, 0)
+    colours = []
+    for layer in layers:
+        for head in range(width):
+            state = "kept" if head in selection.kept.heads[layer] else "removed"
+            state = state if head in selection.present[layer] else "removed before"
+            counts[state] += 1
+            salience = selection.salience[layer, head]
+            shade = 0.0 if state == "removed before" else 0.5 + 0.5 * float(np.sqrt(np.nan_to_num(salience)))
+            colours.append((looks[state], shade))
+    add_cells(axes, colours, width, edges=[style.CARD if shade else style.LINE for _, shade in colours])
+    axes.set_aspect("equal")
+    show_indices(axes, range(width), layers, 1 if side > 18 else 2 if side > 9 else 4)
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    handles = [
+        Patch(facecolor="none" if name == "removed before" else colour, edgecolor=colour, lw=1,
+              label=f"{name}, {counts[name]}")
+        for name, colour in looks.items() if counts[name]
+    ]  # fmt: skip
+    add_legend(figure, handles)
+    told = "; ".join(
+        f"layer {layer} keeps {', '.join(map(str, heads)) or 'none'}" for layer, heads in selection.kept.heads.items()
+    )
+    shades = " The stronger its colour, the more salient: the more the loss depends on it."
+    return Chart(
+        "kept_heads",
+        f"{selection.num_heads} of {selection.num_present} heads stay ({percent_kept(selection):.0f} %)",
+        f"Map of layers and heads. {told}.",
+        figure,
+        "Each square is a head, with its index before any pruning." + (shades if selection.num_clusters else ""),
+    )
+
+
+def percent_kept(selection: HeadSelection) -> float:
+    """Share of the heads that are kept, %."""
+    return 100 * selection.num_heads / max(selection.num_present, 1)
+
+
+def add_cells(axes: Any, colours: Any, columns: int, *, edges: Any = style.CARD) -> None:
+    """Draws squares of side 1 row by row, the first at the top left around (0, 0)."""
+    from matplotlib.collections import PolyCollection
+
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares = [corners + divmod(place, columns)[::-1] for place in range(len(colours))]
+    axes.add_collection(PolyCollection(squares, facecolors=colours, edgecolors=edges, linewidths=1))
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(len(colours) / columns - 0.5, -0.5)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def show_indices(axes: Any, columns: Any, rows: Any, step: int) -> None:
+    """Names the columns below the squares and the rows beside them, each ``step``-th of those that are numbers."""
+    axes.set_xticks(range(0, len(columns), step), list(columns)[::step])
+    axes.set_yticks(range(0, len(rows), step), list(rows)[::step])
+    axes.tick_params(length=0, pad=3)
+
+
+@styled
+def heads_per_layer(selection: HeadSelection) -> Chart:
+    """Heads kept in each layer, before the heads that the layer had."""
+    figure, (axes,) = new_figure(290)
+    layers = list(selection.kept.heads)
+    places = range(len(layers))
+    before = [len(selection.present[layer]) for layer in layers]
+    after = [len(selection.kept.heads[layer]) for layer in layers]
+    had = axes.bar(places, before, color=style.DROPPED, alpha=0.45, width=0.76, label="before")
+    kept = axes.bar(places, after, color=style.KEPT, width=0.76, label="kept")
+    if len(layers) <= 26:
+        axes.bar_label(kept, padding=2, fontsize=11, fontweight="bold")
+    step = -(-len(layers) // 13)
+    axes.set_xticks(places[::step], layers[::step])
+    axes.set_ylim(0, max([*before, 1]) * 1.1)
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y")
+    axes.set_xlabel("layer (0 is next to the input)")
+    axes.set_title("attention heads")
+    add_legend(figure, [kept, had])
+    told = "; ".join(f"layer {layer}: {kept} of {had}" for layer, kept, had in zip(layers, after, before, strict=True))
+    even = min(after) == max(after)
+    return Chart(
+        "heads_per_layer",
+        f"Every layer keeps {after[0]}" if even else f"Layers keep {min(after)} to {max(after)} heads",
+        f"Bars. {told}.",
+        figure,
+        "The pale bar is what the layer had.",
+    )
+
+
+@styled
+def mss_curve(selection: HeadSelection) -> Chart:
+    """Mean Simplified Silhouette against the number of clusters, with the fitted polynomial and the chosen number."""
+    figure, (axes,) = new_figure(290)
+    k, mss = selection.curve.k, selection.curve.mss
+    chosen = selection.num_clusters
+    title = f"The curve bends at k = {chosen}" if selection.knee is not None else f"{chosen} clusters taken, no knee"
+    if not len(k):
+        axes.text(0.5, 0.5, "no silhouette curve", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return Chart("mss_curve", title, selection.note, figure, selection.note)
+    handles = axes.plot(k, mss, ".", ms=5, color=style.MUTED, label="measured")
+    if len(selection.curve.smoothed):
+        degree = min(selection.config.polynomial_degree, len(k) - 1)
+        label = f"polynomial of degree {degree}"
+        handles += axes.plot(k, selection.curve.smoothed, color=style.KEPT, lw=2, label=label)
+    if chosen in k:
+        axes.axvline(chosen, color=style.ACCENT, lw=1, ls="--")
+        axes.plot([chosen], mss[k == chosen], "o", ms=11, mfc="none", mec=style.ACCENT, mew=2.2)
+        late = chosen > 0.6 * k[-1]
+        axes.annotate(
+            f"{'knee' if selection.knee is not None else 'taken'}: k = {chosen}",
+            (chosen, 0.04), xycoords=("data", "axes fraction"), xytext=(-8 if late else 8, 0),
+            textcoords="offset points", color=style.ACCENT, weight="bold", ha="right" if late else "left",
+        )  # fmt: skip
+    axes.grid(axis="y")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlabel("number of clusters k")
+    axes.set_title("Mean Simplified Silhouette (no unit)")
+    add_legend(figure, handles)
+    return Chart(
+        "mss_curve",
+        title,
+        f"Mean Simplified Silhouette for {k[0]} to {k[-1]} clusters, from {mss[0]:.3f} to {mss[-1]:.3f}. "
+        + selection.note,
+        figure,
+        selection.note,
+    )
+
+
+@styled
+def graph_space(selection: HeadSelection) -> Chart:
+    """Heads in the plane of t-SNE, coloured by layer; kept heads ringed and joined to the heads they stand for."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    figure, (axes,) = new_figure(350)
+    xy = selection.coordinates
+    count = selection.salience.shape[0]
+    shades = colormaps["viridis"](np.linspace(*style.LAYERS, count))
+    layers = np.array([layer for layer, _ in selection.heads], dtype=int)
+    kept = np.array([head in selection.kept.heads[layer] for layer, head in selection.heads], dtype=bool)
+    lines = []
+    for label in range(selection.num_clusters):
+        members = np.flatnonzero(selection.clusters == label)
+        anchors = members[kept[members]]
+        for row in members[~kept[members]] if len(anchors) else ():
+            lines.append(xy[[row, anchors[np.argmin(np.linalg.norm(xy[anchors] - xy[row], axis=1))]]])
+    axes.add_collection(LineCollection(lines, colors=style.MUTED, alpha=0.55, linewidths=1))
+    size = float(np.clip(10000 / max(len(xy), 1), 20, 80))
+    removed = axes.scatter(*xy[~kept].T, c=shades[layers[~kept]], s=size, edgecolors=style.CARD, linewidths=0.6,
+                           label="removed")  # fmt: skip
+    ringed = axes.scatter(*xy[kept].T, c=shades[layers[kept]], s=1.8 * size, edgecolors=style.ACCENT, linewidths=2,
+                          label="kept (ringed)")  # fmt: skip
+    axes.set_aspect("equal", adjustable="datalim")  # distances are what the method looks at
+    axes.grid()
+    axes.set_xlabel("t-SNE 1 (no unit)")
+    axes.set_title("t-SNE 2 (no unit)")
+    add_legend(figure, [ringed, removed])
+    steps = BoundaryNorm(np.arange(count + 1) - 0.5, count) if count > 1 else None
+    bar = figure.colorbar(ScalarMappable(steps, ListedColormap(shades)), ax=axes, fraction=0.04, pad=0.02)
+    bar.set_ticks(range(0, count, -(-count // 8)))
+    bar.outline.set_visible(False)
+    bar.ax.set_title("layer", loc="center")
+    clusters = selection.num_clusters
+    return Chart(
+        "graph_space",
+        f"The kept heads come from {clusters} cluster{'s' if clusters != 1 else ''}",
+        f"Graph space: {len(xy)} heads, of which {int(kept.sum())} are kept, as points in a plane, coloured by layer. "
+        "The table of kept heads is in the map of heads.",
+        figure,
+        "Heads that separate the classes alike lie close together. Lines lead from removed heads to the nearest head "
+        "kept in their cluster.",
+    )
+
+
+def selection_charts(selection: HeadSelection) -> list[Chart]:
+    """All pictures that can be drawn: of a selection of which no more is known than its heads, two."""
+    charts = [kept_heads(selection), heads_per_layer(selection)]
+    charts += [mss_curve(selection)] if len(selection.curve.k) else []
+    return charts + ([graph_space(selection)] if len(selection.coordinates) else [])

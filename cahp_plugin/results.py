@@ -1,0 +1,234 @@
+"""What the commands made and measured, as values that are written to a folder and read back from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.errors import SelectionError
+from cahp_plugin.export import ExportReport
+from cahp_plugin.files import from_plain
+from cahp_plugin.latency import LatencyReport
+from cahp_plugin.prune import Stage
+from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
+from cahp_plugin.table import format_table
+from cahp_plugin.units import KeptSet
+
+PRUNE_NAME, DEPLOY_NAME, PAGE_NAME = "cahp_report.json", "cahp_deploy.json", "report.html"
+#: Heads of a model that are believed of a file: it must not make its reader fill the memory.
+_MOST_HEADS = 2**20
+
+
+def bare_selection(
+    kept: Mapping[int, Sequence[int]], width: int, *, note: str = "", config: CAHPConfig | None = None
+) -> HeadSelection:
+    """A selection of which no more is known than the heads that it keeps; it has no clusters and no curve.
+
+    Args:
+        kept: Layer -> heads kept.
+        width: Heads of each layer before; those that are kept are there in any case.
+        note: How their number came about.
+        config: Settings of the method.
+
+    Raises:
+        SelectionError: The heads are none, or too many.
+    """
+    heads = KeptSet(heads=kept)
+    width = max([width, *(1 + max(layer) for layer in heads.heads.values() if layer)])
+    layers = 1 + max(heads.heads, default=-1)
+    if not 0 < layers * width <= _MOST_HEADS:
+        raise SelectionError(f"{layers} layers of {width} heads are no model's.")
+    nothing = np.empty(0)
+    return HeadSelection(
+        kept=heads,
+        heads=tuple((layer, head) for layer in heads.heads for head in range(width)),
+        salience=np.ones((layers, width)),
+        coordinates=np.empty((0, 2)),
+        clusters=nothing.astype(np.int64),
+        curve=MSSCurve(nothing.astype(np.int64), nothing, nothing),
+        knee=None,
+        note=note,
+        config=CAHPConfig() if config is None else config,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneReport:
+    """What :func:`cahp_plugin.prune_classifier` did.
+
+    Attributes:
+        selection: The heads kept, and why.
+        stages: The model before pruning, after it, and after recovery.
+        seconds: Wall-clock seconds of each phase.
+        reload_difference: Largest absolute difference of a logit between the model and its reloaded copy; ``None``
+            where nothing was saved.
+        output: Folder of the pruned model, or ``None``.
+        figures: Paths of the pictures by name.
+        versions: Versions of the packages that decide the result.
+        recovery: Settings of the recovery.
+        world_size: Processes that were at work.
+    """
+
+    selection: HeadSelection
+    stages: tuple[Stage, ...]
+    seconds: dict[str, float]
+    reload_difference: float | None
+    output: Path | None
+    figures: dict[str, Path]
+    versions: dict[str, str]
+    recovery: RecoverySettings | None = None
+    world_size: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
+        return {
+            "num_heads": self.selection.num_heads,
+            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.heads.items()},
+            "knee": self.selection.knee,
+            "note": self.selection.note,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "reload_difference": self.reload_difference,
+            "output": None if self.output is None else str(self.output),
+            "figures": {name: str(path) for name, path in self.figures.items()},
+            "config": self.selection.config.to_dict(),
+            # training_arguments may hold anything: what JSON does not know becomes its text.
+            "recovery": json.loads(
+                json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
+            ),
+            "versions": self.versions,
+            "world_size": self.world_size,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], selection: HeadSelection | None = None) -> PruneReport:
+        """Builds a report from what :meth:`to_dict` returned.
+
+        Args:
+            values: The report, in which the selection is told by its kept heads alone.
+            selection: The whole selection, where it is known from elsewhere.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+            CAHPError: The settings or the kept heads are none.
+        """
+        if selection is None:
+            kept = {int(layer): heads for layer, heads in values["kept"].items()}
+            # The dense model's heads, if it was dense: the report does not name those of each layer.
+            width = values["stages"][0]["heads"] // max(len(kept), 1) if values["stages"] else 0
+            config = CAHPConfig.from_dict(values["config"])
+            selection = bare_selection(kept, width, note=str(values["note"]), config=config)
+        return from_plain(cls, {"output": None, **values, "selection": selection, "figures": {}})
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row a stage: heads, parameters, accuracy, loss."""
+        return [
+            {
+                "model": stage.name,
+                "heads": f"{stage.heads}",
+                "parameters": f"{stage.parameters:,}",
+                "of dense": f"{100 * stage.parameters / max(self.stages[0].parameters, 1):.1f} %",
+                "accuracy": f"{100 * stage.accuracy:.2f} %",
+                "loss (nat)": f"{stage.loss:.3f}",
+            }
+            for stage in self.stages
+        ]
+
+    def phases(self) -> list[dict[str, str]]:
+        """One row a phase: wall-clock seconds."""
+        return [{"phase": name, "seconds": f"{value:.1f}"} for name, value in self.seconds.items()]
+
+    def __str__(self) -> str:
+        lines = [str(self.selection), "", format_table(self.rows()), "", format_table(self.phases())]
+        if self.output is not None:
+            lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
+        lines += [f"Figure: {path}" for path in self.figures.values()]
+        if self.output is not None and self.figures:
+            lines.append(f"All in one page: {self.output / PAGE_NAME}")
+        return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployReport:
+    """What :func:`cahp_plugin.workflow.deploy_classifier` made and measured.
+
+    Attributes:
+        output: The folder: ``dense``, ``dense-int8``, ``pruned-onnx``, ``pruned-int8`` (graphs), ``pruned`` (the
+            checkpoint), ``latency``, and this report as ``cahp_deploy.json`` and ``.md``.
+        pruning: Selection, pruning and recovery.
+        exports: Folder name -> export.
+        latency: Times of the four graphs, the dense fp32 one as reference.
+    """
+
+    output: Path
+    pruning: PruneReport
+    exports: dict[str, ExportReport]
+    latency: LatencyReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain JSON values."""
+        exports = {}
+        for name, report in self.exports.items():
+            exports[name] = {key: value for key, value in report.to_dict().items() if key != "output"}
+        pruning = {key: value for key, value in self.pruning.to_dict().items() if key not in ("output", "figures")}
+        return {"pruning": pruning, "exports": exports, "latency": self.latency.to_dict()}
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], output: Path, selection: HeadSelection | None = None
+    ) -> DeployReport:
+        """Builds a report from what :meth:`to_dict` returned.
+
+        Args:
+            values: The report.
+            output: Its folder.
+            selection: The whole selection, where it is known from elsewhere.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+            CAHPError: The settings or the kept heads are none.
+        """
+        return cls(
+            output,
+            PruneReport.from_dict(values["pruning"], selection),
+            {str(name): ExportReport.from_dict(export) for name, export in values["exports"].items()},
+            LatencyReport.from_dict(values["latency"]),
+        )
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row a graph: heads, size, accuracy, and the median time and its ratio at each length."""
+        reference = self.exports["dense"]
+        rows = []
+        for name, export in self.exports.items():
+            evaluation = export.quantized or export.fp32
+            assert evaluation is not None  # every export here was evaluated
+            row = {
+                "graph": name,
+                "heads": f"{export.num_heads}",
+                "MiB": f"{export.mib:.1f} ({100 * export.mib / reference.mib:.0f} %)",
+                "accuracy": f"{100 * evaluation.accuracy:.2f} %",
+                "same class as fp32": "" if export.agreement is None else f"{100 * export.agreement:.2f} %",
+            }
+            for entry in self.latency.measurements:
+                if entry.target == name:
+                    theory = f", theory {entry.theory:.2f}" if export.quantize is None else ""
+                    row[f"ms at {entry.sequence_length}"] = f"{entry.p50_ms:.2f} ({entry.ratio:.2f}x{theory})"
+            rows.append(row)
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.pruning), "", format_table(self.rows()), "", *self.latency.notes()])
+
+    def to_markdown(self) -> str:
+        """The comparison of the four graphs as GitHub Markdown."""
+        notes = (f"- {note}" for note in self.latency.notes())
+        return "\n".join([format_table(self.rows(), markdown=True), "", *notes, ""])
