@@ -23,7 +23,6 @@ from cahp_plugin.units.spec import (
     supported_architectures,
 )
 
-
 _COUNTED: dict[str, Any] = {"head_count": ("num_attention_heads",), "width": ("all_head_size",)}
 _QKV = "q_proj k_proj v_proj"
 
