@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cahp_plugin.config import CAHPConfig, RecoverySettings
@@ -61,7 +61,12 @@ def add_method_options(parser: argparse.ArgumentParser, *, without: Sequence[str
 def method_config(arguments: argparse.Namespace) -> CAHPConfig:
     """Builds the settings from the options of :func:`add_method_options`."""
     names = [field.name for field in dataclasses.fields(CAHPConfig)]
-    return CAHPConfig(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)})
+    return CAHPConfig(**chosen(arguments, *(name for name in names if hasattr(arguments, name))))
+
+
+def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options that a function takes as keyword arguments under their own names."""
+    return {name: getattr(arguments, name) for name in names}
 
 
 def add_column_options(group: Any) -> None:
@@ -88,12 +93,8 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learn
 
 def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
-    return {
-        "output_dir": arguments.output,
-        "recovery": recovery_settings(arguments, arguments.recover),
-        "overwrite": arguments.overwrite,
-        "figures": arguments.figures,
-    }
+    recovery = recovery_settings(arguments, arguments.recover)
+    return {"output_dir": arguments.output, "recovery": recovery, **chosen(arguments, "overwrite", "figures")}
 
 
 def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -> RecoverySettings:
@@ -159,6 +160,14 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if not bars[1]:
             datasets.enable_progress_bars()
+
+
+def run_pruning(arguments: argparse.Namespace, job: Callable[[argparse.Namespace, CAHPConfig], Any]) -> None:
+    """Checks the settings of a command that prunes, runs it and prints its result."""
+    config = method_config(arguments)
+    check_recovery_options(arguments)
+    with console(arguments):
+        print_result(arguments, job(arguments, config))
 
 
 def print_result(arguments: argparse.Namespace, result: Any) -> None:
