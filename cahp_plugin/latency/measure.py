@@ -7,7 +7,6 @@ import datetime
 import os
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.export.session import PROVIDERS
 from cahp_plugin.latency.macs import CONVENTION, ENCODER_DECODER_NOTE, Work, work_of
 from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.latency.memory import peak_memory
 from cahp_plugin.latency.report import LatencyReport
 from cahp_plugin.latency.statistics import CONFIDENCE, paired_ratio, percentiles
 from cahp_plugin.latency.targets import (
-    CPU_PROVIDER,
-    CUDA_PROVIDER,
     Call,
     Target,
     check_device,
@@ -85,12 +83,10 @@ def measure_latency(
     check_inputs(found)
     sequence_lengths = sequence_lengths_of(found, sequence_lengths)
     work = [work_of(target.config, sequence_lengths, target.name) for target in found]
+    how: dict[str, Any] = {"device": device, "threads": threads, "attn_implementation": attn_implementation}
     load_before = _load_average()
     with _torch_threads(threads):
-        prepare = [
-            load_target(target, device=device, threads=threads, attn_implementation=attn_implementation)
-            for target in found
-        ]
+        prepare = [load_target(target, **how) for target in found]
         shapes = [(batch, length) for length in sequence_lengths for batch in batch_sizes]
         generator = np.random.default_rng(seed)
         times = {}
@@ -101,19 +97,7 @@ def measure_latency(
         del prepare
     load_after = _load_average()
     largest = (max(batch_sizes), max(sequence_lengths))
-    peaks = [
-        peak_memory(
-            target.path,
-            batch_size=largest[0],
-            sequence_length=largest[1],
-            device=device,
-            threads=threads,
-            attn_implementation=attn_implementation,
-        )
-        if memory
-        else None
-        for target in found
-    ]
+    peaks = [peak_memory(target.path, *largest, **how) if memory else None for target in found]
     measurements = tuple(
         _summary(target, facts, work[0], shape, seconds, series[0], peak, seed)
         for shape, series in times.items()
@@ -122,12 +106,10 @@ def measure_latency(
     return LatencyReport(
         measurements,
         settings={
-            "device": device,
-            "threads": threads,
+            **how,
             "rounds": rounds,
             "warmup": warmup,
             "seed": seed,
-            "attn_implementation": attn_implementation,
             "confidence": CONFIDENCE,
             "memory_shape": list(largest) if memory else None,
         },
@@ -219,16 +201,12 @@ def _load_average() -> float | None:
 
 
 def _environment(device: str) -> dict[str, Any]:
-    versions = package_versions()
-    for name in ("onnxruntime", "onnxruntime-gpu", "onnx"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cpu_flags": list(cpu_flags()),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "provider": CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER,
-        "versions": versions,
+        "provider": PROVIDERS[device],
+        "versions": package_versions("onnxruntime", "onnxruntime-gpu", "onnx"),
     }

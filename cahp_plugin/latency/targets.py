@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.export.graph import onnx_module
 from cahp_plugin.export.parts import feed
 from cahp_plugin.export.quantize import warn_of_saturation
-from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime, recorded_preset
+from cahp_plugin.export.session import PROVIDERS, graph_files, graph_inputs, open_session, recorded_preset
+from cahp_plugin.export.tools import onnx_module, onnxruntime
 from cahp_plugin.observe.inputs import (
     call_options,
     fixed_length,
@@ -28,8 +28,6 @@ from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, model_class
 from cahp_plugin.units.positions import config_positions
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
 _LENGTH = 128
 
 
@@ -159,7 +157,7 @@ def check_device(targets: Sequence[Target], device: str) -> None:
         raise ConfigError("`device` is cuda, but torch sees no CUDA device here. Nothing was measured.")
     if any(target.graphs for target in targets):
         providers = onnxruntime().get_available_providers()
-        if CUDA_PROVIDER not in providers:
+        if PROVIDERS[device] not in providers:
             raise ConfigError(
                 f"`device` is cuda, but this onnxruntime has only {', '.join(providers)}. Install onnxruntime-gpu; "
                 "a figure from the CPU would not be one of the GPU, so nothing was measured."
@@ -249,7 +247,7 @@ def _load_torch(target: Target, device: str, attn_implementation: str | None) ->
 
 def _load_chain(graphs: Mapping[str, Path], threads: int) -> Callable[..., Call]:
     """Encoder, then decoder on what the encoder gave; on the CPU."""
-    sessions = {name: _session(graph, "cpu", threads) for name, graph in graphs.items()}
+    sessions = {name: open_session(graph, threads=threads, spinning=False) for name, graph in graphs.items()}
     takes = {name: [entry.name for entry in session.get_inputs()] for name, session in sessions.items()}
     gives = {name: [entry.name for entry in session.get_outputs()] for name, session in sessions.items()}
 
@@ -268,24 +266,9 @@ def _load_chain(graphs: Mapping[str, Path], threads: int) -> Callable[..., Call]
     return prepare
 
 
-def _session(graph: Path, device: str, threads: int) -> Any:
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that spin for work would slow the other models of the round.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER
-    session = ort.InferenceSession(str(graph), options, providers=[wanted])
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise ConfigError(f"onnxruntime runs {graph} on {session.get_providers()[0]}, not on {wanted}.")
-    return session
-
-
 def _load_onnx(graph: Path, device: str, threads: int) -> Callable[..., Call]:
     ort = onnxruntime()
-    session = _session(graph, device, threads)
+    session = open_session(graph, threads=threads, device=device, spinning=False)
     names = [entry.name for entry in session.get_inputs()]
     outputs = [entry.name for entry in session.get_outputs()]
 
