@@ -77,7 +77,7 @@ def model_card_text(
         heads=sum(len(layer.heads) for layer in layers),
         all_heads=sum(layer.num_original_heads for layer in layers),
         layers=layers,
-        parameters=_count(model),
+        parameters=model.num_parameters(),
         dense_parameters=dense_parameters,
         shapes=shapes,
         feed_forward=feed_forward,
@@ -105,7 +105,3 @@ def _pipeline_tag(class_name: str) -> str | None:
     from transformers.modelcard import TASK_MAPPING
 
     return next((task for task, classes in TASK_MAPPING.items() if class_name in classes.values()), None)
-
-
-def _count(model: Any) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

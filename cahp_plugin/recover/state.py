@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from cahp_plugin.units.state import configs_of, switched_off
+
 logger = logging.get_logger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -66,20 +68,10 @@ def plain_calls(*models: nn.Module) -> Iterator[None]:
 
     A cache would be filled again by every layer that is run again; what else is recorded would be kept.
     """
-    modules = {id(module): module for model in models for module in model.modules()}.values()
-    configs = {id(found): found for module in modules if (found := getattr(module, "config", None)) is not None}
-    off: dict[str, Any] = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
-    before = [(place, name, getattr(place, name)) for place in configs.values() for name in off
-              if getattr(place, name, None)]  # fmt: skip
-    chunks = [(place, "chunk_size_feed_forward", place.chunk_size_feed_forward) for place in modules
-              if getattr(place, "chunk_size_feed_forward", 0)]  # fmt: skip
-    try:
-        for place, name, _ in (*before, *chunks):
-            setattr(place, name, off.get(name, 0))
+    modules = {module for model in models for module in model.modules()}
+    beside = ("use_cache", "output_hidden_states", "output_attentions")
+    with switched_off(configs_of(*models), *beside), switched_off(modules, "chunk_size_feed_forward"):
         yield
-    finally:
-        for place, name, value in (*before, *chunks):
-            setattr(place, name, value)
 
 
 def _cast(module: nn.Module, store: str, name: str, dtype: torch.dtype) -> None:
