@@ -165,7 +165,6 @@ def _summary(
     seed: int,
 ) -> Measurement:
     batch_size, length = shape
-    ratio = paired_ratio(seconds, reference_seconds, seed=seed)
     spread = percentiles(seconds)
     return Measurement(
         target=target.name,
@@ -175,9 +174,7 @@ def _summary(
         batch_size=batch_size,
         sequence_length=length,
         **spread,
-        ratio=ratio.median,
-        ratio_low=ratio.low,
-        ratio_high=ratio.high,
+        **paired_ratio(seconds, reference_seconds, seed=seed),
         theory=work.macs[length] / reference.macs[length],
         macs=batch_size * work.macs[length],
         throughput=1000 * batch_size / spread["p50_ms"],

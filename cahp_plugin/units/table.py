@@ -56,7 +56,7 @@ def _vision(name: str, block: str, residual: str | None) -> tuple[AttentionSpec,
     )
 
 
-def _llama_like(name: str, block: str, residual: str | None = "input_layernorm") -> AttentionSpec:
+def _llama_like(name: str, block: str, residual: str | None) -> AttentionSpec:
     norms, group = ("q_norm", "k_norm"), "num_key_value_groups"
     common: dict[str, Any] = {"group": group, "fixed": norms, "causal": True, "output_in_core": True}
     return _attention(name, block, _QKV, "o_proj", residual=residual, **common)
@@ -98,16 +98,18 @@ def _feed_forward(
 
 __all__ = ["TABLE", "register_architecture", "supported_architectures"]
 
+#: Name of an architecture -> start of the names of its classes.
+_BERTS = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
+          "electra": "Electra"}  # fmt: skip
+_LLAMAS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+_GEMMAS = {"gemma2": "Gemma2", "gemma3": "Gemma3"}  # a norm stands behind the projections
+_SIDES = ("Encoder", "Decoder")
 #: Bloom: the stream behind the norm is what the layer adds to.
 _AFTER_NORM = ("apply_residual_connection_post_layernorm",)
 _FALCON_PARALLEL = ("parallel_attn", "new_decoder_architecture")
 
 ATTENTION = (
-    _bert_like("bert", "BertAttention"),
-    _bert_like("roberta", "RobertaAttention"),
-    _bert_like("xlm-roberta", "XLMRobertaAttention"),
-    _bert_like("camembert", "CamembertAttention"),
-    _bert_like("electra", "ElectraAttention"),
+    *(_bert_like(name, f"{prefix}Attention") for name, prefix in _BERTS.items()),
     _attention(
         "albert",
         "AlbertAttention",
@@ -190,12 +192,8 @@ ATTENTION = (
         plain=True,
         output_in_core=True,
     ),
-    _llama_like("llama", "LlamaAttention"),
-    _llama_like("mistral", "MistralAttention"),
-    _llama_like("qwen2", "Qwen2Attention"),
-    _llama_like("qwen3", "Qwen3Attention"),
-    _llama_like("gemma2", "Gemma2Attention", residual=None),  # a norm stands behind the projection
-    _llama_like("gemma3", "Gemma3Attention", residual=None),
+    *(_llama_like(name, f"{prefix}Attention", "input_layernorm") for name, prefix in _LLAMAS.items()),
+    *(_llama_like(name, f"{prefix}Attention", None) for name, prefix in _GEMMAS.items()),
     _bart_like("bart", "BartAttention"),
     _bart_like("marian", "MarianAttention"),
     _bart_like("whisper", "WhisperAttention", "self_attn_layer_norm", "encoder_attn_layer_norm"),
@@ -233,18 +231,9 @@ _DENSE = ("intermediate.dense", "output.dense")
 _GATED = ("gate_proj up_proj", "down_proj")
 
 FEED_FORWARD = (
-    *(
-        _feed_forward(name, block, *_DENSE, ".intermediate")
-        for name, block in (
-            ("bert", "BertLayer"),
-            ("roberta", "RobertaLayer"),
-            ("xlm-roberta", "XLMRobertaLayer"),
-            ("camembert", "CamembertLayer"),
-            ("electra", "ElectraLayer"),
-            ("mpnet", "MPNetLayer"),
-            ("deberta-v2", "DebertaV2Layer"),
-        )
-    ),
+    *(_feed_forward(name, f"{prefix}Layer", *_DENSE, ".intermediate") for name, prefix in _BERTS.items()),
+    _feed_forward("mpnet", "MPNetLayer", *_DENSE, ".intermediate"),
+    _feed_forward("deberta-v2", "DebertaV2Layer", *_DENSE, ".intermediate"),
     _feed_forward("albert", "AlbertLayer", "ffn", "ffn_output", ".ffn", reused=True),
     _feed_forward("distilbert", "FFN", "lin1", "lin2", ""),
     _feed_forward("modernbert", "ModernBertMLP", "Wi", "Wo", "mlp_norm", parts=2),
@@ -260,25 +249,13 @@ FEED_FORWARD = (
     _feed_forward("clip", "CLIPMLP", "fc1", "fc2", "layer_norm2"),
     _feed_forward("gpt2", "GPT2MLP", "c_fc", "c_proj", "ln_2"),
     *(
-        _feed_forward(name, block, *_GATED, residual, width=("intermediate_size",))
-        for name, block, residual in (
-            ("llama", "LlamaMLP", "post_attention_layernorm"),
-            ("mistral", "MistralMLP", "post_attention_layernorm"),
-            ("qwen2", "Qwen2MLP", "post_attention_layernorm"),
-            ("qwen3", "Qwen3MLP", "post_attention_layernorm"),
-            ("gemma2", "Gemma2MLP", None),  # a norm stands behind the projection
-            ("gemma3", "Gemma3MLP", None),
-        )
+        _feed_forward(name, f"{prefix}MLP", *_GATED, residual, width=("intermediate_size",))
+        for prefixes, residual in ((_LLAMAS, "post_attention_layernorm"), (_GEMMAS, None))
+        for name, prefix in prefixes.items()
     ),
-    *(
-        _feed_forward(name, f"{prefix}{side}Layer", "fc1", "fc2", residual)
-        for name, prefix, residual in (
-            ("bart", "Bart", ".fc1"),
-            ("marian", "Marian", ".fc1"),
-            ("whisper", "Whisper", ".final_layer_norm"),
-        )
-        for side in ("Encoder", "Decoder")
-    ),
+    *(_feed_forward("bart", f"Bart{side}Layer", "fc1", "fc2", ".fc1") for side in _SIDES),
+    *(_feed_forward("marian", f"Marian{side}Layer", "fc1", "fc2", ".fc1") for side in _SIDES),
+    *(_feed_forward("whisper", f"Whisper{side}Layer", "fc1", "fc2", ".final_layer_norm") for side in _SIDES),
     _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi", "DenseReluDense.wo", ""),
     _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi_0 DenseReluDense.wi_1", "DenseReluDense.wo", ""),
     _feed_forward("gpt-neox", "GPTNeoXMLP", *_WIDE, "post_attention_layernorm", parallel=("use_parallel_residual",)),
