@@ -21,16 +21,12 @@ Quantization = Literal["dynamic", "static", "fp16"]
 #: Optimum's names of int8 arithmetic; the first is right on every processor.
 Preset = Literal["avx2", "avx512_vnni", "arm64"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+Arrays = Iterable[Mapping[str, Any]]
 _ARITHMETIC = ("Abs", "Add", "Cast", "Div", "Floor", "Log", "Mul", "Neg", "Sub")
 
 
 def quantize_graph(
-    source: Path,
-    target: Path,
-    kind: Quantization,
-    *,
-    preset: Preset = "avx2",
-    calibration: Iterable[Mapping[str, Any]] = (),
+    source: Path, target: Path, kind: Quantization, *, preset: Preset = "avx2", calibration: Arrays = ()
 ) -> None:
     """Writes a quantized copy of an fp32 graph.
 
@@ -67,7 +63,7 @@ def warn_of_saturation(preset: str | None, what: str) -> None:
         )
 
 
-def _int8(source: Path, target: Path, calibration: Iterable[Mapping[str, Any]] | None, *, reduce_range: bool) -> None:
+def _int8(source: Path, target: Path, calibration: Arrays | None, *, reduce_range: bool) -> None:
     """Quantizes with the ranges of calibration data, or at run time without any."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 

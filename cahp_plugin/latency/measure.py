@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ from cahp_plugin.latency.targets import (
 from cahp_plugin.machine import cpu_flags, cpu_name
 
 logger = logging.get_logger(__name__)
+
+Shape = tuple[int, int]  # examples and tokens
 
 
 def measure_latency(
@@ -77,7 +79,12 @@ def measure_latency(
         ExportError: A folder holds several graphs.
         MissingDependencyError: onnxruntime is needed and not installed.
     """
-    _check(targets, batch_sizes, sequence_lengths, threads, rounds, warmup)
+    if isinstance(targets, (str, os.PathLike)) or not targets:
+        raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
+    for name, values in (("batch_sizes", batch_sizes), ("sequence_lengths", sequence_lengths)):
+        _check_counts(name, values, 1)
+    for name, value, least in (("threads", threads, 1), ("rounds", rounds, 2), ("warmup", warmup, 0)):
+        _check_counts(name, [value], least)
     found = find_targets(targets)
     check_device(found, device)
     check_inputs(found)
@@ -98,13 +105,8 @@ def measure_latency(
     load_after = _load_average()
     largest = (max(batch_sizes), max(sequence_lengths))
     peaks = [peak_memory(target.path, *largest, **how) if memory else None for target in found]
-    measurements = tuple(
-        _summary(target, facts, work[0], shape, seconds, series[0], peak, seed)
-        for shape, series in times.items()
-        for target, facts, seconds, peak in zip(found, work, series, peaks, strict=True)
-    )
     return LatencyReport(
-        measurements,
+        tuple(_summaries(found, work, times, peaks, seed)),
         settings={
             **how,
             "rounds": rounds,
@@ -118,25 +120,9 @@ def measure_latency(
     )
 
 
-def _check(
-    targets: Sequence[Any],
-    batch_sizes: Sequence[int],
-    sequence_lengths: Sequence[int] | None,
-    threads: int,
-    rounds: int,
-    warmup: int,
-) -> None:
-    if isinstance(targets, (str, os.PathLike)) or not targets:
-        raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
-    for name, values, least in (
-        ("batch_sizes", batch_sizes, 1),
-        ("sequence_lengths", [1] if sequence_lengths is None else sequence_lengths, 1),
-        ("threads", [threads], 1),
-        ("rounds", [rounds], 2),
-        ("warmup", [warmup], 0),
-    ):
-        if not values or any(int(value) != value or value < least for value in values):
-            raise ConfigError(f"`{name}` must be whole numbers of at least {least}; got {values}.")
+def _check_counts(name: str, values: Sequence[int] | None, least: int) -> None:
+    if values is not None and (not values or any(int(value) != value or value < least for value in values)):
+        raise ConfigError(f"`{name}` must be whole numbers of at least {least}; got {values}.")
 
 
 def _interleaved(calls: list[Call], rounds: int, warmup: int, generator: np.random.Generator, bar: Any) -> np.ndarray:
@@ -154,33 +140,27 @@ def _interleaved(calls: list[Call], rounds: int, warmup: int, generator: np.rand
     return seconds
 
 
-def _summary(
-    target: Target,
-    work: Work,
-    reference: Work,
-    shape: tuple[int, int],
-    seconds: np.ndarray,
-    reference_seconds: np.ndarray,
-    peak: float | None,
-    seed: int,
-) -> Measurement:
-    batch_size, length = shape
-    spread = percentiles(seconds)
-    return Measurement(
-        target=target.name,
-        backend=target.backend,
-        precision=target.precision,
-        num_heads=work.num_heads,
-        batch_size=batch_size,
-        sequence_length=length,
-        **spread,
-        **paired_ratio(seconds, reference_seconds, seed=seed),
-        theory=work.macs[length] / reference.macs[length],
-        macs=batch_size * work.macs[length],
-        throughput=1000 * batch_size / spread["p50_ms"],
-        mib=target.mib,
-        peak_mib=peak,
-    )
+def _summaries(
+    targets: Sequence[Target], work: Sequence[Work], times: Mapping[Shape, np.ndarray], peaks: Sequence[Any], seed: int
+) -> Iterator[Measurement]:
+    for (batch_size, length), series in times.items():
+        for target, own, seconds, peak in zip(targets, work, series, peaks, strict=True):
+            spread = percentiles(seconds)
+            yield Measurement(
+                target=target.name,
+                backend=target.backend,
+                precision=target.precision,
+                num_heads=own.num_heads,
+                batch_size=batch_size,
+                sequence_length=length,
+                **spread,
+                **paired_ratio(seconds, series[0], seed=seed),
+                theory=own.macs[length] / work[0].macs[length],
+                macs=batch_size * own.macs[length],
+                throughput=1000 * batch_size / spread["p50_ms"],
+                mib=target.mib,
+                peak_mib=peak,
+            )
 
 
 @contextlib.contextmanager
