@@ -9,7 +9,6 @@ appear in validation and test only: those grades have to come from what the enco
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from typing import Any
 
@@ -45,6 +44,32 @@ _NEUTRAL = (
 )
 _STRONG = ("truly", "utterly", "remarkably", "incredibly", "extremely", "really")
 _SLIGHT = ("a little", "slightly", "somewhat", "a bit", "mildly", "rather")
+_NOT = ("not", "far from", "anything but")
+_NEVER = ("not at all", "never")
+
+#: Phrases of each grade: a template, and for each of its places a list of words and of what may stand before one.
+_PHRASES = (
+    (("{}", (_VERY_NEGATIVE, ())), ("{}", (_NEGATIVE, _STRONG)), ("{}", (_VERY_NEGATIVE, _STRONG))),
+    (
+        ("{}", (_NEGATIVE, ())),
+        ("{}", (_NEGATIVE, _SLIGHT)),
+        ("{}", (_POSITIVE, _NOT)),
+        ("{}", (_VERY_POSITIVE, _NEVER)),
+    ),
+    (
+        ("{}", (_NEUTRAL, ())),
+        ("{} and {}", (_NEUTRAL, ()), (_NEUTRAL, ())),
+        ("neither {} nor {}", (_POSITIVE, ()), (_NEGATIVE, ())),
+        ("neither {} nor {}", (_NEGATIVE, ()), (_POSITIVE, ())),
+    ),
+    (
+        ("{}", (_POSITIVE, ())),
+        ("{}", (_POSITIVE, _SLIGHT)),
+        ("{}", (_NEGATIVE, _NOT)),
+        ("{}", (_VERY_NEGATIVE, _NEVER)),
+    ),
+    (("{}", (_VERY_POSITIVE, ())), ("{}", (_POSITIVE, _STRONG)), ("{}", (_VERY_POSITIVE, _STRONG))),
+)
 
 #: Templates of single clauses, by split: {thing} of the {domain} with a sentiment {phrase}.
 _CLAUSES = {
@@ -77,13 +102,6 @@ _CONTRASTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    clauses: tuple[str, ...]
-    contrasts: tuple[str, ...]
-    words_known: float  # share of each list of sentiment words, from its start, that the split draws from
-
-
 def graded_sentiment(
     num_train: int = 3000, num_validation: int = 500, num_test: int = 1000, *, seed: int = 0
 ) -> dict[str, Any]:
@@ -112,13 +130,12 @@ def graded_sentiment(
         generator = random.Random(f"{seed} {name}")
         labels = [index % NUM_CLASSES for index in range(size)]
         generator.shuffle(labels)
-        split = _Split(_CLAUSES[name], _CONTRASTS[name], 0.5 if name == "train" else 1.0)
-        texts = [_sentence(label, split, generator) for label in labels]
+        texts = [_sentence(label, name, generator) for label in labels]
         corpus[name] = Dataset.from_dict({"text": texts, "label": labels})
     return corpus
 
 
-def _sentence(label: int, split: _Split, generator: random.Random) -> str:
+def _sentence(label: int, split: str, generator: random.Random) -> str:
     domain = generator.choice(sorted(_THINGS))
     second, other = generator.sample(_THINGS[domain], 2)
     clause = _clause(label, domain, second, split, generator)
@@ -126,43 +143,22 @@ def _sentence(label: int, split: _Split, generator: random.Random) -> str:
         # The first clause has any other grade, most often one of the other sign: it must not decide.
         distractor = generator.choice([grade for grade in range(NUM_CLASSES) if grade != label])
         first = _clause(distractor, domain, other, split, generator)
-        clause = generator.choice(split.contrasts).format(first=first, second=clause)
+        clause = generator.choice(_CONTRASTS[split]).format(first=first, second=clause)
     return f"{clause} ."
 
 
-def _clause(label: int, domain: str, thing: str, split: _Split, generator: random.Random) -> str:
-    return generator.choice(split.clauses).format(domain=domain, thing=thing, phrase=_phrase(label, split, generator))
+def _clause(label: int, domain: str, thing: str, split: str, generator: random.Random) -> str:
+    return generator.choice(_CLAUSES[split]).format(
+        domain=domain, thing=thing, phrase=_phrase(label, split, generator)
+    )
 
 
-def _phrase(label: int, split: _Split, generator: random.Random) -> str:
+def _phrase(label: int, split: str, generator: random.Random) -> str:
     """A phrase of the given grade: a word of that grade, or one that modifiers bring there."""
-
-    def word(words: tuple[str, ...], before: tuple[str, ...] = ()) -> str:
-        found = generator.choice(words[: max(1, round(len(words) * split.words_known))])
-        return f"{generator.choice(before)} {found}" if before else found
-
-    positive = (
-        lambda: word(_POSITIVE),
-        lambda: word(_POSITIVE, _SLIGHT),
-        lambda: word(_NEGATIVE, ("not", "far from", "anything but")),
-        lambda: word(_VERY_NEGATIVE, ("not at all", "never")),
-    )
-    negative = (
-        lambda: word(_NEGATIVE),
-        lambda: word(_NEGATIVE, _SLIGHT),
-        lambda: word(_POSITIVE, ("not", "far from", "anything but")),
-        lambda: word(_VERY_POSITIVE, ("not at all", "never")),
-    )
-    choices = {
-        0: (lambda: word(_VERY_NEGATIVE), lambda: word(_NEGATIVE, _STRONG), lambda: word(_VERY_NEGATIVE, _STRONG)),
-        1: negative,
-        2: (
-            lambda: word(_NEUTRAL),
-            lambda: f"{word(_NEUTRAL)} and {word(_NEUTRAL)}",
-            lambda: f"neither {word(_POSITIVE)} nor {word(_NEGATIVE)}",
-            lambda: f"neither {word(_NEGATIVE)} nor {word(_POSITIVE)}",
-        ),
-        3: positive,
-        4: (lambda: word(_VERY_POSITIVE), lambda: word(_POSITIVE, _STRONG), lambda: word(_VERY_POSITIVE, _STRONG)),
-    }
-    return generator.choice(choices[label])()
+    template, *places = generator.choice(_PHRASES[label])
+    known = 0.5 if split == "train" else 1.0  # share of each list of words, from its start, that the split draws from
+    parts = []
+    for words, before in places:
+        word = generator.choice(words[: max(1, round(len(words) * known))])
+        parts.append(f"{generator.choice(before)} {word}" if before else word)
+    return template.format(*parts)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
@@ -177,20 +180,12 @@ def _replace_printing_callbacks(trainer: Any) -> None:
     trainer.add_callback(StopAtNaN())
 
 
-class _python_random_state:
+@contextlib.contextmanager
+def _python_random_state() -> Iterator[None]:
     """Puts back the states of ``random`` and ``numpy.random``, which ``Trainer`` seeds."""
-
-    def __enter__(self) -> None:
-        import random
-
-        import numpy as np
-
-        self._states = random.getstate(), np.random.get_state()
-
-    def __exit__(self, *exception: object) -> None:
-        import random
-
-        import numpy as np
-
-        random.setstate(self._states[0])
-        np.random.set_state(self._states[1])
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)

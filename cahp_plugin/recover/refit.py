@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,19 +75,14 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
                     set_aside([targets[name][-1]], len(batches))
             layers = {layer.output_path: layer for layer in steps.pop(path)}
             for name, wanted in targets.items():
-                yield name, *_refit_one(model, layers[name], calls, batches, wanted, ridge)
+                yield name, *_refit_one(model, layers[name], zip(calls, batches, wanted, strict=True), ridge)
 
 
 def _refit_one(
-    model: Any,
-    layer: PrunableLayer,
-    calls: Sequence[Call],
-    batches: Sequence[Batch],
-    targets: Sequence[Tensor],
-    ridge: float,
+    model: Any, layer: PrunableLayer, parts: Iterable[tuple[Call, Batch, Tensor]], ridge: float
 ) -> tuple[tuple[float, float], int]:
     fit = _Fit(layer)
-    for call, batch, target in zip(calls, batches, targets, strict=True):
+    for call, batch, target in parts:
         with tapped(model, [layer], Running(batch), write=False) as seen, contextlib.suppress(Enough):
             call.run()
         fit.add(joined(seen[layer.output_path]), target)
