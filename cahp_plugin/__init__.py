@@ -20,35 +20,16 @@ if TYPE_CHECKING:
     from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow.prune import prune_classifier
 
-__all__ = [
-    "CAHPConfig",
-    "CAHPError",
-    "CAHPImportance",
-    "CAHPPruner",
-    "HeadSelection",
-    "KeptSet",
-    "finetune",
-    "load_pruned",
-    "prune_classifier",
-    "recover_least_squares",
-    "save_pruned",
-    "select_heads",
-]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "CAHPConfig": "config",
-        "CAHPError": "errors",
-        "CAHPImportance": "prune",
-        "CAHPPruner": "prune",
-        "HeadSelection": "selectors.cahp.selection",
-        "KeptSet": "units.kept",
-        "finetune": "recover",
-        "load_pruned": "prune",
-        "prune_classifier": "workflow.prune",
-        "recover_least_squares": "recover",
-        "save_pruned": "prune",
-        "select_heads": "selectors.complementary",
+        "config": ["CAHPConfig"],
+        "errors": ["CAHPError"],
+        "prune": ["CAHPImportance", "CAHPPruner", "load_pruned", "save_pruned"],
+        "selectors.cahp.selection": ["HeadSelection"],
+        "units.kept": ["KeptSet"],
+        "recover": ["finetune", "recover_least_squares"],
+        "workflow.prune": ["prune_classifier"],
+        "selectors.complementary": ["select_heads"],
     },
 )

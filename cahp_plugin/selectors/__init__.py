@@ -11,31 +11,11 @@ if TYPE_CHECKING:
     from cahp_plugin.selectors.complementary import select_heads
     from cahp_plugin.selectors.registry import default_selectors, make_selector, register_selector, selectors
 
-__all__ = [
-    "Fitted",
-    "Needs",
-    "Ranked",
-    "Selector",
-    "View",
-    "default_selectors",
-    "make_selector",
-    "register_selector",
-    "select_heads",
-    "selectors",
-]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "Fitted": "base",
-        "Needs": "base",
-        "Ranked": "base",
-        "Selector": "base",
-        "View": "base",
-        "default_selectors": "registry",
-        "make_selector": "registry",
-        "register_selector": "registry",
-        "select_heads": "complementary",
-        "selectors": "registry",
+        "base": ["Fitted", "Needs", "Ranked", "Selector", "View"],
+        "registry": ["default_selectors", "make_selector", "register_selector", "selectors"],
+        "complementary": ["select_heads"],
     },
 )
