@@ -13,42 +13,23 @@ from cahp_plugin._version import __version__ as __version__
 if TYPE_CHECKING:
     from cahp_plugin.config import CAHPConfig
     from cahp_plugin.errors import CAHPError
-    from cahp_plugin.method.selection import HeadSelection
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
     from cahp_plugin.recover import finetune, recover_least_squares
-    from cahp_plugin.select import select_heads
+    from cahp_plugin.selectors.cahp.selection import HeadSelection
+    from cahp_plugin.selectors.complementary import select_heads
     from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow.prune import prune_classifier
 
-__all__ = [
-    "CAHPConfig",
-    "CAHPError",
-    "CAHPImportance",
-    "CAHPPruner",
-    "HeadSelection",
-    "KeptSet",
-    "finetune",
-    "load_pruned",
-    "prune_classifier",
-    "recover_least_squares",
-    "save_pruned",
-    "select_heads",
-]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "CAHPConfig": "config",
-        "CAHPError": "errors",
-        "CAHPImportance": "prune",
-        "CAHPPruner": "prune",
-        "HeadSelection": "method.selection",
-        "KeptSet": "units.kept",
-        "finetune": "recover",
-        "load_pruned": "prune",
-        "prune_classifier": "workflow.prune",
-        "recover_least_squares": "recover",
-        "save_pruned": "prune",
-        "select_heads": "select",
+        "config": ["CAHPConfig"],
+        "errors": ["CAHPError"],
+        "prune": ["CAHPImportance", "CAHPPruner", "load_pruned", "save_pruned"],
+        "selectors.cahp.selection": ["HeadSelection"],
+        "units.kept": ["KeptSet"],
+        "recover": ["finetune", "recover_least_squares"],
+        "workflow.prune": ["prune_classifier"],
+        "selectors.complementary": ["select_heads"],
     },
 )

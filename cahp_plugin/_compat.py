@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import transformers
@@ -12,10 +12,18 @@ import transformers
 TRANSFORMERS_MAJOR = int(transformers.__version__.split(".")[0])
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide a result, as installed (``torch_pruning.__version__`` lags behind)."""
+def package_versions(*optional: str) -> dict[str, str]:
+    """Versions of the packages that decide a result, as installed (``torch_pruning.__version__`` lags behind).
+
+    Args:
+        *optional: More packages, named where they are installed.
+    """
     names = ("cahp-plugin", "torch", "transformers", "torch-pruning", "scikit-learn", "numpy", "kneed")
-    return {name: version(name) for name in names}
+    found = {name: version(name) for name in names}
+    for name in optional:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 @contextlib.contextmanager

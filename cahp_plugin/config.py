@@ -1,12 +1,16 @@
-"""The settings of the method: one frozen, validated dataclass with the paper's values as defaults."""
+"""The settings of the method and of the recovery: frozen, validated dataclasses with the paper's values as defaults.
+
+What the command line says and takes for a setting stands with its field.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.files import write_text
@@ -18,10 +22,50 @@ Clustering = Literal["kmedoids", "hierarchical", "louvain"]
 Representative = Literal["salience", "medoid"]
 TSNEInit = Literal["pca", "random"]
 Conditioning = Literal["label", "prediction", "none"]
+RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
+
+_MOST = 10**6
+
+
+def _setting(default: Any, text: str, *ranges: tuple[Any, ...]) -> Any:
+    """A field with its help text.
+
+    Args:
+        default: Its default.
+        text: What the command line says of it.
+        *ranges: ``(low, high)`` for whole numbers, or, where these are floats, for any; with a third entry such as
+            ``"(]"`` where an end is not in the range. Several are for values of different types.
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "ranges": ranges})
+
+
+class _Settings:
+    """Base of the settings, which checks each field by its type and its ranges."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), get_args(kind)
+            ranges = self.__dataclass_fields__[name].metadata.get("ranges")  # type: ignore[attr-defined]
+            if get_origin(kind) is Literal and value not in choices:
+                raise ConfigError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+            if ranges and not (value is None and type(None) in choices):
+                low, high, *ends = next((own for own in ranges if isinstance(value, type(own[0]))), ranges[0])
+                _check_range(name, value, low, high, *ends)
+
+
+def _check_range(name: str, value: Any, low: Any, high: Any, ends: str = "[]") -> None:
+    whole = isinstance(low, int)
+    if isinstance(value, int if whole else (int, float)) and not isinstance(value, bool):
+        above = low < value if ends[0] == "(" else low <= value
+        below = value < high if ends[1] == ")" else value <= high
+        if above and below:
+            return
+    allowed = f"whole number from {low} to {high}" if whole else f"number in {ends[0]}{low:g}, {high:g}{ends[1]}"
+    raise ConfigError(f"`{name}` must be a {allowed}, got {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
-class CAHPConfig:
+class CAHPConfig(_Settings):
     r"""Settings of Complementary Attention Head Pruning (arXiv 2606.19150).
 
     The defaults are the paper's. It leaves the polynomial degree to the user and reports 2 to 6; 4 is the middle.
@@ -70,72 +114,49 @@ class CAHPConfig:
         6
     """
 
-    polynomial_degree: int = 4
-    conditioning: Conditioning = "label"
-    max_queries: int | None = None
-    seed: int = 0
-    signature_size: int | None = None
-    signature_percentile: float = 70.0
-    variance_floor: float = 1e-6
-    salience_share: float = 0.25
-    perplexity: float = 10.0
-    tsne_iterations: int = 1000
-    tsne_init: TSNEInit = "pca"
-    mss: MSSVariant = "authors"
-    clustering: Clustering = "kmedoids"
-    knee_sensitivity: float = 1.0
-    representative: Representative = "salience"
-    min_heads_per_layer: int = 1
-    num_heads: int | float | None = None
-    num_neighbors: int = 10
+    polynomial_degree: int = _setting(
+        4, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)", (1, 10)
+    )
+    conditioning: Conditioning = _setting(
+        "label",
+        "what heads are compared by: how they tell labelled classes apart (the paper), or predicted ones, or their "
+        "attention itself",
+    )
+    max_queries: int | None = _setting(
+        None, "queries of an example that conditioning 'none' compares the heads at", (1, _MOST)
+    )
+    seed: int = _setting(0, "seed of the t-SNE embedding and of the fine-tuning", (0, 2**32 - 1))
+    signature_size: int | None = _setting(
+        None, "side of the resized attention maps (default: from the token lengths)", (2, 4096)
+    )
+    signature_percentile: float = _setting(70.0, "percentile of the token lengths that gives the side", (0.0, 100.0))
+    variance_floor: float = _setting(1e-6, "lower bound of each cell's variance", (0.0, 1.0, "(]"))
+    salience_share: float = _setting(
+        0.25, "share of the training set that the salience is measured on", (0.0, 1.0, "(]")
+    )
+    perplexity: float = _setting(10.0, "perplexity of t-SNE", (1.0, 1e6))
+    tsne_iterations: int = _setting(1000, "iterations of t-SNE", (250, _MOST))
+    tsne_init: TSNEInit = _setting("pca", "start of t-SNE; from pca the selection depends less on the seed")
+    mss: MSSVariant = _setting("authors", "form of the Mean Simplified Silhouette")
+    clustering: Clustering = _setting("kmedoids", "how the heads are clustered (paper: kmedoids)")
+    knee_sensitivity: float = _setting(1.0, "Kneedle's S", (0.0, 1e6))
+    representative: Representative = _setting("salience", "head that stands for its cluster (paper: salience)")
+    min_heads_per_layer: int = _setting(1, "heads that each layer keeps at least; 0 lets whole layers go", (0, _MOST))
+    num_heads: int | float | None = _setting(
+        None,
+        "heads to keep, a count or a share in (0, 1), in place of the knee's choice",
+        (1, _MOST),
+        (0.0, 1.0, "()"),
+    )
+    num_neighbors: int = _setting(10, "neighbours of a head in the graph of heads", (1, _MOST))
 
     def __post_init__(self) -> None:
-        self._check_int("polynomial_degree", 1, 10)
-        self._check_choice("conditioning", get_args(Conditioning))
-        if self.max_queries is not None:
-            self._check_int("max_queries", 1, 10**6)
-            if self.conditioning != "none":
-                raise ConfigError(
-                    f"`max_queries` must be None with `conditioning={self.conditioning!r}`, got {self.max_queries!r}. "
-                    'Only `conditioning="none"` holds the maps of all layers at once and samples their queries.'
-                )
-        self._check_int("seed", 0, 2**32 - 1)
-        if self.signature_size is not None:
-            self._check_int("signature_size", 2, 4096)
-        self._check_number("signature_percentile", 0.0, 100.0)
-        self._check_number("variance_floor", 0.0, 1.0, low_open=True)
-        self._check_number("salience_share", 0.0, 1.0, low_open=True)
-        self._check_number("perplexity", 1.0, 1e6)
-        self._check_int("tsne_iterations", 250, 10**6)
-        self._check_choice("tsne_init", get_args(TSNEInit))
-        self._check_choice("mss", get_args(MSSVariant))
-        self._check_choice("clustering", get_args(Clustering))
-        self._check_number("knee_sensitivity", 0.0, 1e6)
-        self._check_choice("representative", get_args(Representative))
-        self._check_int("min_heads_per_layer", 0, 10**6)
-        if isinstance(self.num_heads, float):
-            self._check_number("num_heads", 0.0, 1.0, low_open=True, high_open=True)
-        elif self.num_heads is not None:
-            self._check_int("num_heads", 1, 10**6)
-        self._check_int("num_neighbors", 1, 10**6)
-
-    def _check_int(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"`{name}` must be a whole number from {low} to {high}, got {value!r}.")
-
-    def _check_number(
-        self, name: str, low: float, high: float, *, low_open: bool = False, high_open: bool = False
-    ) -> None:
-        value = getattr(self, name)
-        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-        if not ok or (low_open and value == low) or (high_open and value == high):
-            interval = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
-            raise ConfigError(f"`{name}` must be a number in {interval}, got {value!r}.")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        if getattr(self, name) not in choices:
-            raise ConfigError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        super().__post_init__()
+        if self.max_queries is not None and self.conditioning != "none":
+            raise ConfigError(
+                f"`max_queries` must be None with `conditioning={self.conditioning!r}`, got {self.max_queries!r}. "
+                'Only `conditioning="none"` holds the maps of all layers at once and samples their queries.'
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as plain JSON values."""
@@ -179,3 +200,43 @@ class CAHPConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold a JSON object, got {type(values).__name__}.")
         return cls.from_dict(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecoverySettings(_Settings):
+    """How the pruned model is recovered; the paper's way and settings are the default (step 10).
+
+    Args:
+        method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
+            gradient), ``"least-squares+finetune"``, or ``"none"``.
+        num_examples: Training examples that a closed form is fitted on.
+        epochs: Passes over the training set for fine-tuning; 0 leaves it out.
+        learning_rate: Peak learning rate of AdamW, after the warm-up.
+        batch_size: Examples a step.
+        training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
+    """
+
+    method: RecoveryMethod = _setting(
+        "finetune",
+        "finetune (the paper); least-squares and bias repair the output projections in closed form, in seconds and "
+        "without labels",
+    )
+    num_examples: int = _setting(384, "examples that a closed form is fitted on")
+    epochs: float = _setting(3, "epochs; 0 leaves it one-shot")
+    learning_rate: float = _setting(2e-5, "peak learning rate")
+    batch_size: int = _setting(32, "examples a batch")
+    training_arguments: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict,
+        metadata={"help": "more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'"},
+    )
+
+    @property
+    def closed_form(self) -> str | None:
+        """``"bias"``, ``"least-squares"`` or ``None``."""
+        first = self.method.split("+")[0]
+        return first if first in ("bias", "least-squares") else None
+
+    @property
+    def finetunes(self) -> bool:
+        """Whether the weights are trained."""
+        return self.method.endswith("finetune") and self.epochs > 0

@@ -13,21 +13,13 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "
 
 def cpu_name() -> str:
     """Name of the processor as the system gives it."""
-    for line in _cpuinfo():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> tuple[str, ...]:
     """The vector instructions that int8 and fp32 speed depend on, as far as the system lists them (Linux)."""
-    for line in _cpuinfo():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            present = set(value.split())
-            return tuple(flag for flag in _FLAGS if flag in present)
-    return ()
+    present = _cpuinfo("flags", "Features").split()
+    return tuple(flag for flag in _FLAGS if flag in present)
 
 
 def peak_memory() -> int:
@@ -48,9 +40,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cpuinfo() -> list[str]:
+def _cpuinfo(*names: str) -> str:
+    """What Linux says first under one of these names; empty elsewhere."""
     path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    entries = (line.partition(":") for line in lines)
+    return next((value.strip() for name, _, value in entries if name.strip() in names), "")
 
 
 def saturates_int8() -> bool:

@@ -15,9 +15,9 @@ from cahp_plugin.errors import SelectionError
 from cahp_plugin.export import ExportReport
 from cahp_plugin.files import from_plain
 from cahp_plugin.latency import LatencyReport
-from cahp_plugin.method.selection import HeadSelection, MSSCurve
 from cahp_plugin.prune import Stage
 from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
 from cahp_plugin.table import format_table
 from cahp_plugin.units import KeptSet
 
@@ -72,6 +72,7 @@ class PruneReport:
         figures: Paths of the pictures by name.
         versions: Versions of the packages that decide the result.
         recovery: Settings of the recovery.
+        world_size: Processes that were at work.
     """
 
     selection: HeadSelection
@@ -82,6 +83,7 @@ class PruneReport:
     figures: dict[str, Path]
     versions: dict[str, str]
     recovery: RecoverySettings | None = None
+    world_size: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
@@ -101,6 +103,7 @@ class PruneReport:
                 json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
             ),
             "versions": self.versions,
+            "world_size": self.world_size,
         }
 
     @classmethod

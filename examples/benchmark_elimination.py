@@ -24,8 +24,8 @@ from cahp_plugin.cli.demo import minilm_folder
 from cahp_plugin.data import graded_sentiment, make_dataloader
 from cahp_plugin.data.encode import tokenize
 from cahp_plugin.files import write_text
-from cahp_plugin.method.elimination import eliminate
-from cahp_plugin.recover.normal_equations import NormalEquations
+from cahp_plugin.observe.normal_equations import NormalEquations
+from cahp_plugin.selectors.elimination import eliminate
 from cahp_plugin.table import format_table
 
 SHARES = {"3/4": 3 / 4, "1/2": 1 / 2, "1/4": 1 / 4, "1/10": 1 / 10}

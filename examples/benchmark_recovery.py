@@ -36,12 +36,12 @@ from cahp_plugin import (
     select_heads,
 )
 from cahp_plugin._compat import package_versions
-from cahp_plugin.baselines import RandomImportance
 from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.files import write_text
-from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair
+from cahp_plugin.selectors import RandomImportance
+from cahp_plugin.selectors.cahp.representatives import select_from_separation
 from cahp_plugin.table import format_table
 
 

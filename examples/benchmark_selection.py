@@ -18,10 +18,10 @@ import torch
 from cahp_plugin import CAHPConfig, load_pruned, select_heads
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.machine import peak_memory
-from cahp_plugin.method.signatures import ClassMoments
 from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.head_maps import add_signatures
 from cahp_plugin.observe.observation import frozen_eval
+from cahp_plugin.observe.signatures import ClassMoments
 from cahp_plugin.units import attention_layers
 
 

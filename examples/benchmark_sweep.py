@@ -11,7 +11,7 @@ import time
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
-from cahp_plugin.method.clustering import sweep_kmedoids
+from cahp_plugin.selectors.cahp.clustering import sweep_kmedoids
 from cahp_plugin.table import format_table
 
 

@@ -33,10 +33,10 @@ from cahp_plugin import (
     select_heads,
 )
 from cahp_plugin._compat import package_versions
-from cahp_plugin.baselines import MichelImportance, RandomImportance, ReconstructionImportance
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
-from cahp_plugin.method.representatives import select_from_separation
 from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.selectors import MichelImportance, RandomImportance, ReconstructionImportance
+from cahp_plugin.selectors.cahp.representatives import select_from_separation
 from cahp_plugin.table import format_table
 
 DEGREES = (2, 3, 4, 5, 6)

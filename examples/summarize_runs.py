@@ -15,12 +15,12 @@ import statistics
 from pathlib import Path
 
 from cahp_plugin.compare import Comparison, KneeTable
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.rows import Row
 from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
 from cahp_plugin.report import save_accuracy
+from cahp_plugin.selectors import selectors
 from cahp_plugin.table import format_table
 
 
@@ -106,7 +106,7 @@ def overview(comparison: Comparison) -> str:
     places = sorted({(row.num_heads, row.recover) for row in rows}, key=lambda at: (-at[0], at[1] != "none", at[1]))
     known = {(row.method, row.num_heads, row.recover): row for row in rows}
     cells = []
-    for method in (name for name in METHOD_NAMES if any(row.method == name for row in rows)):
+    for method in (name for name in selectors() if any(row.method == name for row in rows)):
         line = {"heads chosen by": method}
         for count, recover in places:
             name = f"{count}, {'one-shot' if recover == 'none' else recover}"

@@ -8,11 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+from selecting import made_up
 
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import main
 from cahp_plugin.compare.runs import Run, pack
-from cahp_plugin.method.representatives import select_from_separation
+from cahp_plugin.selectors.cahp.representatives import select
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "results"
 VOID = {"meta", "br", "hr"}
@@ -87,7 +88,7 @@ def selection(layers=4, heads=6, absent=(), **changes):
     for place in absent:
         salience[place] = np.nan
     present = [(layer, head) for layer, head in np.ndindex(layers, heads) if not np.isnan(salience[layer, head])]
-    return select_from_separation(rng.random((len(present), 12)), present, salience, CAHPConfig(**changes))
+    return select(made_up(present, salience, CAHPConfig(**changes), separation=rng.random((len(present), 12))))
 
 
 def write_runs(folder, methods, *, layers=6, heads=8, counts=(24, 12), recoveries=("none", "least-squares"), seeds=3):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from cahp_plugin._version import __version__
 from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, prune, report
@@ -42,7 +46,8 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         As :func:`main`.
     """
     try:
-        run(arguments)
+        with _stopped_by_sigterm():
+            run(arguments)
     except CAHPError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
@@ -50,3 +55,20 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         print(f"{name}: interrupted; nothing half-written is left.", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that nothing half-written is left: launchers stop the others of a lost one."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import add_output_options, console, print_result
+from cahp_plugin.cli.common import add_output_options, chosen, console, print_result
 
 
 def add_parser(commands: Any) -> None:
@@ -63,13 +63,7 @@ def _measure(arguments: argparse.Namespace) -> Any:
         arguments.targets,
         batch_sizes=arguments.batch_size,
         sequence_lengths=arguments.sequence_length,
-        device=arguments.device,
-        threads=arguments.threads,
-        rounds=arguments.rounds,
-        warmup=arguments.warmup,
-        seed=arguments.seed,
-        attn_implementation=arguments.attn_implementation,
-        memory=arguments.memory,
+        **chosen(arguments, "device", "threads", "rounds", "warmup", "seed", "attn_implementation", "memory"),
     )
     if arguments.output:
         save_latency(report, arguments.output, overwrite=arguments.overwrite)

@@ -9,11 +9,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cahp_plugin.config import CAHPConfig, Clustering, Conditioning, MSSVariant, Representative, TSNEInit
+from cahp_plugin.config import CAHPConfig, RecoverySettings
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.processes import processes
 
 
 def count_or_share(text: str) -> int | float:
@@ -25,53 +26,48 @@ def _optional_int(text: str) -> int | None:
     return None if text.lower() in ("none", "auto") else int(text)
 
 
-#: Setting -> (type of the option, its choices, help). The defaults and the checks are CAHPConfig's own.
-_SETTINGS: dict[str, tuple[Any, tuple[str, ...] | None, str]] = {
-    "polynomial_degree": (int, None, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)"),
-    "conditioning": (
-        str,
-        get_args(Conditioning),
-        "what heads are compared by: how they tell labelled classes apart (the paper), or predicted ones, or their "
-        "attention itself",
-    ),
-    "max_queries": (_optional_int, None, "queries of an example that conditioning 'none' compares the heads at"),
-    "num_heads": (count_or_share, None, "heads to keep, a count or a share in (0, 1), in place of the knee's choice"),
-    "min_heads_per_layer": (int, None, "heads that each layer keeps at least; 0 lets whole layers go"),
-    "seed": (int, None, "seed of the t-SNE embedding and of the fine-tuning"),
-    "clustering": (str, get_args(Clustering), "how the heads are clustered (paper: kmedoids)"),
-    "representative": (str, get_args(Representative), "head that stands for its cluster (paper: salience)"),
-    "mss": (str, get_args(MSSVariant), "form of the Mean Simplified Silhouette"),
-    "signature_size": (_optional_int, None, "side of the resized attention maps (default: from the token lengths)"),
-    "signature_percentile": (float, None, "percentile of the token lengths that gives the side"),
-    "salience_share": (float, None, "share of the training set that the salience is measured on"),
-    "perplexity": (float, None, "perplexity of t-SNE"),
-    "tsne_iterations": (int, None, "iterations of t-SNE"),
-    "tsne_init": (str, get_args(TSNEInit), "start of t-SNE; from pca the selection depends less on the seed"),
-    "knee_sensitivity": (float, None, "Kneedle's S"),
-    "variance_floor": (float, None, "lower bound of each cell's variance"),
-    "num_neighbors": (int, None, "neighbours of a head in the graph of heads"),
+#: Settings that are no plain number or word -> how the command line reads them.
+_READERS: dict[Any, Any] = {
+    int | None: _optional_int,
+    int | float | None: count_or_share,
+    Mapping[str, Any]: json.loads,
 }
+#: Settings of the recovery that the command line calls otherwise.
+_RECOVERY_NAMES = {"method": "recover", "num_examples": "recover_examples"}
+
+
+def _add_settings(group: Any, settings: type[Any], *, without: Sequence[str] = (), **defaults: Any) -> None:
+    """Adds an option for each field of a dataclass of settings, with the help text, the type and the choices there."""
+    kinds = get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if field.name in without:
+            continue
+        kind, name, text = kinds[field.name], _RECOVERY_NAMES.get(field.name, field.name), field.metadata["help"]
+        default = defaults.get(field.name, getattr(settings(), field.name))
+        options: dict[str, Any] = {"type": _READERS.get(kind, kind)}
+        if get_origin(kind) is Literal:
+            options = {"choices": get_args(kind)}
+        elif kind == Mapping[str, Any]:
+            options["metavar"] = "JSON"
+        shown = f" (default: {default})" if default not in (None, {}) else ""
+        group.add_argument(f"--{name.replace('_', '-')}", default=default, help=text + shown, **options)
 
 
 def add_method_options(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
     """Adds one option for each setting of :class:`CAHPConfig`, but for those in ``without``."""
     group = parser.add_argument_group("method", "settings of the method; the paper's are the default")
-    defaults = CAHPConfig()
-    for field in dataclasses.fields(CAHPConfig):
-        if field.name in without:
-            continue
-        kind, choices, text = _SETTINGS[field.name]
-        default = getattr(defaults, field.name)
-        shown = "" if default is None else f" (default: {default})"
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kind, choices=choices, default=default, help=text + shown
-        )
+    _add_settings(group, CAHPConfig, without=without)
 
 
 def method_config(arguments: argparse.Namespace) -> CAHPConfig:
     """Builds the settings from the options of :func:`add_method_options`."""
     names = [field.name for field in dataclasses.fields(CAHPConfig)]
-    return CAHPConfig(**{name: getattr(arguments, name) for name in names if hasattr(arguments, name)})
+    return CAHPConfig(**chosen(arguments, *(name for name in names if hasattr(arguments, name))))
+
+
+def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options that a function takes as keyword arguments under their own names."""
+    return {name: getattr(arguments, name) for name in names}
 
 
 def add_column_options(group: Any) -> None:
@@ -81,38 +77,9 @@ def add_column_options(group: Any) -> None:
     group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
 
 
-def add_recovery_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
-    """Adds the options of the fine-tuning after pruning."""
-    group = parser.add_argument_group("recovery", "what happens to the weights after pruning")
-    group.add_argument(
-        "--recover",
-        choices=("none", "bias", "least-squares", "finetune", "least-squares+finetune"),
-        default="finetune",
-        help="finetune (the paper, the default); least-squares and bias repair the output projections in closed form, "
-        "in seconds and without labels",
-    )
-    add_finetuning_options(group, epochs=epochs, learning_rate=learning_rate)
-
-
 def add_finetuning_options(group: Any, *, epochs: float, learning_rate: float) -> None:
-    """Adds the settings of the recoveries."""
-    group.add_argument(
-        "--recover-examples", type=int, default=384, help="examples that a closed form is fitted on (default: 384)"
-    )
-    group.add_argument(
-        "--epochs", type=float, default=epochs, help=f"epochs; 0 leaves it one-shot (default: {epochs:g})"
-    )
-    group.add_argument(
-        "--learning-rate", type=float, default=learning_rate, help=f"peak learning rate (default: {learning_rate:g})"
-    )
-    group.add_argument("--batch-size", type=int, default=32, help="examples a batch (default: 32)")
-    group.add_argument(
-        "--training-arguments",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help="more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'",
-    )
+    """Adds the settings of the recoveries, all but which."""
+    _add_settings(group, RecoverySettings, without=("method",), epochs=epochs, learning_rate=learning_rate)
 
 
 def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
@@ -120,32 +87,22 @@ def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learn
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
     add_method_options(parser)
-    add_recovery_options(parser, epochs=epochs, learning_rate=learning_rate)
+    group = parser.add_argument_group("recovery", "what happens to the weights after pruning")
+    _add_settings(group, RecoverySettings, epochs=epochs, learning_rate=learning_rate)
     add_output_options(parser)
 
 
 def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
-    return {
-        "output_dir": arguments.output,
-        "recovery": recovery_settings(arguments, arguments.recover),
-        "overwrite": arguments.overwrite,
-        "figures": arguments.figures,
-    }
+    recovery = recovery_settings(arguments, arguments.recover)
+    return {"output_dir": arguments.output, "recovery": recovery, **chosen(arguments, "overwrite", "figures")}
 
 
-def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -> Any:
+def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -> RecoverySettings:
     """The settings that :func:`add_finetuning_options` gives."""
-    from cahp_plugin.recover import RecoverySettings
-
-    return RecoverySettings(
-        method=method,  # type: ignore[arg-type]  # argparse has checked it
-        num_examples=arguments.recover_examples,
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-        batch_size=arguments.batch_size,
-        training_arguments=arguments.training_arguments,
-    )
+    names = [field.name for field in dataclasses.fields(RecoverySettings) if field.name != "method"]
+    values = {name: getattr(arguments, _RECOVERY_NAMES.get(name, name)) for name in names}
+    return RecoverySettings(method, **values)  # type: ignore[arg-type]  # checked there
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +112,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_recovery_options(arguments: argparse.Namespace) -> None:
-    """Checks the numbers of :func:`add_recovery_options`.
+    """Checks the numbers of :func:`add_finetuning_options`.
 
     Raises:
         ConfigError: One is out of its range.
@@ -187,10 +144,11 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     own.addHandler(handler)
-    own.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    quiet = arguments.quiet or not processes().main
+    own.setLevel(logging.WARNING if quiet else logging.INFO)
     own.propagate = False
     transformers_logging.set_verbosity_error()
-    if arguments.quiet:
+    if quiet:
         datasets.disable_progress_bars()
         transformers_logging.disable_progress_bar()
     try:
@@ -206,6 +164,15 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
+def run_pruning(arguments: argparse.Namespace, job: Callable[[argparse.Namespace, CAHPConfig], Any]) -> None:
+    """Checks the settings of a command that prunes, runs it and prints its result."""
+    config = method_config(arguments)
+    check_recovery_options(arguments)
+    with console(arguments):
+        print_result(arguments, job(arguments, config))
+
+
 def print_result(arguments: argparse.Namespace, result: Any) -> None:
-    """Prints a result with ``to_dict`` as JSON or as text."""
-    print(json.dumps(result.to_dict()) if arguments.json else result)
+    """Prints a result with ``to_dict`` as JSON or as text; of several processes one does."""
+    if processes().main:
+        print(json.dumps(result.to_dict()) if arguments.json else result)

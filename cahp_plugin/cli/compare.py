@@ -22,9 +22,9 @@ from cahp_plugin.cli.common import (
     recovery_settings,
 )
 from cahp_plugin.cli.prune import MODEL_HELP
-from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CAHPError, ConfigError
+from cahp_plugin.selectors import default_selectors, selectors
 
 
 def add_parser(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         help="compare ways of choosing heads",
         description="Runs every method at every number of heads, with every recovery and seed. Resumable: each run\n"
         "is a line of runs.jsonl, and the same command goes on where it was stopped.",
-        epilog="methods:\n" + "\n".join(f"  {name:<20}{text}" for name, text in METHOD_NAMES.items()),
+        epilog="methods:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in selectors().items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
@@ -56,9 +56,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--methods",
         type=lambda text: text.split(","),
-        default=list(DEFAULT_METHODS),
+        default=default_selectors(),
         metavar="NAME,NAME",
-        help=f"names from the list below (default: {','.join(DEFAULT_METHODS)})",
+        help=f"names from the list below (default: {','.join(default_selectors())})",
     )
     parser.add_argument(
         "--heads", type=count_or_share, nargs="+", default=[0.5, 0.25], help="counts or shares (default: 0.5 0.25)"

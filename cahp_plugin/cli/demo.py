@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.cli import prune
-from cahp_plugin.cli.common import (
-    add_pruning_options,
-    check_recovery_options,
-    console,
-    method_config,
-    print_result,
-    pruning_options,
-)
+from cahp_plugin.cli.common import add_pruning_options, pruning_options, run_pruning
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, MissingDependencyError
 
@@ -48,11 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
         )
     if given:
         prune.run(arguments)
-        return
-    config = method_config(arguments)
-    check_recovery_options(arguments)
-    with console(arguments):
-        print_result(arguments, _prune_minilm(arguments, config))
+    else:
+        run_pruning(arguments, _prune_minilm)
 
 
 def _prune_minilm(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
@@ -65,14 +55,8 @@ def _prune_minilm(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
     start = time.perf_counter()
     model, tokenizer = finetuned_minilm(corpus["train"], seed=config.seed)
     finetuned = time.perf_counter() - start
-    report = prune_classifier(
-        model,
-        tokenizer,
-        corpus["train"],
-        corpus["test"],
-        config,
-        **pruning_options(arguments),
-    )
+    train, test = corpus["train"], corpus["test"]
+    report = prune_classifier(model, tokenizer, train, test, config, **pruning_options(arguments))
     report.seconds["fine-tune the dense model"] = finetuned
     return report
 

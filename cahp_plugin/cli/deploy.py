@@ -6,14 +6,7 @@ import argparse
 from typing import Any
 
 from cahp_plugin.cli import benchmark, export, prune
-from cahp_plugin.cli.common import (
-    add_pruning_options,
-    check_recovery_options,
-    console,
-    method_config,
-    print_result,
-    pruning_options,
-)
+from cahp_plugin.cli.common import add_pruning_options, chosen, pruning_options, run_pruning
 
 
 def add_parser(commands: Any) -> None:
@@ -39,10 +32,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    config = method_config(arguments)
-    check_recovery_options(arguments)
-    with console(arguments):
-        print_result(arguments, _deploy(arguments, config))
+    run_pruning(arguments, _deploy)
 
 
 def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
@@ -55,12 +45,7 @@ def _deploy(arguments: argparse.Namespace, config: Any) -> Any:
         train,
         evaluation,
         config,
-        preset=arguments.preset,
         sequence_lengths=arguments.sequence_length,
-        threads=arguments.threads,
-        rounds=arguments.rounds,
-        warmup=arguments.warmup,
-        memory=arguments.memory,
-        **prune.data_options(arguments),
+        **chosen(arguments, "preset", "threads", "rounds", "warmup", "memory", *prune.COLUMNS),
         **pruning_options(arguments),
     )

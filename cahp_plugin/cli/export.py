@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import add_column_options, add_output_options, console, print_result
+from cahp_plugin.cli.common import add_column_options, add_output_options, chosen, console, print_result
 
 
 def add_parser(commands: Any) -> None:
@@ -81,16 +81,9 @@ def _export(arguments: argparse.Namespace) -> Any:
     return export_pruned(
         arguments.model,
         arguments.output,
-        task=arguments.task,
-        quantize=arguments.quantize,
-        preset=arguments.preset,
-        optimize=arguments.optimize,
         calibration=calibration,
         evaluation=evaluation,
-        backend=arguments.backend,
-        opset=arguments.opset,
-        tolerance=arguments.tolerance,
-        overwrite=arguments.overwrite,
+        **chosen(arguments, "task", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite"),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,13 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     from safetensors import SafetensorError, safe_open
 
+    from cahp_plugin.files import read_json
     from cahp_plugin.prune.widths import linear_shapes
     from cahp_plugin.units.record import RECORD_KEY, head_entries, kept_set, neuron_entries
 
-    config = _read_json(folder / "config.json", required=True)
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise CheckpointError(f"There is no config.json in {folder}; is it a model's folder?")
     if RECORD_KEY not in config:
         raise CheckpointError(
             f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{RECORD_KEY}`."
@@ -120,10 +124,7 @@ def inspect_folder(folder: Path) -> Inspection:
         try:
             with safe_open(file, framework="numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a dict
-                    size = 1
-                    for side in tensors.get_slice(name).get_shape():
-                        size *= side
-                    parameters += size
+                    parameters += math.prod(tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} can't be read: {error}. It may be cut off; copy it again.") from error
     return Inspection(
@@ -136,23 +137,9 @@ def inspect_folder(folder: Path) -> Inspection:
         linear_shapes=linear_shapes(config),
         parameters=parameters,
         mebibytes=sum(file.stat().st_size for file in files) / 2**20,
-        note=_read_json(folder / "selection.json").get("note"),
-        stages=tuple(_read_json(folder / "cahp_report.json").get("stages", ())),
+        note=(read_json(folder / "selection.json") or {}).get("note"),
+        stages=tuple((read_json(folder / "cahp_report.json") or {}).get("stages", ())),
     )
-
-
-def _read_json(path: Path, *, required: bool = False) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if required:
-            raise CheckpointError(f"There is no {path.name} in {path.parent}; is it a model's folder?") from error
-        return {}
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(f"{path} can't be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(values).__name__}.")
-    return values
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,17 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import (
-    add_column_options,
-    add_pruning_options,
-    check_recovery_options,
-    console,
-    method_config,
-    print_result,
-    pruning_options,
-)
+from cahp_plugin.cli.common import add_column_options, add_pruning_options, chosen, pruning_options, run_pruning
 from cahp_plugin.config import CAHPConfig
 
+COLUMNS = ("text_columns", "label_column", "max_length")  # of :func:`add_data_options`
 MODEL_HELP = "folder or Hub id of a fine-tuned sequence classifier"
 
 
@@ -52,19 +45,15 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    config = method_config(arguments)
-    check_recovery_options(arguments)
-    with console(arguments):
-        print_result(arguments, _prune(arguments, config))
+    run_pruning(arguments, _prune)
 
 
 def _prune(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
     from cahp_plugin.workflow import prune_classifier
 
     model, tokenizer, train, evaluation = load_inputs(arguments)
-    return prune_classifier(
-        model, tokenizer, train, evaluation, config, **data_options(arguments), **pruning_options(arguments)
-    )
+    options = chosen(arguments, *COLUMNS) | pruning_options(arguments)
+    return prune_classifier(model, tokenizer, train, evaluation, config, **options)
 
 
 def load_inputs(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
@@ -78,8 +67,3 @@ def load_inputs(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
     train = load_examples(arguments.train, arguments.train_split)
     evaluation = load_examples(arguments.eval, arguments.eval_split)
     return *load_classifier(arguments.model), train, evaluation
-
-
-def data_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of ``prune_classifier`` that :func:`add_data_options` gives."""
-    return {name: getattr(arguments, name) for name in ("text_columns", "label_column", "max_length")}

@@ -14,15 +14,11 @@ if TYPE_CHECKING:
     from cahp_plugin.compare.knee import KneeTable, knee_under_noise
     from cahp_plugin.compare.summary import Comparison
 
-__all__ = ["Check", "Comparison", "KneeTable", "check_runs", "knee_under_noise"]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "Check": "check",
-        "Comparison": "summary",
-        "KneeTable": "knee",
-        "check_runs": "check",
-        "knee_under_noise": "knee",
+        "check": ["Check", "check_runs"],
+        "summary": ["Comparison"],
+        "knee": ["KneeTable", "knee_under_noise"],
     },
 )

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from cahp_plugin.baselines.controls import gaussian_like
-from cahp_plugin.errors import ConfigError, SelectionError
-from cahp_plugin.method.graph_space import embed_heads
-from cahp_plugin.method.representatives import choose_heads
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.errors import ConfigError
+from cahp_plugin.selectors.cahp.evidence import Evidence
+from cahp_plugin.selectors.cahp.representatives import choose_heads, embed
+from cahp_plugin.selectors.controls import with_noise
 from cahp_plugin.table import format_table
 
 #: Share of the heads kept on SST-5 by polynomial degree, as the paper reports (arXiv 2606.19150).
@@ -90,7 +89,7 @@ def _range(shares: Sequence[float]) -> str:
 
 
 def knee_under_noise(
-    observed: HeadSelection, *, degrees: Sequence[int] = (2, 3, 4, 5, 6), seeds: Sequence[int] = (0, 1, 2)
+    evidence: Evidence, *, degrees: Sequence[int] = (2, 3, 4, 5, 6), seeds: Sequence[int] = (0, 1, 2)
 ) -> KneeTable:
     """Lets the knee choose the number of heads from the model's separation and from noise of the same shape.
 
@@ -98,37 +97,27 @@ def knee_under_noise(
     given) and not from the model.
 
     Args:
-        observed: A selection on the model, with its X; its settings are used, without ``num_heads``.
+        evidence: What was measured on the model, with its X; its settings are used, without ``num_heads``.
         degrees: Polynomial degrees.
         seeds: Seeds of t-SNE and of the noise.
 
     Raises:
-        ConfigError: The selection's clustering has no knee, or a list is empty.
-        SelectionError: The selection has no X (one read back from a file has none).
+        ConfigError: The clustering has no knee, or a list is empty.
+        SelectionError: There is no X.
     """
-    if observed.config.clustering == "louvain":
+    if evidence.config.clustering == "louvain":
         raise ConfigError("`clustering='louvain'` has no knee; select with kmedoids or hierarchical.")
     if not degrees or not seeds:
         raise ConfigError("`degrees` and `seeds` must hold at least one number each.")
-    if observed.separation is None:
-        raise SelectionError("The selection has no separation matrix: it was read from a file, or made without.")
-    total = observed.num_present
+    total = evidence.units.num_heads
     shares: dict[tuple[str, int], list[float]] = {}
     for seed in logging.tqdm(seeds, desc="Looking for knees", unit="seed"):
-        for name, separation in (("measured", observed.separation), ("noise", gaussian_like(observed, seed))):
-            config = dataclasses.replace(observed.config, num_heads=None, seed=seed)
-            coordinates = embed_heads(
-                separation,
-                perplexity=config.perplexity,
-                iterations=config.tsne_iterations,
-                seed=seed,
-                init=config.tsne_init,
-            )
+        for name, given in (("measured", evidence), ("noise", with_noise(evidence, seed))):
+            config = dataclasses.replace(given.config, num_heads=None, seed=seed)
+            coordinates = embed(dataclasses.replace(given, config=config))
             for degree in degrees:
                 changed = dataclasses.replace(config, polynomial_degree=degree)
-                found = choose_heads(
-                    coordinates, observed.heads, observed.salience, changed, group_size=observed.group_size
-                )
+                found = choose_heads(coordinates, dataclasses.replace(given, config=changed))
                 shares.setdefault((name, degree), []).append(found.num_heads / total)
     rows = tuple(
         KneeRow(

@@ -9,79 +9,27 @@ appear in validation and test only: those grades have to come from what the enco
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 from cahp_plugin.errors import ConfigError
 
 NUM_CLASSES = 5
 
-_THINGS = {
-    "film": ("plot", "acting", "ending", "dialogue", "soundtrack", "camera work"),
-    "restaurant": ("food", "service", "menu", "dessert", "soup", "wine list"),
-    "hotel": ("room", "breakfast", "staff", "location", "bed", "pool"),
-    "phone": ("screen", "battery", "camera", "keyboard", "speaker", "design"),
-    "novel": ("story", "opening chapter", "prose", "hero", "translation", "last page"),
-    "concert": ("singer", "sound", "band", "hall", "encore", "light show"),
-    "course": ("teacher", "material", "exercises", "pace", "lecture", "final project"),
-    "train ride": ("seat", "view", "timetable", "crew", "ticket", "coffee"),
-}
-_POSITIVE = ("good", "pleasant", "charming", "solid", "enjoyable", "likeable", "clever", "tasteful", "fresh", "warm")
-_VERY_POSITIVE = ("superb", "brilliant", "magnificent", "flawless", "stunning", "wonderful", "outstanding", "perfect")
-_NEGATIVE = ("weak", "dull", "clumsy", "tired", "bland", "awkward", "flat", "messy", "shabby", "cold")
-_VERY_NEGATIVE = ("dreadful", "awful", "terrible", "horrible", "atrocious", "unbearable", "disastrous", "abysmal")
-_NEUTRAL = (
-    "ordinary",
-    "average",
-    "standard",
-    "usual",
-    "typical",
-    "plain",
-    "unremarkable",
-    "middling",
-    "so-so",
-    "okay",
-)
-_STRONG = ("truly", "utterly", "remarkably", "incredibly", "extremely", "really")
-_SLIGHT = ("a little", "slightly", "somewhat", "a bit", "mildly", "rather")
 
-#: Templates of single clauses, by split: {thing} of the {domain} with a sentiment {phrase}.
-_CLAUSES = {
-    "train": (
-        "the {thing} of this {domain} is {phrase}",
-        "i found the {thing} {phrase}",
-        "everyone called the {thing} {phrase}",
-        "in this {domain} the {thing} was {phrase}",
-        "what a {domain} , its {thing} is {phrase}",
-        "the {thing} turned out {phrase}",
-        "for such a {domain} the {thing} is {phrase}",
-        "we thought that the {thing} seemed {phrase}",
-    ),
-    "validation": (
-        "honestly the {thing} felt {phrase}",
-        "their {thing} remained {phrase} throughout the {domain}",
-        "my friends describe the {thing} as {phrase}",
-    ),
-    "test": (
-        "as far as the {domain} goes , the {thing} proved {phrase}",
-        "you will find its {thing} {phrase}",
-        "the critics consider the {thing} {phrase}",
-    ),
-}
-#: How a contrast is put, by split: the {second} clause decides.
-_CONTRASTS = {
-    "train": ("{first} , but {second}", "although {first} , {second}", "{first} ; however , {second}"),
-    "validation": ("while {first} , {second}", "{first} , yet {second}"),
-    "test": ("even though {first} , {second}", "{first} , and still {second}"),
-}
+@functools.cache
+def parts() -> dict[str, Any]:
+    """What the sentences are made of, from ``graded_sentiment.json``.
 
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    clauses: tuple[str, ...]
-    contrasts: tuple[str, ...]
-    words_known: float  # share of each list of sentiment words, from its start, that the split draws from
+    ``things`` of each domain; ``words`` of each kind; ``phrases`` of each grade: a template, and for each of its places
+    a kind of words and what may stand before one; by split, templates of single ``clauses``, and how ``contrasts`` are
+    put, in which the second clause decides.
+    """
+    found: dict[str, Any] = json.loads(Path(__file__).with_name("graded_sentiment.json").read_text(encoding="utf-8"))
+    return found
 
 
 def graded_sentiment(
@@ -112,57 +60,36 @@ def graded_sentiment(
         generator = random.Random(f"{seed} {name}")
         labels = [index % NUM_CLASSES for index in range(size)]
         generator.shuffle(labels)
-        split = _Split(_CLAUSES[name], _CONTRASTS[name], 0.5 if name == "train" else 1.0)
-        texts = [_sentence(label, split, generator) for label in labels]
+        texts = [_sentence(label, name, generator) for label in labels]
         corpus[name] = Dataset.from_dict({"text": texts, "label": labels})
     return corpus
 
 
-def _sentence(label: int, split: _Split, generator: random.Random) -> str:
-    domain = generator.choice(sorted(_THINGS))
-    second, other = generator.sample(_THINGS[domain], 2)
+def _sentence(label: int, split: str, generator: random.Random) -> str:
+    domain = generator.choice(sorted(parts()["things"]))
+    second, other = generator.sample(parts()["things"][domain], 2)
     clause = _clause(label, domain, second, split, generator)
     if generator.random() < 0.4:
         # The first clause has any other grade, most often one of the other sign: it must not decide.
         distractor = generator.choice([grade for grade in range(NUM_CLASSES) if grade != label])
         first = _clause(distractor, domain, other, split, generator)
-        clause = generator.choice(split.contrasts).format(first=first, second=clause)
+        clause = generator.choice(parts()["contrasts"][split]).format(first=first, second=clause)
     return f"{clause} ."
 
 
-def _clause(label: int, domain: str, thing: str, split: _Split, generator: random.Random) -> str:
-    return generator.choice(split.clauses).format(domain=domain, thing=thing, phrase=_phrase(label, split, generator))
+def _clause(label: int, domain: str, thing: str, split: str, generator: random.Random) -> str:
+    return generator.choice(parts()["clauses"][split]).format(
+        domain=domain, thing=thing, phrase=_phrase(label, split, generator)
+    )
 
 
-def _phrase(label: int, split: _Split, generator: random.Random) -> str:
+def _phrase(label: int, split: str, generator: random.Random) -> str:
     """A phrase of the given grade: a word of that grade, or one that modifiers bring there."""
-
-    def word(words: tuple[str, ...], before: tuple[str, ...] = ()) -> str:
-        found = generator.choice(words[: max(1, round(len(words) * split.words_known))])
-        return f"{generator.choice(before)} {found}" if before else found
-
-    positive = (
-        lambda: word(_POSITIVE),
-        lambda: word(_POSITIVE, _SLIGHT),
-        lambda: word(_NEGATIVE, ("not", "far from", "anything but")),
-        lambda: word(_VERY_NEGATIVE, ("not at all", "never")),
-    )
-    negative = (
-        lambda: word(_NEGATIVE),
-        lambda: word(_NEGATIVE, _SLIGHT),
-        lambda: word(_POSITIVE, ("not", "far from", "anything but")),
-        lambda: word(_VERY_POSITIVE, ("not at all", "never")),
-    )
-    choices = {
-        0: (lambda: word(_VERY_NEGATIVE), lambda: word(_NEGATIVE, _STRONG), lambda: word(_VERY_NEGATIVE, _STRONG)),
-        1: negative,
-        2: (
-            lambda: word(_NEUTRAL),
-            lambda: f"{word(_NEUTRAL)} and {word(_NEUTRAL)}",
-            lambda: f"neither {word(_POSITIVE)} nor {word(_NEGATIVE)}",
-            lambda: f"neither {word(_NEGATIVE)} nor {word(_POSITIVE)}",
-        ),
-        3: positive,
-        4: (lambda: word(_VERY_POSITIVE), lambda: word(_POSITIVE, _STRONG), lambda: word(_VERY_POSITIVE, _STRONG)),
-    }
-    return generator.choice(choices[label])()
+    template, *places = generator.choice(parts()["phrases"][label])
+    known = 0.5 if split == "train" else 1.0  # share of each list of words, from its start, that the split draws from
+    found = []
+    for kind, before in places:
+        words = parts()["words"][kind]
+        word = generator.choice(words[: max(1, round(len(words) * known))])
+        found.append(f"{generator.choice(parts()['words'][before])} {word}" if before else word)
+    return str(template.format(*found))

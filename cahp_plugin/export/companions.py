@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
 
 from cahp_plugin.export.source import Source
+from cahp_plugin.prune.checkpoint import find_file
 
 logger = logging.get_logger(__name__)
 
@@ -44,17 +45,8 @@ def _generates(source: Source) -> bool:
 
 
 def _copy_preprocessors(source: Source, folder: Path) -> None:
-    found = [_file(source.folder, name) for name in _PREPROCESSORS] if source.folder is not None else []
+    found = [find_file(source.folder, name, {}) for name in _PREPROCESSORS] if source.folder is not None else []
     for path in filter(None, found):
         shutil.copyfile(path, folder / Path(path).name)
     if source.folder is not None and not any(found):
         logger.warning(f"{source.folder} has no {_PREPROCESSORS[0]}; the exported folder has none either.")
-
-
-def _file(folder: str, name: str) -> str | None:
-    try:
-        return cached_file(
-            folder, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-    except OSError:  # not a repository either
-        return None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
@@ -21,7 +19,7 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError, DataError
 from cahp_plugin.export.companions import save_companions
-from cahp_plugin.export.graph import check_graph, onnx_module
+from cahp_plugin.export.graph import check_graph
 from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
 from cahp_plugin.export.parts import MODEL
@@ -29,7 +27,6 @@ from cahp_plugin.export.quantize import PRESETS, Preset, Quantization, quantize_
 from cahp_plugin.export.session import (
     EXPORT_REPORT_NAME,
     graph_inputs,
-    onnxruntime,
     open_session,
     open_sessions,
     recorded_preset,
@@ -38,6 +35,7 @@ from cahp_plugin.export.session import (
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
+from cahp_plugin.export.tools import onnx_module, onnxruntime
 from cahp_plugin.files import from_plain, write_text
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import Evaluation
@@ -242,7 +240,12 @@ def export_pruned(
     exporter = None if original.graphs else exporter_of(original, backend)
 
     bar = logging.tqdm(total=3 + (optimize is not None) + (quantize is not None), desc="Exporting", unit="step")
-    with bar, replaced_folder(output, overwrite=overwrite) as partial, _scratch(partial) as scratch:
+    with (
+        bar,
+        replaced_folder(output, overwrite=overwrite) as partial,
+        TemporaryDirectory(dir=partial) as inner,
+    ):
+        scratch = Path(inner)
         graphs = dict(original.graphs)
         if exporter is not None:
             graphs = {part.name: scratch / f"{part.name}.onnx" for part in original.parts}
@@ -300,7 +303,7 @@ def export_pruned(
             quantized=measured,
             agreement=agreement,
             seconds=time.perf_counter() - start,
-            versions=package_versions() | _versions("onnx", "onnxruntime", "optimum-onnx"),
+            versions=package_versions("onnx", "onnxruntime", "optimum-onnx"),
         )
         for name, path in final.items():
             shutil.copyfile(path, partial / written[name])
@@ -308,13 +311,6 @@ def export_pruned(
         report.save(partial)
         bar.update()
     return report
-
-
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for graphs on the way, gone when the block ends."""
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        yield Path(name)
 
 
 def _check(
@@ -388,11 +384,3 @@ def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
         DataError: There is no batch, or one without labels.
     """
     return _accuracy(open_session(path), batches)
-
-
-def _versions(*names: str) -> dict[str, str]:
-    found = {}
-    for name in names:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

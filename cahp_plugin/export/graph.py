@@ -6,23 +6,11 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.errors import ExportError, MissingDependencyError
+from cahp_plugin.errors import ExportError
+from cahp_plugin.export.tools import onnx_module
 
 #: Operators whose integer inputs are shapes or places, where a traced size would be frozen into the graph.
 _SHAPED_BY = {"Reshape", "Expand", "Tile", "ConstantOfShape", "Slice", "Range"}
-
-
-def onnx_module() -> Any:
-    """Imports onnx.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise MissingDependencyError('This needs onnx: pip install "cahp-plugin[onnx]".') from error
-    return onnx
 
 
 def check_graph(path: Path, example: Mapping[str, int], free: Mapping[str, Collection[int]]) -> None:
@@ -75,11 +63,3 @@ def _shape_constants(onnx: Any, graph: Any) -> Iterator[tuple[str, int]]:
             if tensor is not None and tensor.data_type == onnx.TensorProto.INT64:
                 for value in onnx.numpy_helper.to_array(tensor).reshape(-1).tolist():
                     yield node.name, value
-
-
-def op_counts(path: Path) -> dict[str, int]:
-    """Counts a graph's nodes by operator."""
-    counts: dict[str, int] = {}
-    for node in onnx_module().load(str(path), load_external_data=False).graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return counts

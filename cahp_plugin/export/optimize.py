@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
 from cahp_plugin.errors import ExportError
-from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.session import onnxruntime
+from cahp_plugin.export.tools import onnx_module, onnxruntime, quiet, reported
 
 Optimization = Literal["O1", "O2"]
 
@@ -34,12 +32,8 @@ def optimize_graph(source: Path, target: Path, level: Optimization, *, head_dims
     Raises:
         ExportError: onnxruntime fails, or gave a fused attention another number of heads than its weights have.
     """
-    try:
+    with reported(f"Optimizing ({level})"):
         return _basic(source, target) if level == "O1" else _fused(source, target, head_dims)
-    except (ExportError, OSError):
-        raise
-    except Exception as error:  # onnxruntime's tools raise whatever went wrong below them
-        raise ExportError(f"Optimizing ({level}) failed: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def _basic(source: Path, target: Path) -> dict[str, int]:
@@ -55,15 +49,10 @@ def _basic(source: Path, target: Path) -> dict[str, int]:
 def _fused(source: Path, target: Path, head_dims: Collection[int]) -> dict[str, int]:
     from onnxruntime.transformers.optimizer import optimize_model
 
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            # 0 heads: read the number off each layer; any other number would be stamped on all of them.
-            model = optimize_model(str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=1)
-            model.save_model_to_file(str(target))
-    finally:
-        logging.disable(before)
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        # 0 heads: read the number off each layer; any other number would be stamped on all of them.
+        model = optimize_model(str(source), model_type="bert", num_heads=0, hidden_size=0, opt_level=1)
+        model.save_model_to_file(str(target))
     check_fused_heads(onnx_module().load(str(target)).graph, head_dims)
     return {name: count for name, count in model.get_fused_operator_statistics().items() if count}
 

@@ -18,6 +18,8 @@ SHAPES = ((1, 1, False), (1, 8, False), (2, 16, True), (3, 33, True), (5, 64, Fa
 #: Numbers of images or of recordings, whose length is fixed and which know no padding.
 BATCH_SIZES = (1, 2, 3, 4)
 
+Tensors = Mapping[str, torch.Tensor]
+
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
@@ -87,15 +89,7 @@ def _shapes(source: Source) -> list[tuple[int, int, bool]]:
     return list(dict.fromkeys(shapes))
 
 
-def _difference(
-    at: Parity,
-    inputs: Mapping[str, torch.Tensor],
-    expected: Mapping[str, torch.Tensor],
-    session: Any,
-    against: str,
-    *,
-    left: bool,
-) -> Parity:
+def _difference(at: Parity, inputs: Tensors, expected: Tensors, session: Any, against: str, *, left: bool) -> Parity:
     try:
         computed = run_session(session, inputs)
     except DataError as error:

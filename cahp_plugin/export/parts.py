@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ExportError
-from cahp_plugin.export.tasks import Task
+from cahp_plugin.export.tasks import BATCH, TARGETS, TOKENS, Task
 from cahp_plugin.observe.inputs import call_options
 
 MODEL, ENCODER, DECODER = "model", "encoder_model", "decoder_model"
@@ -22,10 +22,8 @@ DECODER_FEEDS = {
     "encoder_attention_mask": "attention_mask",
 }
 
-_TOKENS = {0: "batch_size", 1: "sequence_length"}
 _TEXT = {0: "text_batch_size", 1: "sequence_length"}
 _SOURCE = {0: "batch_size", 1: "encoder_sequence_length"}
-_TARGET = {0: "batch_size", 1: "decoder_sequence_length"}
 
 #: Architectures whose graphs take positions, as in Optimum: padding on the left moves a text's first token.
 _WITH_POSITIONS = ("falcon", "gpt_neox", "gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -110,16 +108,16 @@ def parts_of(model: Any, task: Task) -> tuple[Part, ...]:
     """
     if task.two_graphs:
         speech = task.main_input == "input_features"
-        source = {"input_features": {0: "batch_size"}} if speech else dict.fromkeys(_text_inputs(model), _SOURCE)
-        hidden = {0: "batch_size"} if speech else _SOURCE
-        target = {"input_ids": _TARGET, "encoder_hidden_states": hidden}
+        source = {"input_features": BATCH} if speech else dict.fromkeys(_text_inputs(model), _SOURCE)
+        hidden = BATCH if speech else _SOURCE
+        target = {"input_ids": TARGETS, "encoder_hidden_states": hidden}
         if not speech:
             target = {"encoder_attention_mask": _SOURCE, **target}
         encoder = Part(ENCODER, source, {"last_hidden_state": hidden}, model.get_encoder())
         return encoder, Part(DECODER, target, task.outputs, DecoderStep(model))
     names = _text_inputs(model)
     accepted = _accepted(model)
-    text = _TEXT if "pixel_values" in accepted and names else _TOKENS
+    text = _TEXT if "pixel_values" in accepted and names else TOKENS
     inputs = dict.fromkeys(names, text)
     if "pixel_values" in accepted:
         inputs["pixel_values"] = {0: "image_batch_size" if names else "batch_size"}
@@ -148,10 +146,10 @@ def _text_inputs(model: Any) -> list[str]:
 def _outputs(model: Any, task: Task, *, images: bool) -> dict[str, dict[int, str]]:
     outputs = task.outputs
     if task.name == "feature-extraction":
-        hidden = {0: "batch_size"} if images else _TOKENS  # the patches of an image are of a fixed number
+        hidden = BATCH if images else TOKENS  # the patches of an image are of a fixed number
         outputs = {"last_hidden_state": hidden}
         if type(model).__name__.endswith("WithProjection"):
-            outputs = {"image_embeds" if images else "text_embeds": {0: "batch_size"}, **outputs}
+            outputs = {"image_embeds" if images else "text_embeds": BATCH, **outputs}
     return outputs
 
 

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, get_args
 
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
-from cahp_plugin.errors import DataError, ExportError
-from cahp_plugin.export.graph import onnx_module
+from cahp_plugin.errors import DataError
+from cahp_plugin.export.tools import onnx_module, quiet, reported
 from cahp_plugin.machine import saturates_int8
 
-logger = transformers_logging.get_logger(__name__)
+logger = logging.get_logger(__name__)
 
 Quantization = Literal["dynamic", "static", "fp16"]
 #: Optimum's names of int8 arithmetic; the first is right on every processor.
 Preset = Literal["avx2", "avx512_vnni", "arm64"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+Arrays = Iterable[Mapping[str, Any]]
 _ARITHMETIC = ("Abs", "Add", "Cast", "Div", "Floor", "Log", "Mul", "Neg", "Sub")
 
 
 def quantize_graph(
-    source: Path,
-    target: Path,
-    kind: Quantization,
-    *,
-    preset: Preset = "avx2",
-    calibration: Iterable[Mapping[str, Any]] = (),
+    source: Path, target: Path, kind: Quantization, *, preset: Preset = "avx2", calibration: Arrays = ()
 ) -> None:
     """Writes a quantized copy of an fp32 graph.
 
@@ -51,18 +47,11 @@ def quantize_graph(
         DataError: ``"static"`` without a batch.
         ExportError: onnxruntime fails, or quantized nothing.
     """
-    try:
-        with _quiet():
-            if kind == "dynamic":
-                _dynamic(source, target, reduce_range=preset == "avx2")
-            elif kind == "static":
-                _static(source, target, calibration, reduce_range=preset == "avx2")
-            else:
-                _fp16(source, target)
-    except (DataError, ExportError, OSError):
-        raise
-    except Exception as error:  # onnxruntime's tools raise whatever went wrong below them
-        raise ExportError(f"Quantizing ({kind}) failed: {type(error).__name__}: {str(error)[:300]}") from error
+    with reported(f"Quantizing ({kind})"), quiet():
+        if kind == "fp16":
+            _fp16(source, target)
+        else:
+            _int8(source, target, calibration if kind == "static" else None, reduce_range=preset == "avx2")
 
 
 def warn_of_saturation(preset: str | None, what: str) -> None:
@@ -74,59 +63,38 @@ def warn_of_saturation(preset: str | None, what: str) -> None:
         )
 
 
-def _dynamic(source: Path, target: Path, *, reduce_range: bool) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def _int8(source: Path, target: Path, calibration: Arrays | None, *, reduce_range: bool) -> None:
+    """Quantizes with the ranges of calibration data, or at run time without any."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-    quantize_dynamic(
-        str(source),
-        str(target),
-        per_channel=True,
-        reduce_range=reduce_range,
-        weight_type=QuantType.QInt8,
+    settings = {
+        "per_channel": True,
+        "reduce_range": reduce_range,
+        "weight_type": QuantType.QInt8,
         # An optimized graph holds operators that onnx can't infer the types of.
-        extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx_module().TensorProto.FLOAT},
-    )
-
-
-def _static(source: Path, target: Path, calibration: Iterable[Mapping[str, Any]], *, reduce_range: bool) -> None:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
+        "extra_options": {"MatMulConstBOnly": True, "DefaultTensorType": onnx_module().TensorProto.FLOAT},
+    }
+    if calibration is None:
+        quantize_dynamic(str(source), str(target), **settings)
+        return
+    batches = iter(calibration)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("Static quantization needs calibration data: the calibration set is empty.")
+    given = itertools.chain([first], batches)
     with tempfile.TemporaryDirectory() as scratch:  # the calibrator leaves its graph where it runs
         augmented = Path(scratch) / source.name
         augmented.write_bytes(source.read_bytes())
         quantize_static(
             str(augmented),
             str(target),
-            _Calibration(calibration),
+            SimpleNamespace(get_next=lambda: next(given, None)),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx_module().TensorProto.FLOAT},
+            **settings,
         )
-
-
-class _Calibration:
-    """Batches as onnxruntime's calibrator reads them."""
-
-    def __init__(self, batches: Iterable[Mapping[str, Any]]) -> None:
-        self.batches = iter(batches)
-        self.count = 0
-
-    def get_next(self) -> Mapping[str, Any] | None:
-        """Returns the next batch; ``None`` behind the last.
-
-        Raises:
-            DataError: There was none.
-        """
-        batch = next(self.batches, None)
-        if batch is None and not self.count:
-            raise DataError("Static quantization needs calibration data: the calibration set is empty.")
-        self.count += 1
-        return batch
 
 
 def _fp16(source: Path, target: Path) -> None:
@@ -155,14 +123,3 @@ def integers_by_way_of_floats(graph: Any) -> list[str]:
                 found[node.name] = None
                 open_ends.append(node)
     return list(found)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps onnxruntime's advice about shape inference beforehand, which these graphs do not need, off the screen."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -10,23 +10,12 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.errors import DataError, ExportError, MissingDependencyError
+from cahp_plugin.errors import DataError, ExportError
 from cahp_plugin.export.parts import DECODER, ENCODER, MODEL
+from cahp_plugin.export.tools import onnxruntime
 
 EXPORT_REPORT_NAME = "cahp_export.json"
-
-
-def onnxruntime() -> Any:
-    """Imports onnxruntime.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import onnxruntime as module
-    except ImportError as error:
-        raise MissingDependencyError('This needs onnxruntime: pip install "cahp-plugin[onnx]".') from error
-    return module
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def graph_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -67,22 +56,33 @@ def _of_a_cache(decoder: Path) -> bool:
     return "with_past" in decoder.stem or "merged" in decoder.stem
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Any:
-    """Opens a graph on the CPU, with ``threads`` threads inside an operator (onnxruntime's choice without it).
+def open_session(path: Path, *, threads: int | None = None, device: str = "cpu", spinning: bool = True) -> Any:
+    """Opens a graph.
+
+    Args:
+        path: The graph.
+        threads: Threads inside an operator; onnxruntime's choice without it.
+        device: ``"cpu"`` or ``"cuda"``.
+        spinning: Whether threads spin while they wait for work, which slows whatever else runs.
 
     Raises:
-        ExportError: onnxruntime refuses it.
+        ExportError: onnxruntime refuses it, or would run it elsewhere.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])
     except Exception as error:  # onnxruntime raises classes of its own, without a common root but Exception
         raise ExportError(f"onnxruntime can't load {path.name}: {str(error).splitlines()[0]}") from error
+    session.disable_fallback()
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise ExportError(f"onnxruntime runs {path} on {session.get_providers()[0]}, not on {PROVIDERS[device]}.")
+    return session
 
 
 def open_sessions(graphs: Mapping[str, Path]) -> dict[str, Any]:

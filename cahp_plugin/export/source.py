@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task
 from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
-from cahp_plugin.units import attention_layers, head_entries, kept_set, kept_state
+from cahp_plugin.units import attention_layers, kept_set, kept_state
 from cahp_plugin.units.positions import config_positions, max_positions
 
 logger = logging.get_logger(__name__)
@@ -170,22 +170,11 @@ def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -
     config = load_config(folder)
     sessions = open_sessions(graphs)
     task = task_named(task_name) if task_name else _task_of_graphs(config, sessions)
-    entries = head_entries(config).values()
-    if entries:
-        num_heads, head_dims = sum(len(entry.kept) for entry in entries), {entry.head_dim for entry in entries}
-    else:
-        layers = attention_layers(untrained_model(config))
-        num_heads, head_dims = sum(len(layer.heads) for layer in layers), {layer.head_dim for layer in layers}
+    layers = attention_layers(untrained_model(config, device="meta"))
     names = {entry.name for session in sessions.values() for entry in session.get_inputs()}
     left = task.name == "text-generation" or "position_ids" in names
     parts = tuple(
-        Part(
-            name,
-            {entry.name: {} for entry in session.get_inputs()},
-            {entry.name: {} for entry in session.get_outputs()},
-            None,
-            left,
-        )
+        Part(name, _free(session.get_inputs()), _free(session.get_outputs()), None, left)
         for name, session in sessions.items()
     )
     return Source(
@@ -193,14 +182,18 @@ def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -
         config,
         parts,
         config_positions(config) or _ANY_LENGTH,
-        num_heads,
-        frozenset(head_dims),
+        sum(len(layer.heads) for layer in layers),
+        frozenset(layer.head_dim for layer in layers),
         graphs=graphs,
         sessions=sessions,
         tokenizer=_tokenizer(folder, parts),
         folder=folder,
         generation_config=_generation_config(folder),
     )
+
+
+def _free(entries: Iterable[Any]) -> dict[str, dict[int, str]]:
+    return {entry.name: {} for entry in entries}
 
 
 def _task_of_graphs(config: Any, sessions: Mapping[str, Any]) -> Task:

@@ -7,9 +7,9 @@ from typing import Any
 
 from cahp_plugin.errors import ExportError
 
-_BATCH = {0: "batch_size"}
-_TOKENS = {0: "batch_size", 1: "sequence_length"}
-_TARGETS = {0: "batch_size", 1: "decoder_sequence_length"}
+BATCH = {0: "batch_size"}
+TOKENS = {0: "batch_size", 1: "sequence_length"}
+TARGETS = {0: "batch_size", 1: "decoder_sequence_length"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("text-classification", ("ForSequenceClassification",), {"logits": _BATCH}),
-        Task("token-classification", ("ForTokenClassification",), {"logits": _TOKENS}),
-        Task("question-answering", ("ForQuestionAnswering",), {"start_logits": _TOKENS, "end_logits": _TOKENS}),
-        Task("fill-mask", ("ForMaskedLM",), {"logits": _TOKENS}),
+        Task("text-classification", ("ForSequenceClassification",), {"logits": BATCH}),
+        Task("token-classification", ("ForTokenClassification",), {"logits": TOKENS}),
+        Task("question-answering", ("ForQuestionAnswering",), {"start_logits": TOKENS, "end_logits": TOKENS}),
+        Task("fill-mask", ("ForMaskedLM",), {"logits": TOKENS}),
         Task(
             "image-classification",
             ("ForImageClassification", "ForImageClassificationWithTeacher"),
-            {"logits": _BATCH},
+            {"logits": BATCH},
             main_input="pixel_values",
         ),
-        Task("text-generation", ("ForCausalLM", "LMHeadModel"), {"logits": _TOKENS}),
-        Task("text2text-generation", ("ForConditionalGeneration", "MTModel"), {"logits": _TARGETS}, two_graphs=True),
+        Task("text-generation", ("ForCausalLM", "LMHeadModel"), {"logits": TOKENS}),
+        Task("text2text-generation", ("ForConditionalGeneration", "MTModel"), {"logits": TARGETS}, two_graphs=True),
         Task(
             "automatic-speech-recognition",
             ("ForConditionalGeneration",),
-            {"logits": _TARGETS},
+            {"logits": TARGETS},
             two_graphs=True,
             main_input="input_features",
         ),
@@ -64,7 +64,7 @@ TASKS = {
                 "image_embeds": {0: "image_batch_size"},
             },
         ),
-        Task("feature-extraction", ("Model", "WithProjection"), {"last_hidden_state": _TOKENS}),
+        Task("feature-extraction", ("Model", "WithProjection"), {"last_hidden_state": TOKENS}),
     )
 }
 

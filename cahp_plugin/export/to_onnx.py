@@ -14,6 +14,7 @@ from cahp_plugin._compat import TRANSFORMERS_MAJOR, traceable_masks
 from cahp_plugin.errors import ConfigError, ExportError, MissingDependencyError
 from cahp_plugin.export.parts import Part
 from cahp_plugin.export.source import Source
+from cahp_plugin.export.tools import reported
 from cahp_plugin.observe.inputs import speech_frames
 from cahp_plugin.units import attention_layers, kept_state
 
@@ -120,15 +121,10 @@ def write_graphs(source: Source, folder: Path, *, backend: Backend, opset: int) 
             )
     example = _example_shape(source)
     write = _write_with_optimum if backend == "optimum" else _write_with_torch
-    try:
-        with kept_state(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's, about every Python branch
-            model.eval()
-            write(source, folder, opset, example)
-    except (ExportError, OSError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # the exporters raise whatever went wrong below them
-        raise ExportError(f"The {backend} exporter failed: {type(error).__name__}: {str(error)[:400]}") from error
+    with reported(f"The {backend} exporter"), kept_state(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer's, about every Python branch
+        model.eval()
+        write(source, folder, opset, example)
     return example
 
 

@@ -6,8 +6,7 @@ import contextlib
 import datetime
 import os
 import time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.export.session import PROVIDERS
 from cahp_plugin.latency.macs import CONVENTION, ENCODER_DECODER_NOTE, Work, work_of
 from cahp_plugin.latency.measurement import Measurement
 from cahp_plugin.latency.memory import peak_memory
 from cahp_plugin.latency.report import LatencyReport
 from cahp_plugin.latency.statistics import CONFIDENCE, paired_ratio, percentiles
 from cahp_plugin.latency.targets import (
-    CPU_PROVIDER,
-    CUDA_PROVIDER,
     Call,
     Target,
     check_device,
@@ -36,6 +34,8 @@ from cahp_plugin.latency.targets import (
 from cahp_plugin.machine import cpu_flags, cpu_name
 
 logger = logging.get_logger(__name__)
+
+Shape = tuple[int, int]  # examples and tokens
 
 
 def measure_latency(
@@ -79,18 +79,21 @@ def measure_latency(
         ExportError: A folder holds several graphs.
         MissingDependencyError: onnxruntime is needed and not installed.
     """
-    _check(targets, batch_sizes, sequence_lengths, threads, rounds, warmup)
+    if isinstance(targets, (str, os.PathLike)) or not targets:
+        raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
+    for name, values in (("batch_sizes", batch_sizes), ("sequence_lengths", sequence_lengths)):
+        _check_counts(name, values, 1)
+    for name, value, least in (("threads", threads, 1), ("rounds", rounds, 2), ("warmup", warmup, 0)):
+        _check_counts(name, [value], least)
     found = find_targets(targets)
     check_device(found, device)
     check_inputs(found)
     sequence_lengths = sequence_lengths_of(found, sequence_lengths)
     work = [work_of(target.config, sequence_lengths, target.name) for target in found]
+    how: dict[str, Any] = {"device": device, "threads": threads, "attn_implementation": attn_implementation}
     load_before = _load_average()
     with _torch_threads(threads):
-        prepare = [
-            load_target(target, device=device, threads=threads, attn_implementation=attn_implementation)
-            for target in found
-        ]
+        prepare = [load_target(target, **how) for target in found]
         shapes = [(batch, length) for length in sequence_lengths for batch in batch_sizes]
         generator = np.random.default_rng(seed)
         times = {}
@@ -101,33 +104,14 @@ def measure_latency(
         del prepare
     load_after = _load_average()
     largest = (max(batch_sizes), max(sequence_lengths))
-    peaks = [
-        peak_memory(
-            target.path,
-            batch_size=largest[0],
-            sequence_length=largest[1],
-            device=device,
-            threads=threads,
-            attn_implementation=attn_implementation,
-        )
-        if memory
-        else None
-        for target in found
-    ]
-    measurements = tuple(
-        _summary(target, facts, work[0], shape, seconds, series[0], peak, seed)
-        for shape, series in times.items()
-        for target, facts, seconds, peak in zip(found, work, series, peaks, strict=True)
-    )
+    peaks = [peak_memory(target.path, *largest, **how) if memory else None for target in found]
     return LatencyReport(
-        measurements,
+        tuple(_summaries(found, work, times, peaks, seed)),
         settings={
-            "device": device,
-            "threads": threads,
+            **how,
             "rounds": rounds,
             "warmup": warmup,
             "seed": seed,
-            "attn_implementation": attn_implementation,
             "confidence": CONFIDENCE,
             "memory_shape": list(largest) if memory else None,
         },
@@ -136,25 +120,9 @@ def measure_latency(
     )
 
 
-def _check(
-    targets: Sequence[Any],
-    batch_sizes: Sequence[int],
-    sequence_lengths: Sequence[int] | None,
-    threads: int,
-    rounds: int,
-    warmup: int,
-) -> None:
-    if isinstance(targets, (str, os.PathLike)) or not targets:
-        raise ConfigError("`targets` must be a list of at least one folder or Hub id.")
-    for name, values, least in (
-        ("batch_sizes", batch_sizes, 1),
-        ("sequence_lengths", [1] if sequence_lengths is None else sequence_lengths, 1),
-        ("threads", [threads], 1),
-        ("rounds", [rounds], 2),
-        ("warmup", [warmup], 0),
-    ):
-        if not values or any(int(value) != value or value < least for value in values):
-            raise ConfigError(f"`{name}` must be whole numbers of at least {least}; got {values}.")
+def _check_counts(name: str, values: Sequence[int] | None, least: int) -> None:
+    if values is not None and (not values or any(int(value) != value or value < least for value in values)):
+        raise ConfigError(f"`{name}` must be whole numbers of at least {least}; got {values}.")
 
 
 def _interleaved(calls: list[Call], rounds: int, warmup: int, generator: np.random.Generator, bar: Any) -> np.ndarray:
@@ -172,36 +140,27 @@ def _interleaved(calls: list[Call], rounds: int, warmup: int, generator: np.rand
     return seconds
 
 
-def _summary(
-    target: Target,
-    work: Work,
-    reference: Work,
-    shape: tuple[int, int],
-    seconds: np.ndarray,
-    reference_seconds: np.ndarray,
-    peak: float | None,
-    seed: int,
-) -> Measurement:
-    batch_size, length = shape
-    ratio = paired_ratio(seconds, reference_seconds, seed=seed)
-    spread = percentiles(seconds)
-    return Measurement(
-        target=target.name,
-        backend=target.backend,
-        precision=target.precision,
-        num_heads=work.num_heads,
-        batch_size=batch_size,
-        sequence_length=length,
-        **spread,
-        ratio=ratio.median,
-        ratio_low=ratio.low,
-        ratio_high=ratio.high,
-        theory=work.macs[length] / reference.macs[length],
-        macs=batch_size * work.macs[length],
-        throughput=1000 * batch_size / spread["p50_ms"],
-        mib=target.mib,
-        peak_mib=peak,
-    )
+def _summaries(
+    targets: Sequence[Target], work: Sequence[Work], times: Mapping[Shape, np.ndarray], peaks: Sequence[Any], seed: int
+) -> Iterator[Measurement]:
+    for (batch_size, length), series in times.items():
+        for target, own, seconds, peak in zip(targets, work, series, peaks, strict=True):
+            spread = percentiles(seconds)
+            yield Measurement(
+                target=target.name,
+                backend=target.backend,
+                precision=target.precision,
+                num_heads=own.num_heads,
+                batch_size=batch_size,
+                sequence_length=length,
+                **spread,
+                **paired_ratio(seconds, series[0], seed=seed),
+                theory=own.macs[length] / work[0].macs[length],
+                macs=batch_size * own.macs[length],
+                throughput=1000 * batch_size / spread["p50_ms"],
+                mib=target.mib,
+                peak_mib=peak,
+            )
 
 
 @contextlib.contextmanager
@@ -219,16 +178,12 @@ def _load_average() -> float | None:
 
 
 def _environment(device: str) -> dict[str, Any]:
-    versions = package_versions()
-    for name in ("onnxruntime", "onnxruntime-gpu", "onnx"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
     return {
         "date": datetime.date.today().isoformat(),
         "cpu": cpu_name(),
         "cpu_flags": list(cpu_flags()),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "provider": CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER,
-        "versions": versions,
+        "provider": PROVIDERS[device],
+        "versions": package_versions("onnxruntime", "onnxruntime-gpu", "onnx"),
     }

@@ -17,18 +17,14 @@ from cahp_plugin import machine
 from cahp_plugin.errors import ExportError
 
 
-def peak_memory(
-    path: str, *, batch_size: int, sequence_length: int, device: str, threads: int, attn_implementation: str | None
-) -> float:
+def peak_memory(path: str, batch_size: int, sequence_length: int, **settings: Any) -> float:
     """Peak resident memory of a fresh process that loads a target and runs it, above the process before loading.
 
     Args:
         path: Folder or Hub id.
         batch_size: Examples.
         sequence_length: Tokens.
-        device: ``"cpu"`` or ``"cuda"``; host memory either way.
-        threads: Threads.
-        attn_implementation: For torch; transformers' own choice where it is ``None``.
+        **settings: As for :func:`cahp_plugin.latency.targets.load_target`; it is host memory on any device.
 
     Returns:
         MiB.
@@ -36,15 +32,8 @@ def peak_memory(
     Raises:
         ExportError: The process failed.
     """
-    settings = {
-        "path": os.path.abspath(path) if os.path.exists(path) else path,
-        "batch_size": batch_size,
-        "sequence_length": sequence_length,
-        "device": device,
-        "threads": threads,
-        "attn_implementation": attn_implementation,
-    }
-    run = run_elsewhere(__name__, json.dumps(settings), environment={"OMP_NUM_THREADS": str(threads)})
+    what = [os.path.abspath(path) if os.path.exists(path) else path, batch_size, sequence_length, settings]
+    run = run_elsewhere(__name__, json.dumps(what), environment={"OMP_NUM_THREADS": str(settings["threads"])})
     if run.returncode:
         raise ExportError(f"{path}: the process that measures memory failed: {run.stderr.strip().splitlines()[-1:]}")
     return float(run.stdout.splitlines()[-1])
@@ -63,14 +52,8 @@ sys.meta_path.insert(0, Own)
 run_module(module, run_name="__main__")
 """
 #: Folders of caches, which may be named from the current one.
-_FOLDERS = (
-    "HF_HOME",
-    "HF_HUB_CACHE",
-    "HUGGINGFACE_HUB_CACHE",
-    "TRANSFORMERS_CACHE",
-    "HF_TOKEN_PATH",
-    "XDG_CACHE_HOME",
-)
+_HUB_FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE", "HF_TOKEN_PATH")
+_FOLDERS = (*_HUB_FOLDERS, "XDG_CACHE_HOME")
 
 
 def run_elsewhere(module: str, argument: str, *, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
@@ -105,22 +88,21 @@ def run_elsewhere(module: str, argument: str, *, environment: Mapping[str, str])
         )
 
 
-def _main(settings: dict[str, Any]) -> None:
+def _main(path: str, batch_size: int, sequence_length: int, settings: dict[str, Any]) -> None:
     import torch
 
-    from cahp_plugin.export.session import onnxruntime
+    from cahp_plugin.export.tools import onnxruntime
     from cahp_plugin.latency.targets import example_inputs, find_targets, load_target
     from cahp_plugin.prune.checkpoint import model_class
 
     torch.set_num_threads(settings["threads"])
-    target = find_targets([settings["path"]])[0]
+    target = find_targets([path])[0]
     if not target.graphs:  # imports are not the model's memory
         model_class(target.config, target.path)
     else:
         onnxruntime()
-    inputs = example_inputs([target], settings["batch_size"], settings["sequence_length"], 0)
+    inputs = example_inputs([target], batch_size, sequence_length, 0)
     before = psutil.Process().memory_info().rss
-    settings = {name: settings[name] for name in ("device", "threads", "attn_implementation")}
     call = load_target(target, **settings)(inputs)
     for _ in range(3):
         call()
@@ -128,4 +110,4 @@ def _main(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _main(json.loads(sys.argv[1]))
+    _main(*json.loads(sys.argv[1]))

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 
 CONFIDENCE = 0.95
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """Median of paired ratios.
-
-    Attributes:
-        median: Over the rounds, of this model's time over the reference's in the same round.
-        low: Lower end of its bootstrap interval.
-        high: Upper end.
-    """
-
-    median: float
-    low: float
-    high: float
-
-
-def paired_ratio(seconds: np.ndarray, reference: np.ndarray, *, seed: int = 0) -> Ratio:
+def paired_ratio(seconds: np.ndarray, reference: np.ndarray, *, seed: int = 0) -> dict[str, float]:
     """Median of the rounds' ratios, with a 95 % percentile bootstrap interval over rounds.
 
     A machine that slows down for a while slows both models of a round, so the ratio within a round is steadier than
@@ -34,17 +17,20 @@ def paired_ratio(seconds: np.ndarray, reference: np.ndarray, *, seed: int = 0) -
         seconds: Times of the model, of shape ``(rounds,)``.
         reference: Times of the reference in the same rounds, of shape ``(rounds,)``.
         seed: Seed of the resampling.
+
+    Returns:
+        The median, ``ratio``, and the ends of its interval, ``ratio_low`` and ``ratio_high``.
     """
     from scipy.stats import bootstrap
 
     ratios = np.asarray(seconds) / np.asarray(reference)
     median = float(np.median(ratios))
     if np.ptp(ratios) == 0:  # the interval is that point; scipy would warn
-        return Ratio(median, median, median)
+        return {"ratio": median, "ratio_low": median, "ratio_high": median}
     interval = bootstrap(
         (ratios,), np.median, n_resamples=2000, confidence_level=CONFIDENCE, method="percentile", rng=seed
     ).confidence_interval
-    return Ratio(median, float(interval.low), float(interval.high))
+    return {"ratio": median, "ratio_low": float(interval.low), "ratio_high": float(interval.high)}
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.export.graph import onnx_module
-from cahp_plugin.export.parts import feed
+from cahp_plugin.export.parts import DECODER, feed
 from cahp_plugin.export.quantize import warn_of_saturation
-from cahp_plugin.export.session import graph_files, graph_inputs, onnxruntime, recorded_preset
+from cahp_plugin.export.session import PROVIDERS, graph_files, graph_inputs, open_session, recorded_preset
+from cahp_plugin.export.tools import onnx_module, onnxruntime
 from cahp_plugin.observe.inputs import (
     call_options,
     fixed_length,
@@ -28,8 +28,6 @@ from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, model_class
 from cahp_plugin.units.positions import config_positions
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
 _LENGTH = 128
 
 
@@ -159,7 +157,7 @@ def check_device(targets: Sequence[Target], device: str) -> None:
         raise ConfigError("`device` is cuda, but torch sees no CUDA device here. Nothing was measured.")
     if any(target.graphs for target in targets):
         providers = onnxruntime().get_available_providers()
-        if CUDA_PROVIDER not in providers:
+        if PROVIDERS[device] not in providers:
             raise ConfigError(
                 f"`device` is cuda, but this onnxruntime has only {', '.join(providers)}. Install onnxruntime-gpu; "
                 "a figure from the CPU would not be one of the GPU, so nothing was measured."
@@ -224,9 +222,7 @@ def load_target(target: Target, *, device: str, threads: int, attn_implementatio
     """
     if not target.graphs:
         return _load_torch(target, device, attn_implementation)
-    if len(target.graphs) == 1:
-        return _load_onnx(next(iter(target.graphs.values())), device, threads)
-    return _load_chain(target.graphs, threads)
+    return _load_onnx(target.graphs, device, threads)
 
 
 def _load_torch(target: Target, device: str, attn_implementation: str | None) -> Callable[..., Call]:
@@ -247,62 +243,36 @@ def _load_torch(target: Target, device: str, attn_implementation: str | None) ->
     return prepare
 
 
-def _load_chain(graphs: Mapping[str, Path], threads: int) -> Callable[..., Call]:
-    """Encoder, then decoder on what the encoder gave; on the CPU."""
-    sessions = {name: _session(graph, "cpu", threads) for name, graph in graphs.items()}
-    takes = {name: [entry.name for entry in session.get_inputs()] for name, session in sessions.items()}
-    gives = {name: [entry.name for entry in session.get_outputs()] for name, session in sessions.items()}
+def _load_onnx(graphs: Mapping[str, Path], device: str, threads: int) -> Callable[..., Call]:
+    """A graph; or an encoder's and then the decoder's on what it gave, on the CPU."""
+    sessions = [open_session(graph, threads=threads, device=device, spinning=False) for graph in graphs.values()]
+    takes = [[entry.name for entry in session.get_inputs()] for session in sessions]
+    gives = [[entry.name for entry in session.get_outputs()] for session in sessions]
 
     def prepare(inputs: dict[str, torch.Tensor]) -> Call:
+        arrays = graph_inputs(takes[0], inputs)
         given = {name: tensor.numpy() for name, tensor in inputs.items()}
 
         def call() -> None:
-            known: dict[str, Any] = given
-            for name, session in sessions.items():
-                own = feed(name, known)
-                outputs = session.run(None, {key: own[key] for key in takes[name]})
-                known = {**known, **dict(zip(gives[name], outputs, strict=True))}
+            outputs = sessions[0].run(None, arrays)
+            for session, names in zip(sessions[1:], takes[1:], strict=True):
+                own = feed(DECODER, {**given, **dict(zip(gives[0], outputs, strict=True))})
+                session.run(None, {name: own[name] for name in names})
 
-        return call
-
-    return prepare
-
-
-def _session(graph: Path, device: str, threads: int) -> Any:
-    ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Threads that spin for work would slow the other models of the round.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = CUDA_PROVIDER if device == "cuda" else CPU_PROVIDER
-    session = ort.InferenceSession(str(graph), options, providers=[wanted])
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise ConfigError(f"onnxruntime runs {graph} on {session.get_providers()[0]}, not on {wanted}.")
-    return session
-
-
-def _load_onnx(graph: Path, device: str, threads: int) -> Callable[..., Call]:
-    ort = onnxruntime()
-    session = _session(graph, device, threads)
-    names = [entry.name for entry in session.get_inputs()]
-    outputs = [entry.name for entry in session.get_outputs()]
-
-    def prepare(inputs: dict[str, torch.Tensor]) -> Call:
-        arrays = graph_inputs(names, inputs)
-        if device == "cpu":
-            return lambda: session.run(None, arrays)
-        binding = session.io_binding()
-        for name, array in arrays.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0))
-        for name in outputs:
-            binding.bind_output(name, "cuda", 0)
-
-        def call() -> None:
-            session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
-
-        return call
+        return call if device == "cpu" else _on_cuda(sessions[0], arrays, gives[0])
 
     return prepare
+
+
+def _on_cuda(session: Any, arrays: Mapping[str, Any], outputs: Sequence[str]) -> Call:
+    binding = session.io_binding()
+    for name, array in arrays.items():
+        binding.bind_ortvalue_input(name, onnxruntime().OrtValue.ortvalue_from_numpy(array, "cuda", 0))
+    for name in outputs:
+        binding.bind_output(name, "cuda", 0)
+
+    def call() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return call

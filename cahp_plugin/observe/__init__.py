@@ -1,4 +1,4 @@
-"""What a model does, seen through hooks: attention maps, head masks, salience. Nothing here changes a model."""
+"""What a model does on a calibration set, seen through hooks and summed up. Nothing here changes a model."""
 
 from cahp_plugin.observe.batches import PreparedBatches, prepare_batches
 from cahp_plugin.observe.masks import only_kept, unit_masks

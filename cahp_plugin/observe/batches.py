@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
+from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
+from cahp_plugin.processes import processes
 from cahp_plugin.units.positions import max_positions
 
 logger = logging.get_logger(__name__)
@@ -31,12 +33,14 @@ class Batch:
         mask: Real tokens, bool of shape ``(batch, tokens)``. Images and audio features, whose tokens the model makes
             and never pads, have a width of 0.
         decoder_mask: Real tokens of the decoder's input, where the model takes one.
+        first: Number of its first example in the data set.
     """
 
     inputs: dict[str, Any]
     labels: Any
     mask: Tensor
     decoder_mask: Tensor | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -93,25 +97,42 @@ class PreparedBatches:
         source: The batches as given (or, for an iterator that can be walked through only once, their list).
         lengths: Number of real tokens of each example, in the order of the first walk; empty for images and audio.
         classes: Labels that occur, ascending; empty where no labels were asked for.
-        num_batches: Number of batches.
-        num_examples: Number of examples.
+        sizes: Examples of each batch.
         reader: How a batch is read.
+        digest: Where several processes are at work, what tells other data or another order from these.
     """
 
     source: Iterable[Mapping[str, Any]]
     lengths: tuple[int, ...]
     classes: tuple[int, ...]
-    num_batches: int
-    num_examples: int
+    sizes: tuple[int, ...]
     reader: Reader
+    digest: str = ""
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches."""
+        return len(self.sizes)
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+        return sum(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
-        for position, batch in enumerate(self.source):
-            yield self.reader.read(batch, position)
+        return (batch for _, batch in self.walk())
+
+    def walk(self, chosen: Callable[[int], bool] = lambda position: True) -> Iterator[tuple[int, Batch]]:
+        """The positions that are chosen, ascending, and their batches; the others are not read."""
+        first = 0
+        for position, (raw, size) in enumerate(zip(self.source, self.sizes, strict=False)):
+            if chosen(position):
+                yield position, dataclasses.replace(self.reader.read(raw, position), first=first)
+            first += size
 
 
 def prepare_batches(
-    dataloader: Iterable[Mapping[str, Any]], model: nn.Module, conditioning: Conditioning = "label"
+    dataloader: Iterable[Mapping[str, Any]], model: nn.Module, conditioning: Conditioning = LABEL
 ) -> PreparedBatches:
     """Walks through the batches once, without the model, and checks what would spoil the selection later.
 
@@ -120,20 +141,22 @@ def prepare_batches(
             ``pixel_values`` or ``input_features``), ``attention_mask`` (all tokens are real without it), what else the
             model takes, and labels. An iterator is read into memory.
         model: The model that will see them.
-        conditioning: With ``"label"``, ``labels`` of shape ``(batch,)`` are needed and checked; else they may be
-            absent, or labels of tokens.
+        conditioning: Where it compares labelled classes, ``labels`` of shape ``(batch,)`` are needed and checked;
+            else they may be absent, or labels of tokens.
 
     Raises:
         DataError: No example; labels missing, not whole numbers, outside the model's classes; a single class; a class
             with fewer than two examples, which has no variance; an example without tokens; no input for the decoder.
     """
     source = dataloader if iter(dataloader) is not dataloader else list(dataloader)
-    reader = Reader(model, classes=conditioning == "label")
+    reader = Reader(model, classes=conditioning.labelled)
     config: Any = model.config
     num_labels = int(config.num_labels)
     lengths: list[int] = []
     counts = torch.zeros(num_labels, dtype=torch.long)
-    num_batches, num_examples, longest = 0, 0, 0
+    sizes: list[int] = []
+    longest = 0
+    digest = hashlib.sha256()
     for position, raw in enumerate(source):
         batch = reader.read(raw, position)
         longest = max(longest, _raw_width(raw))
@@ -149,9 +172,11 @@ def prepare_batches(
         _check_tokens(batch, position)
         if batch.mask.shape[1]:
             lengths.extend(batch.mask.sum(dim=1).tolist())
-        num_examples += len(batch)
-        num_batches += 1
-    if not num_batches:
+        sizes.append(len(batch))
+        if processes().size > 1:
+            for value in (batch.inputs[reader.main], batch.labels, batch.mask):
+                digest.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    if not sizes:
         raise DataError("The data set is empty: the dataloader gave no batch.")
     if reader.limit is not None and longest > reader.limit:
         logger.warning(
@@ -160,7 +185,7 @@ def prepare_batches(
     if reader.classes:
         _check_counts(counts)
     classes = tuple(int(label) for label in counts.nonzero().flatten())
-    return PreparedBatches(source, tuple(lengths), classes, num_batches, num_examples, reader)
+    return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader, digest.hexdigest()[:16])
 
 
 def _check_counts(counts: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of the attention maps while the model runs: class moments of signatures, or distances between heads."""
+"""What is kept of the attention maps while the model runs: moments of signatures, distances, entropies."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.method.js import MeanDistances
-from cahp_plugin.method.signatures import ClassMoments, batch_operator, resize_maps
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.conditioning import classifier_logits
+from cahp_plugin.observe.js import MeanDistances
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
 from cahp_plugin.observe.objective import forward_arguments
+from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps
+from cahp_plugin.observe.sums import Accumulator, exact
 from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
 from cahp_plugin.units import AttentionLayer
 
 
-def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, consume: MapConsumer) -> Any:
+def run_with_maps(
+    model: nn.Module, layers: Sequence[AttentionLayer], batch: Batch, consume: MapConsumer, *, grouped: bool = True
+) -> Any:
     """Runs a batch through the model, without gradients, and hands each layer's maps on.
 
     Query heads that share a key and value head are one unit: the mean of their maps is handed on, so that ``maps`` has
-    the shape ``(batch, units, queries, keys)``.
+    the shape ``(batch, units, queries, keys)``; ``(batch, heads, queries, keys)`` where they are not ``grouped``.
 
     Raises:
         UnsupportedModelError: A layer gives no map.
@@ -32,85 +36,11 @@ def run_with_maps(model: nn.Module, layers: Sequence[AttentionLayer], batch: Bat
 
     def consume_units(position: int, maps: Tensor) -> None:
         count = counts[position]
-        consume(position, maps if maps.shape[1] == count else maps.unflatten(1, (count, -1)).mean(dim=2))
+        single = not grouped or maps.shape[1] == count
+        consume(position, maps if single else maps.unflatten(1, (count, -1)).mean(dim=2))
 
     with torch.inference_mode(), attention_maps(model, layers, consume_units):
         return model(**batch.inputs_on(device), **forward_arguments(model), **map_arguments(model, layers))
-
-
-@torch.inference_mode()
-def add_signatures(
-    model: nn.Module,
-    layers: Sequence[AttentionLayer],
-    batch: Batch,
-    classes: Sequence[int],
-    moments: ClassMoments,
-    *,
-    size: int,
-) -> None:
-    """Runs a batch through the model and adds its resized attention maps to its labels' moments (paper, step 1).
-
-    One layer's maps are held at a time. A layer that several depths of the model share is seen as the mean of its maps
-    at them.
-
-    Args:
-        model: The model, in eval mode.
-        layers: Its attention layers.
-        batch: The batch, with labels.
-        classes: Labels of the classes, in the order of ``moments``.
-        moments: Updated.
-        size: Side B of the signatures, in cells.
-
-    Raises:
-        DataError: An attention map is not a number.
-        UnsupportedModelError: A layer gives no map.
-    """
-    one_hot = batch.labels[None] == torch.tensor(classes)[:, None]
-    signatures = _Signatures(layers, batch, size, lambda layer, resized: _add(moments, layer, resized, one_hot))
-    run_with_maps(model, layers, batch, signatures.consume)
-    signatures.flush()
-
-
-@torch.inference_mode()
-def add_predicted_signatures(
-    model: nn.Module,
-    layers: Sequence[AttentionLayer],
-    batch: Batch,
-    classes: list[int],
-    moments: ClassMoments,
-    *,
-    size: int,
-    predict: Callable[[Any], Tensor],
-) -> None:
-    """Like :func:`add_signatures`, for the classes that the same forward pass predicts.
-
-    All layers' resized maps of the batch wait for the logits: N x batch x B x B numbers.
-
-    Args:
-        model: The model, in eval mode.
-        layers: Its attention layers.
-        batch: The batch.
-        classes: Labels seen so far, in the order of ``moments``; new ones are appended.
-        moments: Updated.
-        size: Side B of the signatures, in cells.
-        predict: Takes the predicted labels, shape ``(batch,)``, out of the model's output.
-    """
-    waiting: list[tuple[int, Tensor]] = []
-    signatures = _Signatures(layers, batch, size, lambda layer, resized: waiting.append((layer, resized)))
-    labels = predict(run_with_maps(model, layers, batch, signatures.consume)).cpu()
-    signatures.flush()
-    classes.extend(label for label in labels.unique().tolist() if label not in classes)
-    moments.grow(len(classes))
-    one_hot = labels[None] == torch.tensor(classes)[:, None]
-    while waiting:
-        layer, resized = waiting.pop(0)
-        _add(moments, layer, resized, one_hot)
-
-
-def _add(moments: ClassMoments, layer: int, resized: Tensor, one_hot: Tensor) -> None:
-    moments.update(layer, resized, one_hot.to(resized.device, resized.dtype))
-    if not moments.is_finite(layer):
-        raise not_numbers(layer)
 
 
 def not_numbers(position: int) -> DataError:
@@ -125,7 +55,56 @@ def _precise(maps: Tensor) -> torch.dtype:
     return torch.float64 if maps.dtype == torch.float64 else torch.float32
 
 
-class _Signatures:
+class Signatures(ClassMoments, Accumulator):
+    """Moments of the resized attention maps of each class (paper, step 1).
+
+    One layer's maps are held at a time; where classes are predicted, all layers' resized maps of a batch wait for the
+    logits. A layer that several depths of the model share is seen as the mean of its maps at them.
+
+    Args:
+        model: The model.
+        layers: Its attention layers.
+        size: Side B of the signatures, in cells.
+        classes: Classes of the labels; ``None`` takes those that the same forward pass predicts.
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[AttentionLayer], size: int, classes: Sequence[int] | None = None
+    ) -> None:
+        super().__init__()
+        self._model, self._layers, self._size, self._classes = model, layers, size, classes
+
+    @torch.inference_mode()
+    def update(self, batch: Batch) -> None:
+        """See the base class.
+
+        Raises:
+            UnsupportedModelError: A layer gives no map, or the output has no classes to predict.
+        """
+        waiting: list[tuple[int, Tensor]] = []
+
+        def done(layer: int, resized: Tensor) -> None:
+            if self._classes is None:
+                waiting.append((layer, resized))
+            else:
+                self.add(layer, resized, batch.labels, self._classes)
+
+        resizer = _Resizer(self._layers, batch, self._size, done)
+        output = run_with_maps(self._model, self._layers, batch, resizer.consume)
+        resizer.flush()
+        if self._classes is None:
+            labels = classifier_logits(output, len(batch)).argmax(dim=1).cpu()
+            while waiting:
+                self.add(*waiting.pop(0), labels, labels.unique().tolist())
+
+    def check(self) -> None:
+        """See the base class."""
+        layer = self.infinite()
+        if layer is not None:
+            raise not_numbers(layer)
+
+
+class _Resizer:
     """Resizes maps and hands a layer's on when the next layer comes, averaged over the depths that share it."""
 
     def __init__(
@@ -160,85 +139,138 @@ class _Signatures:
         self._sum, self._times = None, 0
 
 
-def mean_distances(layers: Sequence[AttentionLayer]) -> MeanDistances:
-    """Starts the mean distances of a model's heads."""
-    return MeanDistances([group_of(layer) for layer in layers for _ in layer.units])
-
-
-@torch.inference_mode()
-def add_distances(
-    model: nn.Module,
-    layers: Sequence[AttentionLayer],
-    batch: Batch,
-    distances: MeanDistances,
-    *,
-    max_queries: int | None,
-) -> None:
-    """Runs a batch through the model and adds the distances between its heads' maps.
+class HeadDistances(MeanDistances, Accumulator):
+    """Mean distances between the attention maps of a model's heads.
 
     Padded queries and keys are left out. The chosen queries of all layers are held until the pass ends:
     N x queries x S numbers an example.
 
     Args:
-        model: The model, in eval mode.
+        model: The model.
         layers: Its attention layers.
-        batch: The batch.
-        distances: Updated.
         max_queries: Queries of each example; ``None`` takes all.
-
-    Raises:
-        DataError: An attention map is not a number.
-        UnsupportedModelError: A layer gives no map, or layers of one kind differ in their tokens.
     """
-    present = [layer for layer in layers if layer.heads]
-    groups: dict[Any, list[int]] = {}
-    for position, layer in enumerate(present):
-        groups.setdefault(group_of(layer), []).append(position)
-    first_rows: dict[int, int] = {}
-    sizes: dict[Any, int] = {}
-    for group, positions in groups.items():
-        count = 0
-        for position in positions:
-            first_rows[position] = count
-            count += len(present[position].units)
-        sizes[group] = count
-    held: dict[tuple[Any, int], Tensor] = {}
-    chosen: dict[Any, list[tuple[Tensor, Tensor]]] = {}
 
-    def consume(position: int, maps: Tensor) -> None:
-        layer, group = present[position], group_of(present[position])
-        if group not in chosen:
-            query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
-            chosen[group] = [
-                (
-                    spread_queries(query.mask[i], max_queries).to(maps.device),
-                    key.mask[i].nonzero()[:, 0].to(maps.device),
+    def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer], max_queries: int | None = None) -> None:
+        super().__init__([group_of(layer) for layer in layers for _ in layer.units])
+        self._model, self._layers, self._max_queries = model, layers, max_queries
+
+    @torch.inference_mode()
+    def update(self, batch: Batch) -> None:
+        """See the base class.
+
+        Raises:
+            DataError: An attention map is not a number.
+            UnsupportedModelError: A layer gives no map, or layers of one kind differ in their tokens.
+        """
+        present = [layer for layer in self._layers if layer.heads]
+        first_rows: dict[int, int] = {}
+        sizes: dict[Any, int] = {}
+        for position, layer in enumerate(present):
+            first_rows[position] = sizes.get(group_of(layer), 0)
+            sizes[group_of(layer)] = first_rows[position] + len(layer.units)
+        held: dict[tuple[Any, int], Tensor] = {}
+        chosen: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+        shapes: dict[Any, torch.Size] = {}
+
+        def consume(position: int, maps: Tensor) -> None:
+            layer, group = present[position], group_of(present[position])
+            if group not in chosen:
+                query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
+                chosen[group] = [
+                    (
+                        spread_queries(query.mask[i], self._max_queries).to(maps.device),
+                        key.mask[i].nonzero()[:, 0].to(maps.device),
+                    )
+                    for i in range(len(batch))
+                ]
+                shapes[group] = maps.shape[2:]
+            if shapes[group] != maps.shape[2:]:
+                raise UnsupportedModelError(
+                    f"{layer.name} has maps of {tuple(maps.shape[2:])} tokens, an earlier layer of its kind "
+                    f"{tuple(shapes[group])}: their heads can't be compared at the same queries."
                 )
-                for i in range(len(batch))
-            ]
-            shapes[group] = maps.shape[2:]
-        if shapes[group] != maps.shape[2:]:
-            raise UnsupportedModelError(
-                f"{layer.name} has maps of {tuple(maps.shape[2:])} tokens, an earlier layer of its kind "
-                f"{tuple(shapes[group])}: their heads can't be compared at the same queries."
-            )
-        low = first_rows[position]
-        for example, (queries, keys) in enumerate(chosen[group]):
-            if (group, example) not in held:
-                shape = len(queries), sizes[group], len(keys)
-                held[group, example] = torch.zeros(shape, dtype=_precise(maps), device=maps.device)
-            rows = maps[example].index_select(1, queries).index_select(2, keys).transpose(0, 1)
-            if not bool(rows.isfinite().all()):
-                raise not_numbers(position)
-            # A layer that several depths share is seen as the sum of its maps; rows are scaled to 1 later.
-            held[group, example][:, low : low + maps.shape[1]] += rows
+            low = first_rows[position]
+            for example, (queries, keys) in enumerate(chosen[group]):
+                if (group, example) not in held:
+                    shape = len(queries), sizes[group], len(keys)
+                    held[group, example] = torch.zeros(shape, dtype=_precise(maps), device=maps.device)
+                rows = maps[example].index_select(1, queries).index_select(2, keys).transpose(0, 1)
+                if not bool(rows.isfinite().all()):
+                    raise not_numbers(position)
+                # A layer that several depths share is seen as the sum of its maps; rows are scaled to 1 later.
+                held[group, example][:, low : low + maps.shape[1]] += rows
 
-    shapes: dict[Any, torch.Size] = {}
-    run_with_maps(model, layers, batch, consume)
-    for (group, example), rows in list(held.items()):
-        del held[group, example]
-        if not distances.update(group, rows):
-            raise DataError(
-                f"Attention of the {group[0]} layers in example {example} of a batch has rows that are zero at all "
-                "real tokens: they are no distributions. Check the attention mask."
-            )
+        run_with_maps(self._model, self._layers, batch, consume)
+        for (group, example), rows in list(held.items()):
+            del held[group, example]
+            if not self.add(group, rows):
+                raise DataError(
+                    f"Attention of the {group[0]} layers in example {example} of a batch has rows that are zero at "
+                    "all real tokens: they are no distributions. Check the attention mask."
+                )
+
+
+class Entropies(Accumulator):
+    """Mean entropy of each unit's attention rows over the largest that they could have; of its heads, the mean.
+
+    For an example whose row of a real query has n real keys, the row's entropy is ``-sum_j a_j ln a_j``, divided by
+    ``ln n``; for ``n = 1`` it is 0. Means are taken over an example's queries, then over examples (and over the depths
+    of a model whose depths share a layer). No map is kept.
+
+    Args:
+        model: The model.
+        layers: Its attention layers.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
+        super().__init__()
+        self._model, self._layers = model, layers
+        self._present = [layer for layer in layers if layer.heads]
+
+    @torch.inference_mode()
+    def update(self, batch: Batch) -> None:
+        """See the base class."""
+
+        def consume(position: int, maps: Tensor) -> None:
+            layer = self._present[position]
+            query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
+            entropies = row_entropies(maps, query.mask.to(maps.device), key.mask.to(maps.device))
+            units = entropies.unflatten(1, (len(layer.units), -1)).mean(dim=2)
+            self.plus((position, "sum"), exact(units).sum(dim=0))
+            self.plus((position, "examples"), len(units))
+
+        run_with_maps(self._model, self._layers, batch, consume, grouped=False)
+
+    def check(self) -> None:
+        """See the base class."""
+        for (position, name), value in self.state.items():
+            if name == "sum" and not bool(value.isfinite().all()):
+                raise not_numbers(self._present[position].index)
+
+    def finish(self) -> list[float]:
+        """Each unit's mean, a share in [0, 1], in the order of the layers."""
+        means = [
+            (self.state[position, "sum"] / self.state[position, "examples"]).tolist()
+            for position in range(len(self._present))
+        ]
+        return [value for layer in means for value in layer]
+
+
+def row_entropies(maps: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """Each example's mean row entropy over ``ln n``; the arithmetic of :class:`Entropies`.
+
+    Args:
+        maps: Attention maps, shape ``(batch, heads, queries, keys)``.
+        queries: Real queries, bool of shape ``(batch, queries)``, at least one a row.
+        keys: Real keys, bool of shape ``(batch, keys)``, at least one a row.
+
+    Returns:
+        Shape ``(batch, heads)``.
+    """
+    maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+    rows = -torch.special.xlogy(maps, maps).masked_fill(~keys[:, None, None, :], 0).sum(dim=-1)
+    means = rows.masked_fill(~queries[:, None, :], 0).sum(dim=-1) / queries.sum(dim=1).to(maps.dtype)[:, None]
+    counts = keys.sum(dim=1).to(maps.dtype)
+    # A row over a single key has no entropy, and ln 1 = 0 may not divide it.
+    return means / counts.log().clamp_min(torch.finfo(means.dtype).eps)[:, None] * (counts > 1)[:, None]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.conditioning import LABEL, Conditioning, classifier_logits, described
 from cahp_plugin.observe.decoder_inputs import IGNORED, takes_decoder_inputs
 
 #: ``loss(output, inputs, labels)`` -> loss of each example, shape ``(batch,)``; labels as the batch has them, or None.
@@ -29,12 +29,12 @@ def forward_arguments(model: nn.Module) -> dict[str, Any]:
 
 
 def example_losses(
-    model: nn.Module, output: Any, batch: Batch, conditioning: Conditioning, loss: Loss | None = None
+    model: nn.Module, output: Any, batch: Batch, conditioning: Conditioning = LABEL, loss: Loss | None = None
 ) -> Tensor:
     """Makes the loss of each example, in nats where it is not the caller's own.
 
-    - logits ``(batch, classes)``: cross-entropy to the label; to the model's own prediction with
-      ``conditioning="prediction"`` and where there are no labels;
+    - logits ``(batch, classes)``: cross-entropy to the label; to the model's own prediction where
+      classes are predicted and where there are no labels;
     - logits ``(batch, tokens, vocabulary)``: mean cross-entropy over the labelled tokens of an example. A causal
       language model predicts the next token; its labels default to its real input tokens. Other models need labels of
       tokens, -100 where there is none.
@@ -43,7 +43,7 @@ def example_losses(
         model: The model.
         output: Its output for the batch.
         batch: The batch.
-        conditioning: As in the settings.
+        conditioning: What heads are compared by.
         loss: The caller's own loss.
 
     Returns:
@@ -56,12 +56,12 @@ def example_losses(
     if loss is not None:
         return _own(output, batch, loss)
     logits = getattr(output, "logits", None)
-    if conditioning != "none" or (isinstance(logits, Tensor) and logits.dim() == 2):
+    if conditioning.classes or (isinstance(logits, Tensor) and logits.dim() == 2):
         return _of_classes(classifier_logits(output, len(batch)), batch, conditioning)
     if isinstance(logits, Tensor) and logits.dim() == 3 and len(logits) == len(batch):
         return _of_tokens(model, logits, batch)
     raise UnsupportedModelError(
-        f"{type(model).__name__} gives {_described(logits)}: there is no loss to measure salience by. Load it with a "
+        f"{type(model).__name__} gives {described(logits)}: there is no loss to measure salience by. Load it with a "
         f"head (`AutoModelForCausalLM`, `AutoModelForSequenceClassification`...), or {_OWN_LOSS}."
     )
 
@@ -83,7 +83,7 @@ def _tensors(output: Any) -> list[Tensor]:
 
 def _of_classes(logits: Tensor, batch: Batch, conditioning: Conditioning) -> Tensor:
     targets = batch.labels
-    if conditioning == "prediction" or targets is None:
+    if targets is None or (conditioning.classes and not conditioning.labelled):
         targets = logits.detach().argmax(dim=1)
     usable = isinstance(targets, Tensor) and targets.dim() == 1 and targets.dtype == torch.long
     if not usable or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
@@ -124,23 +124,3 @@ def is_causal_language_model(model: nn.Module) -> bool:
     names = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     own = any(cls.__name__ in names or cls.__name__.endswith("ForCausalLM") for cls in type(model).__mro__)
     return own and not takes_decoder_inputs(model)
-
-
-def classifier_logits(output: Any, batch_size: int) -> Tensor:
-    """Takes the logits out of a classifier's output.
-
-    Raises:
-        UnsupportedModelError: There are none of shape ``(batch, classes)`` with at least two classes.
-    """
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != batch_size or logits.shape[1] < 2:
-        raise UnsupportedModelError(
-            f"The model gives {_described(logits)}; the method needs a classifier with logits of shape ({batch_size}, "
-            "classes). Load the fine-tuned model with `AutoModelForSequenceClassification`, or use "
-            '`conditioning="none"`, which needs no classes.'
-        )
-    return logits
-
-
-def _described(logits: Any) -> str:
-    return f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else "no logits"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,20 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from cahp_plugin.config import Conditioning
 from cahp_plugin.errors import DataError
-from cahp_plugin.method.signatures import ClassMoments
 from cahp_plugin.observe.batches import Batch, PreparedBatches
-from cahp_plugin.observe.head_maps import (
-    add_distances,
-    add_predicted_signatures,
-    add_signatures,
-    mean_distances,
-    run_with_maps,
-)
+from cahp_plugin.observe.conditioning import LABEL, Conditioning
+from cahp_plugin.observe.head_maps import HeadDistances, Signatures, run_with_maps
 from cahp_plugin.observe.masks import unit_masks
-from cahp_plugin.observe.objective import Loss, classifier_logits, example_losses, forward_arguments
-from cahp_plugin.units import AttentionLayer, kept_state
+from cahp_plugin.observe.objective import Loss, example_losses, forward_arguments
+from cahp_plugin.observe.sums import Accumulator, accumulate, exact, frozen_eval
+from cahp_plugin.units import AttentionLayer
 
 logger = logging.get_logger(__name__)
 
@@ -41,8 +34,8 @@ class Observation:
     together.
 
     Attributes:
-        salience: Mean absolute gradient of the loss by each head's mask, in nats (or the unit of the caller's loss),
-            shape ``(num_layers, num_original_heads)``; NaN where the head is absent.
+        salience: Mean absolute gradient of the loss by each unit's mask, in nats (or the unit of the caller's loss),
+            float64 of shape ``(N,)``.
         num_salience_examples: Number of examples behind ``salience``.
         mean: Mean signature of each class and head, float64 of shape ``(C, N, size * size)``; ``None`` without
             classes.
@@ -59,14 +52,6 @@ class Observation:
     distances: Array | None = None
 
 
-@contextlib.contextmanager
-def frozen_eval(model: nn.Module) -> Iterator[None]:
-    """Puts the model in eval mode without trainable parameters; leaves every module and parameter as it was."""
-    with kept_state(model):
-        model.eval().requires_grad_(False)
-        yield
-
-
 def observe(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
@@ -74,14 +59,11 @@ def observe(
     *,
     salience_share: float,
     size: int = 2,
-    conditioning: Conditioning = "label",
+    conditioning: Conditioning = LABEL,
     max_queries: int | None = None,
     loss: Loss | None = None,
 ) -> Observation:
     """Measures what heads are compared by, and their salience (paper, steps 1 and 4). The model leaves as it came.
-
-    The salience sample is spread evenly over the walk: example ``i`` is in it when ``ceil((i + 1) share)`` exceeds
-    ``ceil(i share)``, so it does not depend on the batch size.
 
     Args:
         model: The model.
@@ -89,62 +71,47 @@ def observe(
         batches: The training set.
         salience_share: Share of the examples that the salience is measured on, in (0, 1].
         size: Side B of the signatures, in cells.
-        conditioning: ``"label"`` or ``"prediction"`` measures signatures of classes, ``"none"`` distances.
-        max_queries: Queries of each example that ``"none"`` looks at.
+        conditioning: Whether classes make signatures, or the maps distances.
+        max_queries: Queries of each example that distances look at.
         loss: The caller's loss, see :func:`cahp_plugin.observe.objective.example_losses`.
 
     Raises:
         DataError: An attention map or the loss is not a number; the model predicts one class only.
         UnsupportedModelError: The model gives no logits that a loss can be made of, or no maps.
     """
-    walk = logging.tqdm(batches, total=batches.num_batches, desc="Observing heads", unit="batch")
-    salience = _Salience(model, layers, salience_share, conditioning, loss)
-    classes = list(batches.classes)
-    moments = ClassMoments(len(classes))
-    distances = mean_distances(layers)
-
-    def predict(output: Any) -> Tensor:
-        return classifier_logits(output, len(batch)).argmax(dim=1)
-
-    with frozen_eval(model):
-        for batch in walk:
-            if conditioning == "none":
-                add_distances(model, layers, batch, distances, max_queries=max_queries)
-            elif conditioning == "prediction":
-                add_predicted_signatures(model, layers, batch, classes, moments, size=size, predict=predict)
-            else:
-                add_signatures(model, layers, batch, classes, moments, size=size)
-            salience.add(batch)
-    found, sampled = salience.finish(), salience.num_examples
-    if conditioning == "none":
-        return Observation(found, sampled, distances=distances.finish().numpy())
-    predicted = conditioning == "prediction"
-    rows = _predicted_classes(classes, moments.counts) if predicted else list(range(len(classes)))
-    mean, variance = moments.finish(rows)
-    return Observation(found, sampled, mean.numpy(), variance.numpy(), tuple(classes[row] for row in rows))
+    salience = Salience(model, layers, share=salience_share, conditioning=conditioning, loss=loss)
+    if not conditioning.classes:
+        distances = HeadDistances(model, layers, max_queries)
+        accumulate(model, batches, [distances, salience], "Observing heads")
+        return Observation(salience.finish(), salience.num_examples, distances=distances.finish().numpy())
+    signatures = Signatures(model, layers, size, batches.classes if conditioning.labelled else None)
+    accumulate(model, batches, [signatures, salience], "Observing heads")
+    classes = batches.classes if conditioning.labelled else _predicted_classes(signatures.counts())
+    mean, variance = signatures.finish(classes)
+    return Observation(salience.finish(), salience.num_examples, mean.numpy(), variance.numpy(), classes)
 
 
-def _predicted_classes(classes: Sequence[int], counts: Tensor) -> list[int]:
-    """Rows of the predicted classes that have a variance, by label."""
-    usable = [row for row in range(len(classes)) if counts[row] >= 2]
+def _predicted_classes(counts: Mapping[int, int]) -> tuple[int, ...]:
+    """The predicted classes that have a variance, ascending."""
+    usable = tuple(label for label, count in counts.items() if count >= 2)
     if len(usable) < 2:
-        told = ", ".join(f"{label} ({int(counts[row])})" for row, label in enumerate(classes))
+        told = ", ".join(f"{label} ({count})" for label, count in counts.items())
         raise DataError(
             f"The model predicts the classes (examples) {told}; at least two of two examples are needed to compare "
             "classes. Give more varied examples, check that the model is fine-tuned, or use "
             '`conditioning="label"` or `conditioning="none"`.'
         )
-    if len(usable) < len(classes):
-        left_out = sorted(classes[row] for row in range(len(classes)) if row not in usable)
+    if len(usable) < len(counts):
+        left_out = [label for label in counts if label not in usable]
         logger.warning(f"Predicted for a single example, so without a variance, and left out: classes {left_out}.")
-    return sorted(usable, key=lambda row: classes[row])
+    return usable
 
 
 def probe(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
     batch: Batch,
-    conditioning: Conditioning = "label",
+    conditioning: Conditioning = LABEL,
     loss: Loss | None = None,
 ) -> int:
     """Runs a few examples and makes their loss, so that what can't work is told before the long walk.
@@ -166,40 +133,59 @@ def probe(
     widths: list[int] = []
     with frozen_eval(model):
         output = run_with_maps(model, layers, batch, lambda _, maps: widths.append(maps.shape[3]))
-        if conditioning == "prediction" or (conditioning == "label" and loss is None):
-            classifier_logits(output, len(batch))
+        conditioning.check_output(output, len(batch), own_loss=loss is not None)
         with torch.inference_mode():
             example_losses(model, output, batch, conditioning, loss)
     return widths[0]
 
 
-class _Salience:
-    """Mean ``|dL_x / dm|`` of each head's mask m over a share of the examples x (paper, step 4)."""
+class Salience(Accumulator):
+    """Mean ``|dL_x / dm|`` of each unit's mask m over a share of the examples x (paper, step 4).
+
+    The sample is spread evenly over the data: example ``i`` is in it when ``ceil((i + 1) share)`` exceeds
+    ``ceil(i share)``, so it does not depend on the batch size.
+
+    Michel, Levy, Neubig, "Are Sixteen Heads Really Better than One?", NeurIPS 2019, eq. 2.
+
+    Args:
+        model: The model.
+        layers: Its attention layers.
+        share: Share of the examples, in (0, 1].
+        conditioning: Which classes the loss is about.
+        loss: The caller's loss, see :func:`cahp_plugin.observe.objective.example_losses`.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         layers: Sequence[AttentionLayer],
-        share: float,
-        conditioning: Conditioning,
-        loss: Loss | None,
+        *,
+        share: float = 1.0,
+        conditioning: Conditioning = LABEL,
+        loss: Loss | None = None,
     ) -> None:
-        self._model, self._share, self._conditioning, self._loss = model, share, conditioning, loss
-        self._layers = layers
+        super().__init__()
+        self._model, self._layers, self._share = model, layers, share
+        self._conditioning, self._loss = conditioning, loss
         self._present = [layer for layer in layers if layer.heads]
-        self._sums = [torch.zeros(len(layer.units), dtype=torch.float64) for layer in self._present]
-        self._seen = 0
-        self.num_examples = 0
 
-    def add(self, batch: Batch) -> None:
-        """Adds those examples of a batch that are in the sample."""
-        share, order = self._share, range(self._seen, self._seen + len(batch))
-        chosen = [i - self._seen for i in order if math.ceil((i + 1) * share) > math.ceil(i * share)]
-        self._seen += len(batch)
-        self.num_examples += len(chosen)
+    @property
+    def num_examples(self) -> int:
+        """Examples in the sample so far."""
+        return int(self.state.get("examples", 0))
+
+    def update(self, batch: Batch) -> None:
+        """Adds those examples of a batch that are in the sample.
+
+        Raises:
+            DataError: The loss is not a number, or has no gradient.
+        """
+        share, order = self._share, range(batch.first, batch.first + len(batch))
+        chosen = [i - batch.first for i in order if math.ceil((i + 1) * share) > math.ceil(i * share)]
         if chosen:
-            for total, part in zip(self._sums, self._gradients(batch.rows(torch.tensor(chosen))), strict=True):
-                total += part
+            self.plus("examples", len(chosen))
+            for layer, sums in zip(self._present, self._gradients(batch.rows(torch.tensor(chosen))), strict=True):
+                self.plus(layer.index, sums)
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
         """Sums ``|dL_x / dm|`` over the examples x of a batch, with one forward and one backward pass.
@@ -223,12 +209,8 @@ class _Salience:
             if not loss.requires_grad:
                 raise DataError("The loss does not depend on the model's output by a gradient: nothing is salient.")
             gradients = torch.autograd.grad(loss, list(masks.values()), materialize_grads=True)
-        return [gradient.abs().to("cpu", torch.float64).sum(dim=0) for gradient in gradients]
+        return [exact(gradient.abs()).sum(dim=0) for gradient in gradients]
 
     def finish(self) -> Array:
-        """Returns the salience, shape ``(num_layers, num_original_heads)``; NaN for absent heads."""
-        salience = np.full((len(self._layers), max(layer.num_original_heads for layer in self._layers)), np.nan)
-        for layer, total in zip(self._present, self._sums, strict=True):
-            for unit, value in zip(layer.units, total.tolist(), strict=True):
-                salience[layer.index, list(unit)] = value / self.num_examples
-        return salience
+        """The mean of each unit, in the order of the layers: float64 of shape ``(N,)``."""
+        return np.concatenate([self.state[layer.index].cpu().numpy() for layer in self._present]) / self.num_examples

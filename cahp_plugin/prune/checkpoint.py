@@ -59,9 +59,6 @@ def find_file(name: str | os.PathLike[str], file_name: str, arguments: Mapping[s
         file_name: Plain name.
         arguments: What ``from_pretrained`` is called with.
     """
-    if os.path.isdir(name):
-        path = Path(name, arguments.get("subfolder") or "", file_name)
-        return str(path) if path.is_file() else None
     hub = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
     try:
         found: str | None = cached_file(

@@ -17,15 +17,11 @@ class Conv1DPruner(BasePruningFunc):
 
     def prune_out_channels(self, layer: Conv1D, idxs: Sequence[int]) -> Conv1D:
         """Removes the output channels ``idxs``, in place."""
-        gone = set(idxs)
-        keep_channels(layer, [place for place in range(out_width(layer)) if place not in gone], outputs=True)
-        return layer
+        return _without(layer, idxs, outputs=True)
 
     def prune_in_channels(self, layer: Conv1D, idxs: Sequence[int]) -> Conv1D:
         """Removes the input channels ``idxs``, in place."""
-        gone = set(idxs)
-        keep_channels(layer, [place for place in range(in_width(layer)) if place not in gone], outputs=False)
-        return layer
+        return _without(layer, idxs, outputs=False)
 
     def get_out_channels(self, layer: Conv1D) -> int:
         """Number of output channels."""
@@ -34,3 +30,9 @@ class Conv1DPruner(BasePruningFunc):
     def get_in_channels(self, layer: Conv1D) -> int:
         """Number of input channels."""
         return in_width(layer)
+
+
+def _without(layer: Conv1D, idxs: Sequence[int], *, outputs: bool) -> Conv1D:
+    width = out_width(layer) if outputs else in_width(layer)
+    keep_channels(layer, sorted(set(range(width)) - set(idxs)), outputs=outputs)
+    return layer

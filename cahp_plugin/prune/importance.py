@@ -10,8 +10,8 @@ import torch_pruning as tp
 from torch import nn
 
 from cahp_plugin.errors import PruningError, SelectionError
-from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.surgery import record_units
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import AttentionLayer, KeptSet, resolve
 from cahp_plugin.units.find import find_layers
 from cahp_plugin.units.linear import in_width

@@ -19,6 +19,7 @@ from cahp_plugin.prune.importance import CAHPImportance
 from cahp_plugin.prune.surgery import record_units
 from cahp_plugin.units import AttentionLayer, PrunableLayer, kept_state, layers_named, resolve
 from cahp_plugin.units.adapters import BiasOnly
+from cahp_plugin.units.state import configs_of, switched_off
 
 
 class CAHPPruner(tp.pruner.BasePruner):
@@ -248,14 +249,6 @@ def _traceable(model: Any) -> Iterator[None]:
     A parameter without gradients would be missing from the graph, a cache would add nodes of its own, and the tracing
     puts the model in eval mode.
     """
-    configs = {id(own): own for module in model.modules() if (own := getattr(module, "config", None)) is not None}
-    caching = [config for config in configs.values() if getattr(config, "use_cache", False)]
-    for config in caching:
-        config.use_cache = False
-    try:
-        with kept_state(model), torch.enable_grad():
-            model.requires_grad_(True)
-            yield
-    finally:
-        for config in caching:
-            config.use_cache = True
+    with switched_off(configs_of(model), "use_cache"), kept_state(model), torch.enable_grad():
+        model.requires_grad_(True)
+        yield

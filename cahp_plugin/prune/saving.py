@@ -12,7 +12,6 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
-from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
@@ -22,6 +21,7 @@ from cahp_plugin.prune.plain import plain_pruned_heads
 from cahp_plugin.prune.stage import Stage
 from cahp_plugin.prune.surgery import all_heads
 from cahp_plugin.prune.widths import narrowed_linears, with_linear_shapes
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import head_entries, neuron_entries
 from cahp_plugin.units.find import find_feed_forward
 from cahp_plugin.units.record import RECORD_KEY, make_record
@@ -77,7 +77,8 @@ def save_pruned(
         ConfigError: An argument for the Hub is given without ``push_to_hub``, or ``repo_id`` is no name.
         UnsupportedModelError: The model is quantized, or some of its weights are on the meta device.
     """
-    repository = _repository(path, push_to_hub, repo_id, private, token)
+    repository = (repo_id or Path(path).absolute().name) if push_to_hub else None
+    _check_hub(repository, repo_id=repo_id, private=private, token=token)
     origin = str(getattr(model, "name_or_path", None) or "")
     over_its_own = os.path.realpath(origin) == os.path.realpath(path)  # which is allowed
     with replaced_folder(path, overwrite=overwrite, inputs=[] if over_its_own else [origin]) as partial:
@@ -167,22 +168,12 @@ def write_checkpoint(
         (folder / CARD_NAME).write_bytes(content)
 
 
-def _repository(
-    path: str | os.PathLike[str],
-    push_to_hub: bool,
-    repo_id: str | None,
-    private: bool | None,
-    token: str | bool | None,
-) -> str | None:
-    if not push_to_hub:
-        given = {"repo_id": repo_id, "private": private, "token": token}
-        alone = [f"`{name}`" for name, value in given.items() if value is not None]
-        if alone:
-            raise ConfigError(f"{' and '.join(alone)} given without `push_to_hub=True`: nothing would be uploaded.")
-        return None
-    repository = repo_id or Path(path).absolute().name
-    check_repository(repository)
-    return repository
+def _check_hub(repository: str | None, **given: Any) -> None:
+    alone = [f"`{name}`" for name, value in given.items() if value is not None]
+    if repository is not None:
+        check_repository(repository)
+    elif alone:
+        raise ConfigError(f"{' and '.join(alone)} given without `push_to_hub=True`: nothing would be uploaded.")
 
 
 def _check_weights(model: Any) -> None:

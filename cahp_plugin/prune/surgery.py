@@ -12,7 +12,6 @@ from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.prune.origin import original_width
 from cahp_plugin.units import (
     AttentionLayer,
-    FeedForwardLayer,
     PrunableLayer,
     attention_layers,
     head_entries,
@@ -39,30 +38,33 @@ def record_units(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
 
 def update_layer(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
     """Updates a layer's attributes and modules after its weights were cut; the map is not touched."""
-    if isinstance(layer, AttentionLayer):
-        _update_attention(model, layer, kept)
-        return
-    for name in layer.spec.width if isinstance(layer, FeedForwardLayer) else ():
-        if hasattr(layer.block, name):
-            setattr(layer.block, name, len(kept))
-    if not kept:
+    attention = isinstance(layer, AttentionLayer)
+    place = layer.core if isinstance(layer, AttentionLayer) else layer.block
+    for name, value in _counts(layer, len(kept)).items():
+        if hasattr(place, name):  # some have it on one transformers major only
+            setattr(place, name, value)
+    if not kept:  # the projections into the units go; of the one out of them the bias stays, under its old name
         for path, module in layer.projections().items():
-            _replace(layer.block, path, NoUnits(module))
+            _replace(layer.block, path, None if attention else NoUnits(module))
         _replace(layer.block, layer.spec.output, BiasOnly(layer.output))
+    if isinstance(layer, AttentionLayer):
+        _adapt_all(model, layer, kept)
 
 
-def _update_attention(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
-    spec, core = layer.spec, layer.core
-    counts = dict.fromkeys(spec.head_count, len(kept)) | dict.fromkeys(spec.width, len(kept) * layer.size)
-    if spec.groups:
-        counts[spec.groups] = len(kept) // layer.group_size
-    for name, value in counts.items():
-        if hasattr(core, name):  # some have it on one transformers major only
-            setattr(core, name, value)
-    if not kept:  # the projections into the heads go; of the one out of them the bias stays, under its old name
-        for path in list(layer.projections()):
-            _replace(layer.block, path, None)
-        _replace(layer.block, spec.output, BiasOnly(layer.output))
+def _counts(layer: PrunableLayer, count: int) -> dict[str, int]:
+    """Attributes that hold numbers of units or of channels -> what they hold with so many units."""
+    counts = dict.fromkeys(layer.spec.width, count * layer.size)
+    if isinstance(layer, AttentionLayer):
+        counts |= dict.fromkeys(layer.spec.head_count, count)
+        if layer.spec.groups:
+            counts[layer.spec.groups] = count // layer.group_size
+    return counts
+
+
+def _adapt_all(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
+    """Mixes in what a core needs that has lost heads, and what the other layers then need."""
+    spec = layer.spec
+    if not kept:
         _adapt(layer, spec.empty, ())
     elif spec.narrow is not None:
         _adapt(layer, spec.narrow, kept)

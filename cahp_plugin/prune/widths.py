@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-from transformers.pytorch_utils import Conv1D
-
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.prune.origin import Origin, expected_shapes, state_shapes
 from cahp_plugin.units.find import find_layers
-from cahp_plugin.units.linear import set_width, weight_of
+from cahp_plugin.units.layers import join
+from cahp_plugin.units.linear import LINEAR, keep_channels, weight_of
 from cahp_plugin.units.record import RECORD_KEY
 
 SHAPES_KEY = "linear_shapes"
@@ -73,12 +71,18 @@ def narrowed_linears(model: Any, origin: Origin) -> Shapes:
         return {}
     shapes: Shapes = {}
     for path, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)) and differing & {f"{path}.weight", f"{path}.bias"}:
+        if isinstance(module, LINEAR) and differing & {f"{path}.weight", f"{path}.bias"}:
             shape, full = ours[f"{path}.weight"], theirs[f"{path}.weight"]
             if shape[0] <= full[0] and shape[1] <= full[1]:
-                shapes[path] = _shape(module)
+                out, into = weight_of(module).shape
+                shapes[path] = out, into
                 differing -= {f"{path}.weight", f"{path}.bias"}
-    heads = [path for path in (_projections(model) if shapes else ()) if path in shapes]
+    paths = [
+        join(layer.name, path)
+        for layer in (find_layers(model) if shapes else ())
+        for path in (*layer.inputs(), layer.spec.output)
+    ]
+    heads = [path for path in paths if path in shapes]
     if heads:
         raise CheckpointError(
             f"{heads[0]} has the shape {list(shapes[heads[0]])}, which is not that of the heads that the map in "
@@ -106,34 +110,14 @@ def narrow_linears(model: Any, shapes: Mapping[str, tuple[int, int]]) -> None:
     modules = dict(model.named_modules())
     for path, (out, into) in shapes.items():
         module: Any = modules.get(path)
-        if not isinstance(module, (nn.Linear, Conv1D)):
+        if not isinstance(module, LINEAR):
             raise CheckpointError(
                 f"`{SHAPES_KEY}` in config.json names {path}, which is no linear layer of {type(model).__name__}."
             )
-        full = _shape(module)
+        full = tuple(weight_of(module).shape)
         if out > full[0] or into > full[1]:
             raise CheckpointError(
                 f"`{SHAPES_KEY}` in config.json gives {path} the shape {[out, into]}; unpruned it has {list(full)}."
             )
-        weight = weight_of(module).data[:out, :into]
-        weight = weight.T if isinstance(module, Conv1D) else weight
-        module.weight = nn.Parameter(weight.clone(), requires_grad=module.weight.requires_grad)
-        set_width(module, out, outputs=True)
-        set_width(module, into, outputs=False)
-        if module.bias is not None:
-            module.bias = nn.Parameter(module.bias.data[:out].clone(), requires_grad=module.bias.requires_grad)
-
-
-def _shape(module: Any) -> tuple[int, int]:
-    """``(out_features, in_features)`` of a linear layer, from its weight."""
-    out, into = weight_of(module).shape
-    return int(out), int(into)
-
-
-def _projections(model: Any) -> list[str]:
-    """Paths of the linear layers whose widths the map of heads sets."""
-    return [
-        ".".join(part for part in (layer.name, path) if part)
-        for layer in find_layers(model)
-        for path in (*layer.inputs(), layer.spec.output)
-    ]
+        keep_channels(module, range(out), outputs=True)
+        keep_channels(module, range(into), outputs=False)

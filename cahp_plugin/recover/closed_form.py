@@ -7,6 +7,7 @@ K-prune, Park et al. 2024), here for whole heads and neurons.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +18,12 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.observe.inputs import call_options
+from cahp_plugin.observe.streams import calibration_batches, layer_tokens
 from cahp_plugin.recover.refit import check_finite, refit
-from cahp_plugin.recover.state import in_fp32, plain_calls
-from cahp_plugin.recover.streams import calibration_batches, layer_tokens
+from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.units import PrunableLayer, kept_state, prunable_layers
 from cahp_plugin.units.linear import weight_of
+from cahp_plugin.units.state import plain_calls
 
 logger = logging.get_logger(__name__)
 
@@ -244,7 +246,7 @@ def _guarded(
         plain_calls(model, dense),
         in_fp32(model, dense),
     ):
-        before = {name: value.clone() for layer in layers for name, value in _weights(layer).items()}
+        before = [(layer.output, copy.deepcopy(layer.output.state_dict())) for layer in layers]
         model.eval()
         dense.eval()
         first = _divergence(model, dense, held_out)
@@ -252,23 +254,18 @@ def _guarded(
             change()
             second = _divergence(model, dense, held_out)
         except BaseException:
-            _restore(layers, before)
+            _restore(before)
             raise
         accepted = second <= first
         if not accepted:
-            _restore(layers, before)
+            _restore(before)
             logger.warning(f"The divergence from the dense model would grow from {first:.3f} to {second:.3f}.")
     return (first, second), accepted
 
 
-def _weights(layer: PrunableLayer) -> dict[str, torch.Tensor]:
-    return {f"{layer.output_path}.{name}": value for name, value in layer.output.state_dict().items()}
-
-
-def _restore(layers: Sequence[PrunableLayer], before: Mapping[str, torch.Tensor]) -> None:
-    for layer in layers:
-        for name, value in _weights(layer).items():
-            value.copy_(before[name])
+def _restore(before: Sequence[tuple[Any, Mapping[str, torch.Tensor]]]) -> None:
+    for output, state in before:
+        output.load_state_dict(state)
 
 
 def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
+from cahp_plugin.processes import processes
 from cahp_plugin.units import kept_state
 
 
@@ -62,7 +63,7 @@ def evaluate_classifier(model: Any, dataloader: Iterable[Mapping[str, Any]]) -> 
 def evaluate_logits(
     logits_of: Callable[[Mapping[str, torch.Tensor]], torch.Tensor], dataloader: Iterable[Mapping[str, Any]]
 ) -> Evaluation:
-    """Runs any classifier over labelled batches.
+    """Runs any classifier over labelled batches, which several processes share.
 
     Args:
         logits_of: From a batch's inputs, without the labels, to logits of shape ``(batch, classes)``.
@@ -71,19 +72,21 @@ def evaluate_logits(
     Raises:
         DataError: There is no batch, or one without labels.
     """
-    start = time.perf_counter()
-    predictions: list[int] = []
-    right, loss = 0, 0.0
-    for batch in logging.tqdm(dataloader, desc="Evaluating", unit="batch"):
+    start, here = time.perf_counter(), processes()
+    own: list[tuple[int, float, list[int], int]] = []
+    for position, batch in enumerate(logging.tqdm(dataloader, desc="Evaluating", unit="batch")):
+        if position % here.size != here.rank:
+            continue
         if "labels" not in batch:
             raise DataError(f"A batch has no `labels`; its keys are {', '.join(sorted(batch))}.")
         logits = logits_of({name: value for name, value in batch.items() if name != "labels"}).float()
         labels = batch["labels"].to(logits.device)
-        loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        loss = float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         predicted = logits.argmax(dim=-1)
-        right += int((predicted == labels).sum())
-        predictions.extend(predicted.tolist())
-    count = len(predictions)
+        own.append((position, loss, predicted.tolist(), int((predicted == labels).sum())))
+    parts = sorted(part for parts in here.all(own) for part in parts)
+    predictions = [label for _, _, labels, _ in parts for label in labels]
+    loss, right, count = sum(part[1] for part in parts), sum(part[3] for part in parts), len(predictions)
     if not count:
         raise DataError("The evaluation set is empty: the dataloader gave no batch.")
     return Evaluation(right / count, loss / count, count, tuple(predictions), time.perf_counter() - start)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
+from cahp_plugin.processes import processes
 from cahp_plugin.recover.state import in_fp32, without_traces
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
@@ -61,7 +65,7 @@ def finetune(
         tokenizer: Pads the batches.
         epochs: Passes over the training set; 0 returns at once.
         learning_rate: Peak learning rate.
-        batch_size: Examples a step and device.
+        batch_size: Examples a step; several processes share them.
         warmup_ratio: Share of the steps that the learning rate rises over, in [0, 1].
         weight_decay: AdamW's weight decay.
         max_grad_norm: Norm that gradients are clipped to.
@@ -87,6 +91,10 @@ def finetune(
             "`epochs` must be at least 0, `learning_rate` above 0, `batch_size` at least 1 and `warmup_ratio` in "
             f"[0, 1]; got {epochs}, {learning_rate}, {batch_size}, {warmup_ratio}."
         )
+    if batch_size % processes().size:
+        raise ConfigError(
+            f"`batch_size` is {batch_size}; {processes().size} processes share it, so it must be a multiple of that."
+        )
     if len(train_dataset) == 0:
         raise DataError("The training set is empty.")
     if epochs == 0:
@@ -102,7 +110,7 @@ def finetune(
     values: dict[str, Any] = {
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
-        "per_device_train_batch_size": batch_size,
+        "per_device_train_batch_size": batch_size // processes().size,
         "lr_scheduler_type": "linear",
         "warmup_steps": math.ceil(warmup_ratio * steps),
         "weight_decay": weight_decay,
@@ -172,20 +180,12 @@ def _replace_printing_callbacks(trainer: Any) -> None:
     trainer.add_callback(StopAtNaN())
 
 
-class _python_random_state:
+@contextlib.contextmanager
+def _python_random_state() -> Iterator[None]:
     """Puts back the states of ``random`` and ``numpy.random``, which ``Trainer`` seeds."""
-
-    def __enter__(self) -> None:
-        import random
-
-        import numpy as np
-
-        self._states = random.getstate(), np.random.get_state()
-
-    def __exit__(self, *exception: object) -> None:
-        import random
-
-        import numpy as np
-
-        random.setstate(self._states[0])
-        np.random.set_state(self._states[1])
+    plain, arrays = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)

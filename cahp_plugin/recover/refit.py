@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.recover.normal_equations import NormalEquations
-from cahp_plugin.recover.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
+from cahp_plugin.observe.normal_equations import NormalEquations
+from cahp_plugin.observe.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
 from cahp_plugin.recover.walk import Call, Walk, set_aside, steps_of
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.linear import out_width, weight_of
@@ -75,19 +75,14 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
                     set_aside([targets[name][-1]], len(batches))
             layers = {layer.output_path: layer for layer in steps.pop(path)}
             for name, wanted in targets.items():
-                yield name, *_refit_one(model, layers[name], calls, batches, wanted, ridge)
+                yield name, *_refit_one(model, layers[name], zip(calls, batches, wanted, strict=True), ridge)
 
 
 def _refit_one(
-    model: Any,
-    layer: PrunableLayer,
-    calls: Sequence[Call],
-    batches: Sequence[Batch],
-    targets: Sequence[Tensor],
-    ridge: float,
+    model: Any, layer: PrunableLayer, parts: Iterable[tuple[Call, Batch, Tensor]], ridge: float
 ) -> tuple[tuple[float, float], int]:
     fit = _Fit(layer)
-    for call, batch, target in zip(calls, batches, targets, strict=True):
+    for call, batch, target in parts:
         with tapped(model, [layer], Running(batch), write=False) as seen, contextlib.suppress(Enough):
             call.run()
         fit.add(joined(seen[layer.output_path]), target)

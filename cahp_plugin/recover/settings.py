@@ -1,56 +1,17 @@
-"""Which recovery, and with what settings."""
+"""A recovery as its settings say."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
+from cahp_plugin.config import RecoveryMethod, RecoverySettings
 from cahp_plugin.data import by_length, make_dataloader
-from cahp_plugin.errors import ConfigError
 from cahp_plugin.recover.closed_form import recover_bias, recover_least_squares
 from cahp_plugin.recover.finetune import finetune
 
-RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecoverySettings:
-    """How the pruned model is recovered; the paper's way and settings are the default (step 10).
-
-    Args:
-        method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
-            gradient), ``"least-squares+finetune"``, or ``"none"``.
-        num_examples: Training examples that a closed form is fitted on.
-        epochs: Passes over the training set for fine-tuning; 0 leaves it out.
-        learning_rate: Peak learning rate of AdamW, after the warm-up.
-        batch_size: Examples a step.
-        training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
-    """
-
-    method: RecoveryMethod = "finetune"
-    num_examples: int = 384
-    epochs: float = 3
-    learning_rate: float = 2e-5
-    batch_size: int = 32
-    training_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.method not in get_args(RecoveryMethod):
-            raise ConfigError(f"`method` must be one of {', '.join(get_args(RecoveryMethod))}; got {self.method!r}.")
-
-    @property
-    def closed_form(self) -> str | None:
-        """``"bias"``, ``"least-squares"`` or ``None``."""
-        first = self.method.split("+")[0]
-        return first if first in ("bias", "least-squares") else None
-
-    @property
-    def finetunes(self) -> bool:
-        """Whether the weights are trained."""
-        return self.method.endswith("finetune") and self.epochs > 0
+__all__ = ["RecoveryMethod", "RecoverySettings", "repair", "train_again"]
 
 
 def repair(model: Any, dense: Any, encoded: Any, tokenizer: Any, settings: RecoverySettings, *, seed: int) -> None:

@@ -60,28 +60,6 @@ def in_fp32(*models: nn.Module) -> Iterator[None]:
             _cast(module, store, name, dtype)
 
 
-@contextlib.contextmanager
-def plain_calls(*models: nn.Module) -> Iterator[None]:
-    """Lets models compute their outputs and nothing beside, whole sequences at a time, while the context is open.
-
-    A cache would be filled again by every layer that is run again; what else is recorded would be kept.
-    """
-    modules = {id(module): module for model in models for module in model.modules()}.values()
-    configs = {id(found): found for module in modules if (found := getattr(module, "config", None)) is not None}
-    off: dict[str, Any] = {"use_cache": False, "output_hidden_states": False, "output_attentions": False}
-    before = [(place, name, getattr(place, name)) for place in configs.values() for name in off
-              if getattr(place, name, None)]  # fmt: skip
-    chunks = [(place, "chunk_size_feed_forward", place.chunk_size_feed_forward) for place in modules
-              if getattr(place, "chunk_size_feed_forward", 0)]  # fmt: skip
-    try:
-        for place, name, _ in (*before, *chunks):
-            setattr(place, name, off.get(name, 0))
-        yield
-    finally:
-        for place, name, value in (*before, *chunks):
-            setattr(place, name, value)
-
-
 def _cast(module: nn.Module, store: str, name: str, dtype: torch.dtype) -> None:
     tensor = vars(module)[store][name]
     if store == "_buffers":  # moving a module to a device makes new ones

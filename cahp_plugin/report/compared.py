@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
+from cahp_plugin.selectors import selectors
 
 RANDOM = "random"
 RECOVERIES = {
@@ -20,7 +20,7 @@ RECOVERIES = {
 def methods_of(rows: Sequence[Row]) -> dict[str, int]:
     """Way of choosing heads that was run -> its place among all ways, in that order: the same in every comparison."""
     names = [row.method for row in rows if row.method != DENSE]
-    places = {name: place for place, name in enumerate(dict.fromkeys([*METHOD_NAMES, *names]))}
+    places = {name: place for place, name in enumerate(dict.fromkeys([*selectors(), *names]))}
     return {name: place for name, place in places.items() if name in names}
 
 

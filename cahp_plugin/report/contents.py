@@ -17,9 +17,9 @@ from cahp_plugin.export.session import EXPORT_REPORT_NAME
 from cahp_plugin.files import checked, from_plain, load, read_json
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.latency.report import LATENCY_NAME
-from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.results import DEPLOY_NAME, PRUNE_NAME, DeployReport, PruneReport, bare_selection
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import head_entries
 
 SELECTION_NAME, CONFIG_NAME = "selection.json", "config.json"

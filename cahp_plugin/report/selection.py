@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.method.selection import HeadSelection
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, styled
+from cahp_plugin.selectors.cahp.selection import HeadSelection
 
 
 @styled

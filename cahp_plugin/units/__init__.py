@@ -15,45 +15,15 @@ if TYPE_CHECKING:
     from cahp_plugin.units.state import kept_state
     from cahp_plugin.units.table import register_architecture, supported_architectures
 
-__all__ = [
-    "AttentionLayer",
-    "AttentionSpec",
-    "FeedForwardLayer",
-    "FeedForwardSpec",
-    "KeptSet",
-    "PrunableLayer",
-    "attention_layers",
-    "feed_forward_layers",
-    "head_entries",
-    "kept_set",
-    "kept_state",
-    "layers_named",
-    "neuron_entries",
-    "prunable_layers",
-    "register_architecture",
-    "resolve",
-    "supported_architectures",
-]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "AttentionLayer": "layers",
-        "AttentionSpec": "spec",
-        "FeedForwardLayer": "layers",
-        "FeedForwardSpec": "spec",
-        "KeptSet": "kept",
-        "PrunableLayer": "layers",
-        "attention_layers": "find",
-        "feed_forward_layers": "find",
-        "head_entries": "record",
-        "kept_set": "record",
-        "kept_state": "state",
-        "layers_named": "find",
-        "neuron_entries": "record",
-        "prunable_layers": "find",
-        "register_architecture": "table",
-        "resolve": "find",
-        "supported_architectures": "table",
+        "layers": ["AttentionLayer", "FeedForwardLayer", "PrunableLayer"],
+        "spec": ["AttentionSpec", "FeedForwardSpec"],
+        "kept": ["KeptSet"],
+        "find": ["attention_layers", "feed_forward_layers", "layers_named", "prunable_layers", "resolve"],
+        "record": ["head_entries", "kept_set", "neuron_entries"],
+        "state": ["kept_state"],
+        "table": ["register_architecture", "supported_architectures"],
     },
 )

@@ -106,7 +106,7 @@ class Adapter:
         return {name: value for name, value in {**bound, **rest}.items() if name != "self"}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _rebuild, (_mixin_of(type(self)), self.original_class), self.__dict__
+        return _rebuild, type(self).__bases__, self.__dict__
 
 
 _CLASSES: dict[tuple[type[Adapter], type[nn.Module]], type[Any]] = {}
@@ -126,10 +126,6 @@ def _adapted_class(mixin: type[Adapter], original: type[nn.Module]) -> type[Any]
         names = {"original_class": original, "__module__": __name__}
         _CLASSES[mixin, original] = type(f"{mixin.__name__}{original.__name__}", (mixin, original), names)
     return _CLASSES[mixin, original]
-
-
-def _mixin_of(cls: type[Any]) -> type[Adapter]:
-    return next(mixin for (mixin, _), adapted in _CLASSES.items() if adapted is cls)
 
 
 def _rebuild(mixin: type[Adapter], original: type[nn.Module]) -> Any:

@@ -65,21 +65,18 @@ class KeptSet:
         return hash(tuple((kind, layer, units) for kind in KINDS for layer, units in getattr(self, kind).items()))
 
     def __and__(self, other: KeptSet) -> KeptSet:
-        def intersection(mine: Layers, theirs: Layers) -> dict[int, Iterable[int]]:
-            both = {layer: set(units) & set(theirs[layer]) for layer, units in mine.items() if layer in theirs}
+        def intersection(mine: Layers, theirs: Layers) -> Mapping[int, Iterable[int]]:
+            both = {layer: set(mine[layer]) & set(theirs[layer]) for layer in mine.keys() & theirs.keys()}
             return {**mine, **theirs, **both}
 
         return self._combined(other, intersection)
 
     def __or__(self, other: KeptSet) -> KeptSet:
-        def union(mine: Layers, theirs: Layers) -> dict[int, Iterable[int]]:
-            # What is named in one of them only is whole in the other.
-            return {layer: {*units, *theirs[layer]} for layer, units in mine.items() if layer in theirs}
-
-        return self._combined(other, union)
+        # What is named in one of them only is whole in the other.
+        return self._combined(other, lambda mine, theirs: {i: {*mine[i], *theirs[i]} for i in mine.keys() & theirs})
 
     def __sub__(self, other: KeptSet) -> KeptSet:
-        def difference(mine: Layers, theirs: Layers) -> dict[int, Iterable[int]]:
+        def difference(mine: Layers, theirs: Layers) -> Mapping[int, Iterable[int]]:
             unknown = sorted(set(theirs) - set(mine))
             if unknown:
                 raise SelectionError(

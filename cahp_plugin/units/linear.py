@@ -41,13 +41,8 @@ def keep_channels(module: Any, places: Sequence[int], *, outputs: bool) -> None:
     module.weight = _select(module.weight, index, int(outputs == transposed))
     if outputs and module.bias is not None:
         module.bias = _select(module.bias, index, 0)
-    set_width(module, len(places), outputs=outputs)
-
-
-def set_width(module: Any, width: int, *, outputs: bool) -> None:
-    """Brings a layer's attributes in step with its weight."""
-    names = ("nf", "nx") if isinstance(module, Conv1D) else ("out_features", "in_features")
-    setattr(module, names[0 if outputs else 1], width)
+    names = ("nf", "nx") if transposed else ("out_features", "in_features")
+    setattr(module, names[0 if outputs else 1], len(places))
 
 
 def _select(parameter: nn.Parameter, index: Tensor, dim: int) -> nn.Parameter:

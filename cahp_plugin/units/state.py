@@ -1,9 +1,10 @@
-"""A model's modes and flags, remembered and put back."""
+"""A model's modes, flags and settings, remembered and put back."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
@@ -20,3 +21,34 @@ def kept_state(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def switched_off(places: Iterable[Any], *names: str) -> Iterator[None]:
+    """Holds attributes that are there, and true or a number above 0, at ``False`` or 0."""
+    before = [(place, name, getattr(place, name)) for place in places for name in names if getattr(place, name, None)]
+    try:
+        for place, name, value in before:
+            setattr(place, name, type(value)())
+        yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+
+def configs_of(*models: nn.Module) -> list[Any]:
+    """The configs of models and of their parts, each once."""
+    found = [getattr(module, "config", None) for model in models for module in model.modules()]
+    return list({id(config): config for config in found if config is not None}.values())
+
+
+@contextlib.contextmanager
+def plain_calls(*models: nn.Module) -> Iterator[None]:
+    """Lets models compute their outputs and nothing beside, whole sequences at a time, while the context is open.
+
+    A cache would be filled again by every layer that is run again; what else is recorded would be kept.
+    """
+    modules = {module for model in models for module in model.modules()}
+    beside = ("use_cache", "output_hidden_states", "output_attentions")
+    with switched_off(configs_of(*models), *beside), switched_off(modules, "chunk_size_feed_forward"):
+        yield

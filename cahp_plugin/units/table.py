@@ -23,88 +23,56 @@ from cahp_plugin.units.spec import (
     supported_architectures,
 )
 
+_COUNTED: dict[str, Any] = {"head_count": ("num_attention_heads",), "width": ("all_head_size",)}
+_QKV = "q_proj k_proj v_proj"
+
+
+def _attention(name: str, block: str, inputs: str, output: str, **more: Any) -> AttentionSpec:
+    """A row; ``inputs`` are the paths of query, key and value with spaces between them, or the one path of all."""
+    query, key, value = inputs.split() if " " in inputs else [inputs] * 3
+    return AttentionSpec(name, tuple(block.split()), query, key, value, output, **more)
+
 
 def _bert_like(name: str, block: str) -> AttentionSpec:
-    return AttentionSpec(
-        name=name,
-        block=(block,),
-        query="self.query",
-        key="self.key",
-        value="self.value",
-        output="output.dense",
-        core="self",
-        head_count=("num_attention_heads",),
-        width=("all_head_size",),
-        fixed=("distance_embedding",),  # relative_key
-        plain=True,
-    )
+    inputs, relative_key = "self.query self.key self.value", ("distance_embedding",)
+    return _attention(name, block, inputs, "output.dense", core="self", fixed=relative_key, plain=True, **_COUNTED)
 
 
 def _vision(name: str, block: str, residual: str | None) -> tuple[AttentionSpec, AttentionSpec]:
     """Rows for transformers 4.57 and for 5."""
-    before = AttentionSpec(
-        name=name,
-        block=(block,),
-        query="attention.query",
-        key="attention.key",
-        value="attention.value",
-        output="output.dense",
+    before = _attention(
+        name,
+        block,
+        "attention.query attention.key attention.value",
+        "output.dense",
         core="attention",
-        head_count=("num_attention_heads",),
-        width=("all_head_size",),
         residual=residual,
         plain=True,
+        **_COUNTED,
     )
-    return before, AttentionSpec(
-        name=name,
-        block=(block,),
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="o_proj",
-        head_count=("num_attention_heads",),
-        output_in_core=True,
-        residual=residual,
+    head_count = _COUNTED["head_count"]
+    return before, _attention(
+        name, block, _QKV, "o_proj", head_count=head_count, output_in_core=True, residual=residual
     )
 
 
-def _llama_like(name: str, block: str, residual: str | None = "input_layernorm") -> AttentionSpec:
-    return AttentionSpec(
-        name=name,
-        block=(block,),
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="o_proj",
-        group="num_key_value_groups",
-        fixed=("q_norm", "k_norm"),
-        causal=True,
-        residual=residual,
-        output_in_core=True,
-    )
+def _llama_like(name: str, block: str, residual: str | None) -> AttentionSpec:
+    norms, group = ("q_norm", "k_norm"), "num_key_value_groups"
+    common: dict[str, Any] = {"group": group, "fixed": norms, "causal": True, "output_in_core": True}
+    return _attention(name, block, _QKV, "o_proj", residual=residual, **common)
 
 
-def _fused_by_head(name: str, *block: str, **more: Any) -> AttentionSpec:
-    fused: dict[str, Any] = dict.fromkeys(("query", "key", "value"), "query_key_value")
-    common: dict[str, Any] = {"output": "dense", "layout": "head", "causal": True, "output_in_core": True}
-    return AttentionSpec(name=name, block=block, residual="input_layernorm", **fused, **common, **more)
-
-
-def _feed_forward(
-    name: str, block: str, inputs: str, output: str, residual: str | None, **more: Any
-) -> FeedForwardSpec:
-    """A row; ``inputs`` are paths with spaces between them."""
-    return FeedForwardSpec(name, (block,), tuple(inputs.split()), output, residual=residual, **more)
+def _fused_by_head(name: str, block: str, **more: Any) -> AttentionSpec:
+    common: dict[str, Any] = {"layout": "head", "causal": True, "output_in_core": True}
+    return _attention(name, block, "query_key_value", "dense", residual="input_layernorm", **common, **more)
 
 
 def _bart_like(name: str, block: str, residual: str = "", cross_residual: str = "") -> AttentionSpec:
-    return AttentionSpec(
-        name=name,
-        block=(block,),
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="out_proj",
+    return _attention(
+        name,
+        block,
+        _QKV,
+        "out_proj",
         head_count=("num_heads",),
         heads_in_config=False,  # encoder and decoder have a number each
         causal_paths=("decoder",),
@@ -115,80 +83,82 @@ def _bart_like(name: str, block: str, residual: str = "", cross_residual: str = 
     )
 
 
+def _t5(block: str, core: str, **more: Any) -> AttentionSpec:
+    inputs, counted = f"{core}.q {core}.k {core}.v", {"head_count": ("n_heads",), "width": ("inner_dim",)}
+    common: dict[str, Any] = {"shared_bias": True, "map_index": 2, "output_in_core": True, **counted}
+    return _attention("t5", block, inputs, f"{core}.o", core=core, **common, **more)
+
+
+def _feed_forward(
+    name: str, block: str, inputs: str, output: str, residual: str | None, **more: Any
+) -> FeedForwardSpec:
+    """A row; ``inputs`` are paths with spaces between them."""
+    return FeedForwardSpec(name, (block,), tuple(inputs.split()), output, residual=residual, **more)
+
+
 __all__ = ["TABLE", "register_architecture", "supported_architectures"]
 
+#: Name of an architecture -> start of the names of its classes.
+_BERTS = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
+          "electra": "Electra"}  # fmt: skip
+_LLAMAS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+_GEMMAS = {"gemma2": "Gemma2", "gemma3": "Gemma3"}  # a norm stands behind the projections
+_SIDES = ("Encoder", "Decoder")
 #: Bloom: the stream behind the norm is what the layer adds to.
 _AFTER_NORM = ("apply_residual_connection_post_layernorm",)
 _FALCON_PARALLEL = ("parallel_attn", "new_decoder_architecture")
 
 ATTENTION = (
-    _bert_like("bert", "BertAttention"),
-    _bert_like("roberta", "RobertaAttention"),
-    _bert_like("xlm-roberta", "XLMRobertaAttention"),
-    _bert_like("camembert", "CamembertAttention"),
-    _bert_like("electra", "ElectraAttention"),
-    AttentionSpec(
-        name="albert",
-        block=("AlbertAttention",),
-        query="query",
-        key="key",
-        value="value",
-        output="dense",
-        head_count=("num_attention_heads",),
-        width=("all_head_size",),
+    *(_bert_like(name, f"{prefix}Attention") for name, prefix in _BERTS.items()),
+    _attention(
+        "albert",
+        "AlbertAttention",
+        "query key value",
+        "dense",
         fixed=("distance_embedding",),
         reused=True,
         plain=True,
         output_in_core=True,
         empty=HeadlessWithNorm,
+        **_COUNTED,
     ),
-    AttentionSpec(
-        name="mpnet",
-        block=("MPNetSelfAttention",),
-        query="q",
-        key="k",
-        value="v",
-        output="o",
-        head_count=("num_attention_heads",),
-        width=("all_head_size",),
+    _attention(
+        "mpnet",
+        "MPNetSelfAttention",
+        "q k v",
+        "o",
         fixed=("relative_attention_bias",),
         shared_bias=True,
         maps_on_request=True,
         output_in_core=True,
         narrow=SlicedBias,
+        **_COUNTED,
     ),
-    AttentionSpec(
-        name="deberta-v2",
-        block=("DebertaV2Attention",),
-        query="self.query_proj",
-        key="self.key_proj",
-        value="self.value_proj",
-        output="output.dense",
+    _attention(
+        "deberta-v2",
+        "DebertaV2Attention",
+        "self.query_proj self.key_proj self.value_proj",
+        "output.dense",
         core="self",
-        head_count=("num_attention_heads",),
-        width=("all_head_size",),
         positions=("self.pos_key_proj", "self.pos_query_proj"),  # without `share_att_key`
         maps_on_request=True,
+        **_COUNTED,
     ),
-    AttentionSpec(
-        name="distilbert",
-        block=("MultiHeadSelfAttention", "DistilBertSelfAttention"),  # transformers 4.57, 5.x
-        query="q_lin",
-        key="k_lin",
-        value="v_lin",
-        output="out_lin",
+    _attention(
+        "distilbert",
+        "MultiHeadSelfAttention DistilBertSelfAttention",  # transformers 4.57, 5.x
+        "q_lin k_lin v_lin",
+        "out_lin",
         head_count=("n_heads",),
         width=("dim",),
         plain=True,
         output_in_core=True,
     ),
-    AttentionSpec(
-        name="modernbert",
-        block=("ModernBertAttention",),
-        query="Wqkv",
-        key="Wqkv",
-        value="Wqkv",
-        output="Wo",
+    _attention(
+        "modernbert",
+        "ModernBertAttention",
+        "Wqkv",
+        "Wo",
         head_count=("num_heads",),
         width=("all_head_size",),
         residual="attn_norm",
@@ -198,13 +168,11 @@ ATTENTION = (
     *_vision("vit", "ViTAttention", "layernorm_before"),
     *_vision("deit", "DeiTAttention", "layernorm_before"),
     *_vision("dinov2", "Dinov2Attention", None),  # a learned scale stands behind the projection
-    AttentionSpec(
-        name="clip",
-        block=("CLIPAttention",),
-        query="q_proj",
-        key="k_proj",
-        value="v_proj",
-        output="out_proj",
+    _attention(
+        "clip",
+        "CLIPAttention",
+        _QKV,
+        "out_proj",
         head_count=("num_heads",),
         causal_paths=("text_model",),
         residual="layer_norm1",
@@ -212,13 +180,11 @@ ATTENTION = (
         output_in_core=True,
         narrow=OwnWidth if TRANSFORMERS_MAJOR < 5 else None,
     ),
-    AttentionSpec(
-        name="gpt2",
-        block=("GPT2Attention",),
-        query="c_attn",
-        key="c_attn",
-        value="c_attn",
-        output="c_proj",
+    _attention(
+        "gpt2",
+        "GPT2Attention",
+        "c_attn",
+        "c_proj",
         head_count=("num_heads",),
         width=("split_size",),
         causal=True,
@@ -226,12 +192,8 @@ ATTENTION = (
         plain=True,
         output_in_core=True,
     ),
-    _llama_like("llama", "LlamaAttention"),
-    _llama_like("mistral", "MistralAttention"),
-    _llama_like("qwen2", "Qwen2Attention"),
-    _llama_like("qwen3", "Qwen3Attention"),
-    _llama_like("gemma2", "Gemma2Attention", residual=None),  # a norm stands behind the projection
-    _llama_like("gemma3", "Gemma3Attention", residual=None),
+    *(_llama_like(name, f"{prefix}Attention", "input_layernorm") for name, prefix in _LLAMAS.items()),
+    *(_llama_like(name, f"{prefix}Attention", None) for name, prefix in _GEMMAS.items()),
     _bart_like("bart", "BartAttention"),
     _bart_like("marian", "MarianAttention"),
     _bart_like("whisper", "WhisperAttention", "self_attn_layer_norm", "encoder_attn_layer_norm"),
@@ -246,49 +208,22 @@ ATTENTION = (
     ),
     _fused_by_head(
         "falcon",
-        "FalconAttention",
-        "FalconFlashAttention2",
+        "FalconAttention FalconFlashAttention2",
         head_count=("num_heads",),
         groups="num_kv_heads",
         parallel=_FALCON_PARALLEL,
         maps_on_request=True,
         narrow=SlicedAlibi,
     ),
-    AttentionSpec(
-        name="t5",
-        block=("T5LayerSelfAttention",),
-        query="SelfAttention.q",
-        key="SelfAttention.k",
-        value="SelfAttention.v",
-        output="SelfAttention.o",
-        core="SelfAttention",
-        head_count=("n_heads",),
-        width=("inner_dim",),
+    _t5(
+        "T5LayerSelfAttention",
+        "SelfAttention",
         fixed=("relative_attention_bias",),
-        shared_bias=True,
         causal_paths=("decoder",),
-        map_index=2,
-        output_in_core=True,
         narrow=SharedBias,
         empty=HeadlessWithBias,
     ),
-    AttentionSpec(
-        name="t5",
-        block=("T5LayerCrossAttention",),
-        query="EncDecAttention.q",
-        key="EncDecAttention.k",
-        value="EncDecAttention.v",
-        output="EncDecAttention.o",
-        core="EncDecAttention",
-        head_count=("n_heads",),
-        width=("inner_dim",),
-        shared_bias=True,
-        cross=True,
-        map_index=2,
-        output_in_core=True,
-        narrow=OwnBias,
-        narrow_all=True,
-    ),
+    _t5("T5LayerCrossAttention", "EncDecAttention", cross=True, narrow=OwnBias, narrow_all=True),
 )
 
 _WIDE = ("dense_h_to_4h", "dense_4h_to_h")
@@ -296,18 +231,9 @@ _DENSE = ("intermediate.dense", "output.dense")
 _GATED = ("gate_proj up_proj", "down_proj")
 
 FEED_FORWARD = (
-    *(
-        _feed_forward(name, block, *_DENSE, ".intermediate")
-        for name, block in (
-            ("bert", "BertLayer"),
-            ("roberta", "RobertaLayer"),
-            ("xlm-roberta", "XLMRobertaLayer"),
-            ("camembert", "CamembertLayer"),
-            ("electra", "ElectraLayer"),
-            ("mpnet", "MPNetLayer"),
-            ("deberta-v2", "DebertaV2Layer"),
-        )
-    ),
+    *(_feed_forward(name, f"{prefix}Layer", *_DENSE, ".intermediate") for name, prefix in _BERTS.items()),
+    _feed_forward("mpnet", "MPNetLayer", *_DENSE, ".intermediate"),
+    _feed_forward("deberta-v2", "DebertaV2Layer", *_DENSE, ".intermediate"),
     _feed_forward("albert", "AlbertLayer", "ffn", "ffn_output", ".ffn", reused=True),
     _feed_forward("distilbert", "FFN", "lin1", "lin2", ""),
     _feed_forward("modernbert", "ModernBertMLP", "Wi", "Wo", "mlp_norm", parts=2),
@@ -323,25 +249,13 @@ FEED_FORWARD = (
     _feed_forward("clip", "CLIPMLP", "fc1", "fc2", "layer_norm2"),
     _feed_forward("gpt2", "GPT2MLP", "c_fc", "c_proj", "ln_2"),
     *(
-        _feed_forward(name, block, *_GATED, residual, width=("intermediate_size",))
-        for name, block, residual in (
-            ("llama", "LlamaMLP", "post_attention_layernorm"),
-            ("mistral", "MistralMLP", "post_attention_layernorm"),
-            ("qwen2", "Qwen2MLP", "post_attention_layernorm"),
-            ("qwen3", "Qwen3MLP", "post_attention_layernorm"),
-            ("gemma2", "Gemma2MLP", None),  # a norm stands behind the projection
-            ("gemma3", "Gemma3MLP", None),
-        )
+        _feed_forward(name, f"{prefix}MLP", *_GATED, residual, width=("intermediate_size",))
+        for prefixes, residual in ((_LLAMAS, "post_attention_layernorm"), (_GEMMAS, None))
+        for name, prefix in prefixes.items()
     ),
-    *(
-        _feed_forward(name, f"{prefix}{side}Layer", "fc1", "fc2", residual)
-        for name, prefix, residual in (
-            ("bart", "Bart", ".fc1"),
-            ("marian", "Marian", ".fc1"),
-            ("whisper", "Whisper", ".final_layer_norm"),
-        )
-        for side in ("Encoder", "Decoder")
-    ),
+    *(_feed_forward("bart", f"Bart{side}Layer", "fc1", "fc2", ".fc1") for side in _SIDES),
+    *(_feed_forward("marian", f"Marian{side}Layer", "fc1", "fc2", ".fc1") for side in _SIDES),
+    *(_feed_forward("whisper", f"Whisper{side}Layer", "fc1", "fc2", ".final_layer_norm") for side in _SIDES),
     _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi", "DenseReluDense.wo", ""),
     _feed_forward("t5", "T5LayerFF", "DenseReluDense.wi_0 DenseReluDense.wi_1", "DenseReluDense.wo", ""),
     _feed_forward("gpt-neox", "GPTNeoXMLP", *_WIDE, "post_attention_layernorm", parallel=("use_parallel_residual",)),

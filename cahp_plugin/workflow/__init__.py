@@ -15,23 +15,11 @@ if TYPE_CHECKING:
     from cahp_plugin.workflow.deploy import deploy_classifier
     from cahp_plugin.workflow.prune import load_classifier, prune_classifier
 
-__all__ = [
-    "DeployReport",
-    "PruneReport",
-    "compare_methods",
-    "deploy_classifier",
-    "load_classifier",
-    "prune_classifier",
-]
-
-__getattr__, __dir__ = lazy_names(
+__getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "DeployReport": "deploy",
-        "PruneReport": "prune",
-        "compare_methods": "compare",
-        "deploy_classifier": "deploy",
-        "load_classifier": "prune",
-        "prune_classifier": "prune",
+        "deploy": ["DeployReport", "deploy_classifier"],
+        "prune": ["PruneReport", "load_classifier", "prune_classifier"],
+        "compare": ["compare_methods"],
     },
 )

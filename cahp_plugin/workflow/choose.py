@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers.utils import logging
+import torch
 
-from cahp_plugin.compare.methods import METHODS, UNSEEDED, Candidate, Measurements
 from cahp_plugin.compare.runs import RunLog
-from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import by_length, make_dataloader
-from cahp_plugin.method.selection import HeadSelection
-from cahp_plugin.select import select_heads
-from cahp_plugin.units import KeptSet, attention_layers, resolve
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.processes import processes
+from cahp_plugin.prune import CAHPImportance, CAHPPruner
+from cahp_plugin.recover import recover_least_squares
+from cahp_plugin.selectors import Fitted, Needs, Selector, View
+from cahp_plugin.units import KeptSet
 
-logger = logging.get_logger(__name__)
+
+def prune_and_repair(model: Any, dense: Any, kept: KeptSet, batches: Sequence[Batch]) -> None:
+    """Removes what is not kept, in place, and repairs the model by least squares towards the dense one.
+
+    Args:
+        model: A copy of the dense model, pruned before or not.
+        dense: The dense model.
+        kept: What is to stay.
+        batches: Examples that the repair is fitted on.
+    """
+    inputs = batches[0].rows(torch.tensor([0])).inputs_on(model.device)
+    CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
+    recover_least_squares(model, dense, [batch.inputs for batch in batches], num_examples=sum(map(len, batches)))
 
 
 class Chooser:
@@ -24,70 +36,41 @@ class Chooser:
 
     Args:
         log: Runs that are there.
-        model: The dense model.
-        encoded: Training set, from ``encode``.
-        tokenizer: Pads the batches.
-        config: Settings of CAHP and of the observation.
-        batch_size: Examples a batch for methods that train gates.
-        gate_epochs: Their passes over the training set.
+        view: The model and its training set.
+        selectors: The ways of choosing, by name.
     """
 
-    def __init__(
-        self,
-        log: RunLog,
-        model: Any,
-        encoded: Any,
-        tokenizer: Any,
-        config: CAHPConfig,
-        *,
-        batch_size: int,
-        gate_epochs: float,
-    ) -> None:
-        self._log, self._model, self._encoded, self._tokenizer = log, model, encoded, tokenizer
-        self._config, self._batch_size, self._gate_epochs = config, batch_size, gate_epochs
-        self._train = make_dataloader(by_length(encoded), tokenizer)  # no order is better for the one walk over all
-        self._measurements = Measurements()
-
-    @functools.cached_property
-    def observed(self) -> HeadSelection:
-        """A selection on the model: the observation that the methods share."""
-        return select_heads(self._model, self._train, self._config)
+    def __init__(self, log: RunLog, view: View, selectors: Mapping[str, Selector]) -> None:
+        self._log, self._view, self._selectors = log, view, selectors
+        self._fitted: dict[tuple[str, int], tuple[Fitted, float]] = {}
 
     def choose(self, method: str, count: int, seed: int) -> tuple[KeptSet, float]:
         """Chooses heads.
 
         Args:
-            method: Name from :data:`METHODS`.
+            method: Name of a selector.
             count: Heads to keep.
             seed: Seed of whatever is drawn.
 
         Returns:
-            The heads to keep, in every layer, and the seconds that this choice took
-            when it was made: it may be that of an earlier run, of any seed for methods without one. The shared
-            observation is not in them; a measurement of the method's own is, even if it was made for another choice.
+            The heads to keep, in every layer, and the seconds that this choice took when it was made: it may be that
+            of an earlier run, of any seed for methods without one. The shared observation is not in them; a
+            measurement of the method's own is, even if it was made for another choice.
         """
+        selector = self._selectors[method]
         for run in self._log.runs.values():
-            if (run.method, run.num_heads) == (method, count) and (run.seed == seed or method in UNSEEDED):
+            if (run.method, run.num_heads) == (method, count) and (run.seed == seed or not selector.seeded):
                 kept = KeptSet(heads={int(layer): heads for layer, heads in run.kept.items()})
                 return kept, run.seconds.get("choose", 0.0)
-        candidate = Candidate(
-            model=self._model,
-            observed=self.observed,
-            train=self._train,
-            shuffled_batches=functools.partial(
-                make_dataloader,
-                self._encoded,
-                self._tokenizer,
-                batch_size=self._batch_size,
-                shuffle=True,
-                seed=seed,
-            ),
-            num_heads=count,
-            seed=seed,
-            gate_epochs=self._gate_epochs,
-            measurements=self._measurements,
-        )
-        saved, start = self._measurements.saved, time.perf_counter()
-        importance = METHODS[method](candidate)
-        seconds = time.perf_counter() - start + self._measurements.saved - saved
-        return resolve(importance.kept, attention_layers(self._model)), seconds
+        if Needs.EVIDENCE in selector.needs:
+            _ = self._view.evidence  # before the clock starts
+        key = (method, seed if selector.seeded else 0)
+        start = time.perf_counter()
+        if key not in self._fitted:
+            fitted = selector.fit(self._view, seed=seed)
+            self._fitted[key] = fitted, time.perf_counter() - start
+        fitted, fitting = self._fitted[key]
+        start = time.perf_counter()
+        found = fitted.keep(count)
+        seconds = fitting + time.perf_counter() - start + fitted.spared
+        return processes().share(lambda: (found, seconds))

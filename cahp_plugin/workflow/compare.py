@@ -16,11 +16,8 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.baselines.ranking import head_count
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.methods import METHODS, SEPARATION_CONTROLS
-from cahp_plugin.compare.names import DEFAULT_METHODS
 from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
@@ -28,13 +25,17 @@ from cahp_plugin.data import by_length, check_same_classes, encode, find_columns
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
+from cahp_plugin.observe.conditioning import CONDITIONINGS
+from cahp_plugin.observe.streams import layer_tokens
+from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.recover.streams import layer_tokens
 from cahp_plugin.report import write_folder_page
+from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
 from cahp_plugin.units import attention_layers, kept_state
-from cahp_plugin.workflow.choose import Chooser
+from cahp_plugin.units.counts import HeadUnits
+from cahp_plugin.workflow.choose import Chooser, prune_and_repair
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +48,7 @@ def compare_methods(
     *,
     validation: Any = None,
     output_dir: str | os.PathLike[str],
-    methods: Sequence[str] = DEFAULT_METHODS,
+    methods: Sequence[str] | None = None,
     heads: Sequence[int | float] = (0.5, 0.25),
     seeds: Sequence[int] = (0, 1, 2),
     recoveries: Sequence[str] = ("none", "least-squares"),
@@ -79,7 +80,7 @@ def compare_methods(
         validation: Examples to choose among the runs by: their accuracy on them is recorded too, and the report's best
             way is then the best on these, with its accuracy on the test set.
         output_dir: Folder of the runs.
-        methods: Names from :data:`cahp_plugin.compare.methods.METHODS`.
+        methods: Names of :func:`cahp_plugin.selectors.selectors`; its defaults without.
         heads: Numbers of heads, each a count or a share in (0, 1).
         seeds: Seeds.
         recoveries: ``"none"``, ``"bias"``, ``"least-squares"``, ``"finetune"``, ``"least-squares+finetune"``.
@@ -105,27 +106,25 @@ def compare_methods(
     """
     config = CAHPConfig() if config is None else config
     recovery = RecoverySettings() if recovery is None else recovery
-    _check_names("methods", methods, tuple(METHODS))
+    methods = default_selectors() if methods is None else methods
+    _check_names("methods", methods, tuple(selectors()))
     _check_names("recoveries", recoveries, get_args(RecoveryMethod))
-    controls = [name for name in methods if name in SEPARATION_CONTROLS]
-    if controls and config.conditioning == "none":
-        raise ConfigError(
-            f"{' and '.join(controls)} replace the class separation, and conditioning 'none' has none. Compare with "
-            "conditioning 'label', or without them."
-        )
-    if knee and (config.conditioning == "none" or config.clustering == "louvain"):
+    if not gate_epochs > 0:
+        raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
+    ways = {name: make_selector(name, epochs=gate_epochs) for name in methods}
+    if knee and not (CONDITIONINGS[config.conditioning].classes and config.clustering != "louvain"):
         raise ConfigError(
             "The knee under noise takes a class separation and a clustering with a knee: conditioning 'label' or "
             "'prediction', clustering 'kmedoids' or 'hierarchical'."
         )
-    layers = attention_layers(model)
-    present = sum(len(layer.heads) for layer in layers)
-    least = sum(min(config.min_heads_per_layer, len(layer.heads)) for layer in layers)
-    counts = list(dict.fromkeys(head_count(asked, present, least) for asked in heads))
+    units = HeadUnits.of(attention_layers(model), config.min_heads_per_layer)
+    present = units.num_heads
+    counts = list(dict.fromkeys(units.count(asked) * units.group_size for asked in heads))
     if not counts or not seeds:
         raise ConfigError("`heads` and `seeds` must hold at least one number each.")
-    if not gate_epochs > 0:
-        raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
+    here = processes()
+    if here.device is not None:
+        model.to(here.device)
     columns = find_columns(train, text_columns, label_column)
     sets = {"training": train, "test": test} | ({} if validation is None else {"validation": validation})
     check_same_classes(sets, columns.label, model.config)
@@ -133,6 +132,17 @@ def compare_methods(
         None if examples is None else encode(examples, columns, tokenizer, model, max_length=max_length)
         for examples in (train, test, validation)
     )
+    view = View(
+        model,
+        make_dataloader(by_length(encoded), tokenizer),  # no order is better for the one walk over all
+        config,
+        shuffled=lambda seed, grouped: make_dataloader(
+            encoded, tokenizer, batch_size=recovery.batch_size, shuffle=True, seed=seed, group_by_length=grouped
+        ),
+        shrink=prune_and_repair,
+    )
+    for way in ways.values():
+        view.check(way)
     encoded_test = by_length(encoded_test)
     evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
     validated = None
@@ -145,13 +155,14 @@ def compare_methods(
     ]
     setup = _setup(model, encoded, encoded_test, encoded_validation, config, recovery, gate_epochs)
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
-    log = RunLog(output_dir, setup)
+    here.check_same({**setup, "methods": list(methods), "heads": counts, "seeds": list(seeds), "recover": recoveries})
+    log = here.share(lambda: RunLog(output_dir, setup))
     labels = np.asarray(encoded_test["labels"])
     if dense not in log.runs:
-        log.add(_run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
+        _add(log, _run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
-    chooser = Chooser(log, model, encoded, tokenizer, config, batch_size=recovery.batch_size, gate_epochs=gate_epochs)
+    chooser = Chooser(log, view, ways)
     inputs = {name: value[:1] for name, value in next(iter(evaluated)).items() if name != "labels"}
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         key = (method, count, seed, how)
@@ -159,7 +170,7 @@ def compare_methods(
         twin = log.twin({str(layer): list(heads) for layer, heads in kept.heads.items()}) if how == "none" else None
         if twin is not None:
             seconds = twin.seconds | {"choose": round(choosing, 2), "recover": 0.0}
-            log.add(dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
+            _add(log, dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
             continue
         pruned = copy.deepcopy(model)
         if count < present:
@@ -172,24 +183,38 @@ def compare_methods(
         recovered = time.perf_counter()
         evaluation = evaluate_classifier(pruned, evaluated)
         seconds = {"choose": choosing, "recover": recovered - cut, "evaluate": evaluation.seconds}
-        log.add(_run(key, pruned, evaluation, labels, seconds, validated))
+        _add(log, _run(key, pruned, evaluation, labels, seconds, validated))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
     folder = Path(output_dir)
-    comparison = Comparison(folder, runs, _knee(folder, chooser, seeds) if knee else None)
-    _write_structure(dataclasses.replace(comparison, runs=tuple(log.runs.values())))
-    write_folder_page(folder)
+    comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None)
+    everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
+    here.share(lambda: _write_structure(everything))
+    here.share(lambda: write_folder_page(folder))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison
 
 
-def _knee(folder: Path, chooser: Chooser, seeds: Sequence[int]) -> KneeTable:
+def _add(log: RunLog, run: Run) -> None:
+    """Adds a run in all processes, as the first has it; that one writes it."""
+    here = processes()
+
+    def add() -> Run:
+        log.add(run)
+        return run
+
+    found = here.share(add)
+    log.runs[found.key] = found
+
+
+def _knee(folder: Path, view: View, seeds: Sequence[int]) -> KneeTable:
     """The knee in noise; read back where an earlier call has written it."""
     known = read_knee(folder)
     if known is not None and known.seeds == tuple(seeds):
         return known
-    return knee_under_noise(chooser.observed, seeds=seeds)
+    evidence = view.evidence
+    return processes().share(lambda: knee_under_noise(evidence, seeds=seeds))
 
 
 def _write_structure(comparison: Comparison) -> None:

@@ -15,11 +15,12 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
+from cahp_plugin.compare.runs import fingerprint_of_data, fingerprint_of_model
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
-from cahp_plugin.method.selection import HeadSelection
+from cahp_plugin.processes import processes
 from cahp_plugin.prune import (
     CAHPImportance,
     CAHPPruner,
@@ -35,7 +36,8 @@ from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifie
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import save_figures, write_folder_page
 from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport
-from cahp_plugin.select import select_heads
+from cahp_plugin.selectors.cahp.selection import HeadSelection
+from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.units import attention_layers
 
 logger = logging.get_logger(__name__)
@@ -87,8 +89,12 @@ def prune_classifier(
     config = CAHPConfig() if config is None else config
     recovery = RecoverySettings() if recovery is None else recovery
     output = None if output_dir is None else Path(output_dir)
+    here = processes()
+    if here.device is not None:
+        model.to(here.device)
     if output is not None:
-        check_output_directory(output, overwrite=overwrite, inputs=read_from(model, tokenizer, train, evaluation))
+        inputs = read_from(model, tokenizer, train, evaluation)
+        here.share(lambda: check_output_directory(output, overwrite=overwrite, inputs=inputs))
         if class_named(model.config, type(model).__name__) is not type(model):
             raise UnsupportedModelError(
                 f"{type(model).__name__} is no class of transformers, nor registered with it "
@@ -96,7 +102,9 @@ def prune_classifier(
             )
     attention_layers(model)
     clock = _Clock()
-    with nullcontext() if output is None else replaced_folder(output, overwrite=overwrite) as partial:
+    with (
+        replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
+    ):
         with clock("encode"):
             columns = find_columns(train, text_columns, label_column)
             find_columns(evaluation, columns.text, columns.label)
@@ -104,6 +112,10 @@ def prune_classifier(
             encoded, encoded_evaluation = (
                 encode(data, columns, tokenizer, model, max_length=max_length) for data in (train, evaluation)
             )
+        if here.size > 1:
+            given = {"recovery": recovery, "model": fingerprint_of_model(model)}
+            data = {"train": fingerprint_of_data(encoded), "evaluation": fingerprint_of_data(encoded_evaluation)}
+            here.check_same({**given, **data, "settings": config.to_dict(), "versions": package_versions()})
         observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)
         evaluated = make_dataloader(encoded_evaluation, tokenizer, batch_size=recovery.batch_size)
 
@@ -143,7 +155,15 @@ def prune_classifier(
                 except CheckpointError as error:
                     raise CheckpointError(f"{error} It is in {keep_beside(partial, output)}.") from error
         report = PruneReport(
-            selection, tuple(stages), clock.seconds, difference, output, pictures, package_versions(), recovery
+            selection,
+            tuple(stages),
+            clock.seconds,
+            difference,
+            output,
+            pictures,
+            package_versions(),
+            recovery,
+            here.size,
         )
         if partial is not None and output is not None:
             # The folder may be moved: what it holds does not say where it lies.
@@ -151,7 +171,8 @@ def prune_classifier(
             write_text(partial / PRUNE_NAME, json.dumps(entries, indent=2) + "\n")
             if figures:
                 _write_page(partial, output)
-        return report
+        here.all(None)  # the folder appears once all have come so far
+    return report
 
 
 def _write_page(folder: Path, place: Path) -> None:

@@ -4,6 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
+from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from comparing import compare, made_up
 from datasets import Dataset
 from tiny import tiny_model
@@ -11,8 +13,6 @@ from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin.cli import main
-from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
-from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from cahp_plugin.compare.rows import bootstrap_interval
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.compare.summary import Comparison

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from tiny import tiny_batches, tiny_model
 
-from cahp_plugin import CAHPConfig, HeadSelection, select_heads
-from cahp_plugin.baselines.controls import gaussian_like
+from cahp_plugin import CAHPConfig
 from cahp_plugin.compare.knee import PAPER_SHARES, KneeTable, knee_under_noise
 from cahp_plugin.errors import ConfigError, SelectionError
-from cahp_plugin.method.representatives import select_from_separation
+from cahp_plugin.selectors import View
+from cahp_plugin.selectors.cahp.representatives import select
+from cahp_plugin.selectors.controls import with_noise
 
 
 @pytest.fixture(scope="module")
 def observed():
     model = tiny_model(num_hidden_layers=5)
-    return select_heads(model, tiny_batches(36), CAHPConfig(signature_size=5, num_heads=9))
+    return View(model, tiny_batches(36), CAHPConfig(signature_size=5, num_heads=9)).evidence
 
 
 def test_shares_are_those_of_whole_selections(observed):
@@ -24,9 +25,8 @@ def test_shares_are_those_of_whole_selections(observed):
     for row in found.rows:
         for index, seed in enumerate((0, 3)):
             config = dataclasses.replace(observed.config, num_heads=None, polynomial_degree=row.degree, seed=seed)
-            for share, x in ((row.measured, observed.separation), (row.noise, gaussian_like(observed, seed))):
-                alone = select_from_separation(x, observed.heads, observed.salience, config)
-                assert share[index] == alone.num_heads / 20
+            for share, given in ((row.measured, observed), (row.noise, with_noise(observed, seed))):
+                assert share[index] == select(dataclasses.replace(given, config=config)).num_heads / 20
         assert row.paper == {name: known[row.degree] for name, known in PAPER_SHARES.items()}
 
 
@@ -46,9 +46,11 @@ def test_the_table_survives_json_and_shows_percent(observed):
 
 def test_bad_input(observed):
     with pytest.raises(SelectionError, match="no separation matrix"):
-        knee_under_noise(HeadSelection.from_dict(observed.to_dict()))
+        knee_under_noise(dataclasses.replace(observed, separation=None, distances=np.zeros((20, 20))))
     louvain = dataclasses.replace(observed, config=dataclasses.replace(observed.config, clustering="louvain"))
     with pytest.raises(ConfigError, match="has no knee"):
         knee_under_noise(louvain)
     with pytest.raises(ConfigError, match="at least one number each"):
         knee_under_noise(observed, seeds=())
+    with pytest.raises(ConfigError, match="at least one number each"):
+        knee_under_noise(observed, degrees=())

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from cahp_plugin.data import graded_sentiment
-from cahp_plugin.data.corpus import _CLAUSES, _CONTRASTS
+from cahp_plugin.data.corpus import parts
 from cahp_plugin.errors import ConfigError
 
 
@@ -24,12 +24,14 @@ def test_classes_are_even_and_texts_differ():
 
 def test_templates_of_the_splits_are_disjoint():
     def shapes(name):
-        return {re.sub(r"\{\w+\}", "(.+)", template) for template in _CLAUSES[name] + _CONTRASTS[name]}
+        return {
+            re.sub(r"\{\w+\}", "(.+)", template) for template in parts()["clauses"][name] + parts()["contrasts"][name]
+        }
 
     assert not shapes("train") & shapes("test") and not shapes("train") & shapes("validation")
     assert not shapes("validation") & shapes("test")
     corpus = graded_sentiment(300, 100, 300)
-    patterns = [re.compile(re.sub(r"\{\w+\}", ".+", template)) for template in _CLAUSES["train"]]
+    patterns = [re.compile(re.sub(r"\{\w+\}", ".+", template)) for template in parts()["clauses"]["train"]]
     assert not any(p.search(text) for p in patterns for text in corpus["test"]["text"])
     assert not set(corpus["train"]["text"]) & set(corpus["test"]["text"])
 

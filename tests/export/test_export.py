@@ -3,6 +3,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,13 @@ import transformers
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 from words import tiny_tokenizer
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from cahp_plugin import CAHPImportance, CAHPPruner, save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportError, MissingDependencyError
 from cahp_plugin.export import ExportReport, export_pruned, open_session, run_session
-from cahp_plugin.export.graph import op_counts
 from cahp_plugin.export.to_onnx import choose_backend
 from cahp_plugin.units import kept_set
 
@@ -113,6 +114,10 @@ def test_quantized_graphs_are_smaller_and_close(kind, file, tmp_path):
     assert "output" not in written and "predictions" not in written["fp32"]
     for part in (f"{report.fp32_mib:.1f} -> {report.mib:.1f} MiB", "Same class as fp32", kind):
         assert part in str(report)
+
+
+def op_counts(path):
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
 
 
 def test_dynamic_int8_quantizes_products_and_embeddings(tmp_path):

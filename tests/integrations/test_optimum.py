@@ -179,6 +179,7 @@ def test_a_fresh_environment_has_it_beside_optimums_own(editable, tmp_path):
     run = subprocess.run([python, "-c", code], check=True, cwd=tmp_path, capture_output=True, text=True)
     home = source if editable else environment
     assert all(Path(path).is_relative_to(home) for path in run.stdout.split())
+    assert (Path(run.stdout.split()[0]).parent / "prune" / "model_card_template.md").is_file()
     if shutil.which("optimum-cli", path=str(Path(sys.executable).parent)) is None:
         return  # no Optimum here: the namespace alone is what there is to see
     run = optimum_cli("--help", python=python, cwd=tmp_path)

@@ -14,10 +14,11 @@ from zoo import zoo_inputs, zoo_model
 from cahp_plugin import CAHPConfig, select_heads
 from cahp_plugin._compat import attention_maps_enabled
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.method.js import MAX_DISTANCE
-from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.observe.conditioning import CONDITIONINGS
+from cahp_plugin.observe.js import MAX_DISTANCE
 from cahp_plugin.observe.maps import attention_maps, map_arguments
+from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.units import attention_layers
 
 FAMILIES = ("albert", "modernbert", "vit", "clip", "gpt2", "llama", "gemma2", "t5", "bart", "whisper")
@@ -97,11 +98,9 @@ def oracle_distances(model, batches):
 
 
 def run(model, batches, conditioning, loss=None, **options):
-    prepared = prepare_batches(batches, model, conditioning)
-    layers = attention_layers(model)
-    return observe(
-        model, layers, prepared, salience_share=1.0, conditioning=conditioning, loss=loss, **{"size": 5} | options
-    )
+    how, layers = CONDITIONINGS[conditioning], attention_layers(model)
+    prepared = prepare_batches(batches, model, how)
+    return observe(model, layers, prepared, salience_share=1.0, conditioning=how, loss=loss, **{"size": 5} | options)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -109,10 +108,9 @@ def test_distances_equal_the_oracle(name):
     model, batches = zoo_model(name), batches_for(name)
     seen = run(model, batches, "none", similarity if name == "clip" else None)
     np.testing.assert_allclose(seen.distances, oracle_distances(model, batches), atol=3e-4)
-    layers = attention_layers(model)
-    assert seen.distances.shape == (sum(len(layer.units) for layer in layers),) * 2
-    for layer in layers:
-        assert np.isfinite(seen.salience[layer.index, list(layer.heads)]).all()
+    count = sum(len(layer.units) for layer in attention_layers(model))
+    assert seen.distances.shape == (count,) * 2
+    assert seen.salience.shape == (count,) and np.isfinite(seen.salience).all()
 
 
 def padded(count=12, classes=3):
@@ -204,9 +202,8 @@ def test_salience_of_language_models_equals_one_pass_per_example(name):
             handle.remove()
     if name == "t5":
         seen = run(model, batches, "none")
-    for layer in layers:
-        for unit, value in zip(layer.units, expected[layer.index], strict=True):
-            np.testing.assert_allclose(seen.salience[layer.index, list(unit)], value, rtol=2e-3, atol=1e-6)
+    in_order = np.concatenate([expected[layer.index] for layer in layers])
+    np.testing.assert_allclose(seen.salience, in_order, rtol=2e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bart", "whisper", "vit", "clip"])
@@ -253,7 +250,7 @@ def test_text_and_images_of_one_model_need_a_loss():
 
 def test_classes_that_no_memory_holds_are_told_before_the_walk(monkeypatch):
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1000}))
-    monkeypatch.setattr("cahp_plugin.select.observe", lambda *_, **__: pytest.fail("the walk began"))
+    monkeypatch.setattr("cahp_plugin.selectors.base.observe", lambda *_, **__: pytest.fail("the walk began"))
     with pytest.raises(DataError, match=r"Comparing 3 classes pair by pair at 9 x 9 cells.*`conditioning=\"none\"`"):
         select_heads(classifier("llama"), [padded()], CAHPConfig(signature_size=9))
 

@@ -14,6 +14,7 @@ from transformers import (
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe.batches import prepare_batches
+from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.observe.objective import example_losses, forward_arguments, is_causal_language_model
 
 BERT = dict(
@@ -33,11 +34,12 @@ def seq2seq():
 
 
 def losses(model, batch, conditioning="none", loss=None):
-    (prepared,) = prepare_batches([batch], model, conditioning)
+    how = CONDITIONINGS[conditioning]
+    (prepared,) = prepare_batches([batch], model, how)
     model.eval()
     with torch.no_grad():
         output = model(**prepared.inputs, **forward_arguments(model))
-        return example_losses(model, output, prepared, conditioning, loss)
+        return example_losses(model, output, prepared, how, loss)
 
 
 def alone(model, batch, labels, row, **arguments):

@@ -2,23 +2,22 @@ import numpy as np
 import pytest
 import torch
 from oracles import oracle_distances, oracle_salience, oracle_separation, oracle_signatures
+from selecting import without_labels
 from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
-from cahp_plugin.method.separation import separation_matrix
 from cahp_plugin.observe import observe, prepare_batches
+from cahp_plugin.observe.conditioning import CONDITIONINGS
+from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.units import attention_layers
 
 
 def run(model, batches, size=6, share=1.0, conditioning="label", **options):
-    prepared = prepare_batches(batches, model, conditioning)
+    how = CONDITIONINGS[conditioning]
+    prepared = prepare_batches(batches, model, how)
     return observe(
-        model, attention_layers(model), prepared, size=size, salience_share=share, conditioning=conditioning, **options
+        model, attention_layers(model), prepared, size=size, salience_share=share, conditioning=how, **options
     )
-
-
-def without_labels(batches):
-    return [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
 
 
 def relabelled(model, batches):
@@ -78,8 +77,33 @@ def test_salience_equals_one_pass_per_example(name):
     seen = run(model, batches)
     modules = [layer.output for layer in attention_layers(model)]
     expected = oracle_salience(model, tiny_batches(13, 1), modules, 4)
-    np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(seen.salience, expected.flatten(), rtol=1e-3, atol=1e-6)
     assert seen.num_salience_examples == 13
+
+
+def salience_by_finite_differences(model, data, layer, head):
+    """Mean over examples of |dL/dm| of one head, by central differences on its columns, one example at a time."""
+    columns = attention_layers(model)[layer].output.weight.data.unflatten(1, (4, 8))[:, head]
+    original, total, count = columns.clone(), 0.0, 0
+    with torch.no_grad():
+        for batch in data:
+            for row in range(len(batch["labels"])):
+                one = {name: value[row : row + 1] for name, value in batch.items()}
+                losses = []
+                for change in (1e-4, -1e-4):
+                    columns.copy_(original * (1 + change))
+                    losses.append(float(model(**one).loss))
+                columns.copy_(original)
+                total += abs(losses[0] - losses[1]) / 2e-4
+                count += 1
+    return total / count
+
+
+def test_salience_equals_finite_differences():
+    model, data = tiny_model().double(), tiny_batches(10, 4)
+    found = run(model, data).salience.reshape(3, 4)
+    for layer, head in ((0, 0), (1, 2), (2, 3)):
+        assert found[layer, head] == pytest.approx(salience_by_finite_differences(model, data, layer, head), rel=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 13])
@@ -89,7 +113,7 @@ def test_salience_share_takes_the_same_examples_for_any_batch_size(batch_size):
     modules = [layer.output for layer in attention_layers(model)]
     expected = oracle_salience(model, tiny_batches(13, 1)[::4], modules, 4)  # examples 0, 4, 8, 12
     assert seen.num_salience_examples == 4
-    np.testing.assert_allclose(seen.salience, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(seen.salience, expected.flatten(), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

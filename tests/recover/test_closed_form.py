@@ -8,8 +8,8 @@ from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
 from cahp_plugin.errors import ConfigError, DataError, PruningError
+from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.recover import recover_bias
-from cahp_plugin.recover.normal_equations import NormalEquations
 from cahp_plugin.units import attention_layers
 
 KEPT = {0: (1, 3), 1: (0, 1, 2, 3), 2: (2,)}

@@ -10,12 +10,12 @@ from matplotlib.colors import to_hex
 from pages import EXAMPLES
 
 from cahp_plugin.compare import Comparison
-from cahp_plugin.compare.names import METHOD_NAMES
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.report import save_accuracy, save_latency, style
 from cahp_plugin.report.compared import methods_of
 from cahp_plugin.report.comparison import accuracy, difference_charts, layer_charts, look_of
 from cahp_plugin.report.times import latency, latency_charts, shapes_of
+from cahp_plugin.selectors import selectors
 
 
 def runs():
@@ -56,7 +56,7 @@ def test_the_lines_are_the_means_and_the_bars_the_spread(tmp_path):
             np.testing.assert_allclose(np.array(drawn.lines[0].get_xdata(), float), (6, 3), atol=0.2)
             ends = np.array([segment[:, 1] for segment in drawn.lines[2][0].get_segments()])
             np.testing.assert_allclose(ends, np.stack([means - spread, means + spread], axis=1))
-            assert drawn.lines[0].get_color() == look_of(method, list(METHOD_NAMES).index(method))["color"]
+            assert drawn.lines[0].get_color() == look_of(method, list(selectors()).index(method))["color"]
         assert set(axes.lines[-1].get_ydata()) == {100.0}  # the model before pruning
 
 
@@ -108,8 +108,8 @@ def test_looks_do_not_run_out_and_are_the_same_in_every_comparison(tmp_path):
     for methods in (["cahp", "obs", "random"], ["new", "dsp", "obs"]):
         found = [made_up(method, 0, np.ones(4, dtype=bool)) for method in methods]
         places.append(methods_of(Comparison(tmp_path, tuple(found)).rows()))
-        known = [name for name in METHOD_NAMES if name in methods]
-        assert list(places[-1]) == known + [name for name in methods if name not in METHOD_NAMES]
+        known = [name for name in selectors() if name in methods]
+        assert list(places[-1]) == known + [name for name in methods if name not in selectors()]
     assert places[0]["obs"] == places[1]["obs"]
 
 

@@ -1,0 +1,283 @@
+"""What every way of choosing heads has: what it needs to see, a fit, and then a kept set of any size."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from cahp_plugin._compat import package_versions
+from cahp_plugin.config import CAHPConfig
+from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
+from cahp_plugin.observe import PreparedBatches, observe, prepare_batches
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning
+from cahp_plugin.observe.objective import Loss
+from cahp_plugin.observe.observation import probe
+from cahp_plugin.processes import processes
+from cahp_plugin.selectors.cahp.evidence import Evidence
+from cahp_plugin.selectors.cahp.salience import normalize_salience
+from cahp_plugin.selectors.cahp.separation import separation_matrix
+from cahp_plugin.units import AttentionLayer, KeptSet, attention_layers
+from cahp_plugin.units.counts import HeadUnits
+
+Array = np.ndarray[Any, Any]
+Data = Iterable[Mapping[str, Any]]
+#: ``shrink(model, dense, kept, batches)``: removes what is not kept, in place, and repairs towards the dense model.
+Shrink = Callable[[nn.Module, nn.Module, KeptSet, Sequence[Batch]], None]
+
+#: Side of the signatures at most where the tokens are image patches or audio frames.
+_LARGEST_UNPADDED = 32
+
+
+class Needs(enum.Flag):
+    """What a selector has to see."""
+
+    NOTHING = 0
+    DATA = enum.auto()  #: Batches, labelled or not.
+    LABELS = enum.auto()  #: Labels of shape ``(batch,)``.
+    GRADIENTS = enum.auto()  #: The gradient of a loss.
+    EVIDENCE = enum.auto()  #: What CAHP chooses by, measured in one walk for all who need it.
+    CLASSES = enum.auto()  #: Evidence from classes.
+    SHRINK = enum.auto()  #: A way to prune and repair a copy of the model.
+
+
+class View:
+    """What a selector may look at. What is measured for one is there for all.
+
+    Args:
+        model: The model; unchanged by every selector.
+        dataloader: The training set, as :func:`cahp_plugin.select_heads` takes it.
+        config: Settings of CAHP and of the observation; the paper's by default.
+        loss: The caller's loss, as :func:`cahp_plugin.select_heads` takes it.
+        shuffled: From a seed, and whether examples about as long share a batch, to the training set in an order drawn
+            by the seed; the data loader as it is without it.
+        shrink: Prunes a copy of the model and repairs it, such as ``cahp_plugin.workflow.prune_and_repair``.
+
+    Attributes:
+        layers: The model's attention layers.
+        units: What there is to choose among.
+
+    Raises:
+        UnsupportedModelError: The model has no heads that can be chosen among.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        dataloader: Data | None = None,
+        config: CAHPConfig | None = None,
+        *,
+        loss: Loss | None = None,
+        shuffled: Callable[[int, bool], Data] | None = None,
+        shrink: Shrink | None = None,
+    ) -> None:
+        self.model = model
+        self.config = CAHPConfig() if config is None else config
+        self.shrink = shrink
+        self.layers: tuple[AttentionLayer, ...] = attention_layers(model)
+        self.units = HeadUnits.of(self.layers, self.config.min_heads_per_layer)
+        self.conditioning = CONDITIONINGS[self.config.conditioning]
+        self._loss, self._shuffled = loss, shuffled
+        self._prepared: dict[Conditioning, PreparedBatches] = {}
+        once = dataloader is not None and iter(dataloader) is dataloader
+        self.dataloader: Data | None = list(dataloader) if once and dataloader is not None else dataloader
+
+    def check(self, selector: Selector) -> None:
+        """Makes sure that a selector can see what it needs; the model is not run.
+
+        Raises:
+            ConfigError: The settings rule it out, or data or the way to shrink are missing.
+            DataError: The data can't be used.
+            UnsupportedModelError: The model's weights let no gradient through.
+        """
+        needs, name = selector.needs, selector.name
+        processes().check_same({"selector": name, "settings": self.config.to_dict(), "versions": package_versions()})
+        if needs and self.dataloader is None:
+            raise ConfigError(f"The selector {name!r} looks at data: give a `dataloader`.")
+        if Needs.CLASSES in needs and not self.conditioning.classes:
+            raise ConfigError(
+                f"{name} replaces the class separation, and conditioning {self.conditioning.name!r} has none. Choose "
+                "with conditioning 'label', or without it."
+            )
+        if Needs.SHRINK in needs and self.shrink is None:
+            raise ConfigError(
+                f"The selector {name!r} prunes and repairs on its way: give `shrink`, such as "
+                "cahp_plugin.workflow.prune_and_repair."
+            )
+        if needs & (Needs.GRADIENTS | Needs.EVIDENCE) and any(
+            value.is_inference() for value in self.model.parameters()
+        ):
+            raise UnsupportedModelError(
+                f"The selector {name!r} needs gradients, and the model's weights were made under "
+                "`torch.inference_mode`, which lets none through. Load the model outside of it."
+            )
+        if Needs.LABELS in needs:
+            self.prepared(LABEL)
+        elif needs:
+            self.prepared(self.conditioning)
+
+    def prepared(self, conditioning: Conditioning) -> PreparedBatches:
+        """The training set, checked.
+
+        Raises:
+            DataError: It can't be used.
+        """
+        assert self.dataloader is not None  # `check` has seen to it
+        if conditioning not in self._prepared:
+            self._prepared[conditioning] = prepare_batches(self.dataloader, self.model, conditioning)
+            processes().check_same({"data": self._prepared[conditioning].digest})
+        return self._prepared[conditioning]
+
+    def shuffled(self, seed: int, *, by_length: bool = False) -> Data:
+        """The training set in an order drawn by a seed; ``by_length`` puts examples about as long in one batch."""
+        assert self.dataloader is not None  # `check` has seen to it
+        return self.dataloader if self._shuffled is None else self._shuffled(seed, by_length)
+
+    @functools.cached_property
+    def evidence(self) -> Evidence:
+        """What CAHP chooses by: one walk over the training set.
+
+        Raises:
+            DataError: The data can't be used (empty, one class, labels out of range, not a number...).
+            UnsupportedModelError: The model gives no logits that the settings can use, or no maps.
+        """
+        config, units, how = self.config, self.units, self.conditioning
+        batches = self.prepared(how)
+        first = next(iter(batches)).rows(torch.tensor([0]))
+        width = probe(self.model, self.layers, first, how, self._loss)
+        if how.classes and config.signature_size is None:
+            size = min(width, _LARGEST_UNPADDED)
+            if batches.lengths:
+                size = round(float(np.percentile(batches.lengths, config.signature_percentile)))
+            config = dataclasses.replace(config, signature_size=max(2, size))
+        _check_memory(len(units.firsts), len(batches.classes), config)
+        seen = observe(
+            self.model,
+            self.layers,
+            batches,
+            size=config.signature_size or 2,
+            salience_share=config.salience_share,
+            conditioning=how,
+            max_queries=config.max_queries,
+            loss=self._loss,
+        )
+        separation = None
+        if seen.mean is not None and seen.variance is not None:
+            _check_memory(len(units.firsts), len(seen.classes), config)
+            separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
+        salience = normalize_salience(seen.salience)
+        return Evidence(units, salience, config, separation, seen.distances, batches.num_examples)
+
+
+def _check_memory(count: int, classes: int, config: CAHPConfig) -> None:
+    """X grows with the square of the number of classes: a thousand need terabytes."""
+    size = config.signature_size or 0
+    needed = 4 * count * size * size * classes * (classes - 1) // 2
+    available = psutil.virtual_memory().total
+    if needed > available:
+        raise DataError(
+            f"Comparing {classes} classes pair by pair at {size} x {size} cells takes {needed / 2**30:,.0f} GiB for "
+            f"{count} heads; this machine has {available / 2**30:,.0f} GiB. Use examples of fewer classes, a smaller "
+            '`signature_size`, or `conditioning="none"`, which compares heads without classes.'
+        )
+
+
+class Selector(abc.ABC):
+    """One way of choosing heads. Its settings are fields of a dataclass.
+
+    Attributes:
+        name: Its name, in messages and where it is registered.
+        needs: What it has to see.
+        seeded: Whether it draws anything: else all seeds choose the same.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs] = Needs.NOTHING
+    seeded: ClassVar[bool] = False
+
+    def fit(self, view: View, *, seed: int | None = None) -> Fitted:
+        """Looks at a model and its data.
+
+        Args:
+            view: What it may look at.
+            seed: Seed of whatever is drawn; ``None`` takes that of the view's settings.
+
+        Raises:
+            ConfigError: What it needs is missing, before the model is run.
+            DataError: The data can't be used.
+            UnsupportedModelError: The model can't be used.
+        """
+        view.check(self)
+        return self._fit(view, view.config.seed if seed is None else seed)
+
+    @abc.abstractmethod
+    def _fit(self, view: View, seed: int) -> Fitted: ...
+
+
+class Fitted(abc.ABC):
+    """A selector that has seen what it needs.
+
+    Attributes:
+        spared: Seconds that the last :meth:`keep` would have taken more if it had been the first.
+    """
+
+    spared: float = 0.0
+
+    @abc.abstractmethod
+    def keep(self, num_heads: int | float) -> KeptSet:
+        """Chooses heads.
+
+        Args:
+            num_heads: How many to keep: a count, or a share in (0, 1). Where query heads share a key and value head,
+                whole groups.
+
+        Returns:
+            The kept set; every layer is named.
+
+        Raises:
+            SelectionError: The number can't be had.
+        """
+
+
+class Ranked(Fitted):
+    """Heads in an order: fewer of them are always some of more.
+
+    Args:
+        units: What there is to choose among.
+        scores: Score of each unit, ``(N,)``: the best of all stay, behind the best of each layer that its minimum
+            takes.
+
+    Attributes:
+        scores: As given.
+
+    Raises:
+        SelectionError: There is not one finite number for each unit.
+    """
+
+    def __init__(self, units: HeadUnits, scores: Sequence[float] | Array) -> None:
+        self.units, self.scores = units, np.asarray(scores, dtype=np.float64)
+        if self.scores.shape != (len(units.firsts),) or not np.isfinite(self.scores).all():
+            raise SelectionError(
+                f"Expected {len(units.firsts)} finite scores, one for each head or group; got {self.scores}."
+            )
+        self._order = units.by_score(self.scores)
+
+    def ranking(self) -> list[tuple[int, tuple[int, ...]]]:
+        """Layer and heads of each unit, the last to go first."""
+        size = self.units.group_size
+        return [
+            (layer, tuple(range(head, head + size))) for layer, head in (self.units.firsts[i] for i in self._order)
+        ]
+
+    def keep(self, num_heads: int | float) -> KeptSet:
+        """See the base class."""
+        return self.units.kept(self._order[: self.units.count(num_heads)])
