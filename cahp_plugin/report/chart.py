@@ -7,6 +7,7 @@ import functools
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -30,7 +31,8 @@ def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         import matplotlib.style
 
-        with matplotlib.style.context(style.FOLDER / "cahp.mplstyle", after_reset=True):
+        with matplotlib.style.context(style.FOLDER / "cahp.mplstyle", after_reset=True), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a name in another script: a page has the fonts for it
             return draw(*args, **kwargs)
 
     return wrapped
@@ -140,8 +142,7 @@ def new_figure(height: float, *, columns: int = 1, rows: int = 1) -> tuple[Figur
 def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None) -> None:
     """Puts a legend below the plots, where it covers no data, in as many columns as fit."""
     names = [handle.get_label() for handle in handles] if labels is None else list(labels)
-    width = 72 * figure.get_size_inches()[0]
-    columns = int(width // (7 * max(map(len, names), default=1) + 44))
+    columns = int(72 * figure.get_size_inches()[0] // (7 * max(map(len, names), default=1) + 44))
     figure.legend(handles, names, loc="outside lower left", ncols=max(1, min(len(names), columns)), borderpad=0.6)
 
 

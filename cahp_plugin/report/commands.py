@@ -33,8 +33,8 @@ def commands(contents: Contents) -> list[str]:
     if contents.deployed:
         return found
     for export in contents.exports.values():
-        options = {"quantize": export.quantize, "optimize": export.optimize}
-        found.append(_command("cahp export -m MODEL", output | options))
+        graph = {"quantize": export.quantize, "optimize": export.optimize}
+        found.append(_command("cahp export -m MODEL", output | graph))
     if contents.latency is not None:
         entries = contents.latency.measurements
         targets = dict.fromkeys(shlex.quote(entry.target) for entry in entries)

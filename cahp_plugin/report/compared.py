@@ -31,8 +31,7 @@ def recoveries_of(rows: Sequence[Row]) -> list[str]:
 
 def place_of(recovery: str) -> tuple[int, str]:
     """Where a recovery stands in that order; those that are not known come last."""
-    known = list(RECOVERIES)
-    return (known.index(recovery) if recovery in known else len(known)), recovery
+    return (list(RECOVERIES).index(recovery) if recovery in RECOVERIES else len(RECOVERIES)), recovery
 
 
 def counts_of(rows: Sequence[Row]) -> list[int]:

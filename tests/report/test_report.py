@@ -61,18 +61,9 @@ def test_each_square_of_the_map_is_its_head():
         assert colour[3] == pytest.approx(0 if np.isnan(salience) else 0.5 + 0.5 * np.sqrt(salience))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"clustering": "louvain", "num_neighbors": 3},
-        {"num_heads": 5, "min_heads_per_layer": 0},
-        {"layers": 1, "heads": 3},
-        {"layers": 1, "heads": 2},
-        {"absent": [(0, slice(None)), (1, 2)], "min_heads_per_layer": 0},
-    ],
-)
-def test_unusual_selections_are_drawn(changes, tmp_path):
-    assert len(save_figures(selection(**changes), tmp_path)) == 4
+@pytest.mark.parametrize("changes", [{"clustering": "louvain", "num_neighbors": 3}, {"layers": 1, "heads": 2}])
+def test_unusual_selections_are_saved(changes, tmp_path):
+    assert len(save_figures(selection(**changes), tmp_path)) == 4  # a curve that is not there is told
 
 
 def test_unknown_formats(tmp_path):
