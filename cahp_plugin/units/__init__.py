@@ -35,25 +35,13 @@ __all__ = [
     "supported_architectures",
 ]
 
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "AttentionLayer": "layers",
-        "AttentionSpec": "spec",
-        "FeedForwardLayer": "layers",
-        "FeedForwardSpec": "spec",
-        "KeptSet": "kept",
-        "PrunableLayer": "layers",
-        "attention_layers": "find",
-        "feed_forward_layers": "find",
-        "head_entries": "record",
-        "kept_set": "record",
-        "kept_state": "state",
-        "layers_named": "find",
-        "neuron_entries": "record",
-        "prunable_layers": "find",
-        "register_architecture": "table",
-        "resolve": "find",
-        "supported_architectures": "table",
-    },
-)
+_MODULES = {
+    "find": ("attention_layers", "feed_forward_layers", "layers_named", "prunable_layers", "resolve"),
+    "kept": ("KeptSet",),
+    "layers": ("AttentionLayer", "FeedForwardLayer", "PrunableLayer"),
+    "record": ("head_entries", "kept_set", "neuron_entries"),
+    "spec": ("AttentionSpec", "FeedForwardSpec"),
+    "state": ("kept_state",),
+    "table": ("register_architecture", "supported_architectures"),
+}
+__getattr__, __dir__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})
