@@ -15,13 +15,7 @@ from cahp_plugin.units.adapters import (
     SlicedAlibi,
     SlicedBias,
 )
-from cahp_plugin.units.spec import (
-    AttentionSpec,
-    FeedForwardSpec,
-    Spec,
-    register_architecture,
-    supported_architectures,
-)
+from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, Spec, register_architecture, supported_architectures
 
 _COUNTED: dict[str, Any] = {"head_count": ("num_attention_heads",), "width": ("all_head_size",)}
 _QKV = "q_proj k_proj v_proj"
