@@ -117,15 +117,11 @@ def check_recovery_options(arguments: argparse.Namespace) -> None:
     Raises:
         ConfigError: One is out of its range.
     """
-    for name, low, open_low in (
-        ("epochs", 0, False),
-        ("learning_rate", 0, True),
-        ("batch_size", 1, False),
-        ("recover_examples", 2, False),
-    ):
-        value = getattr(arguments, name)
-        if not value >= low or (open_low and value == low):
-            raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if open_low else 'at least'} {low}.")
+    for name, least in (("epochs", 0), ("batch_size", 1), ("recover_examples", 2)):
+        if not getattr(arguments, name) >= least:
+            raise ConfigError(f"`--{name.replace('_', '-')}` must be at least {least}.")
+    if not arguments.learning_rate > 0:
+        raise ConfigError("`--learning-rate` must be above 0.")
     if not isinstance(arguments.training_arguments, dict):
         raise ConfigError("`--training-arguments` must be a JSON object.")
 

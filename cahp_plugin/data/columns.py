@@ -49,9 +49,8 @@ def find_columns(dataset: Any, text_columns: Sequence[str] | None = None, label_
     text = find_text_columns(dataset, text_columns)
     label = label_column or next((usual for usual in LABEL_COLUMNS if usual in dataset.column_names), "")
     if not label:
-        raise DataError(
-            f"No label column with a usual name was found; {_there(dataset)}. Name it with `label_column`."
-        )
+        told = f"No label column with a usual name was found; {_there(dataset)}."
+        raise DataError(f"{told} Name it with `label_column`.")
     _check_present(dataset, [label])
     return Columns(text, label)
 
@@ -63,12 +62,10 @@ def find_text_columns(dataset: Any, text_columns: Sequence[str] | None = None) -
         DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
     """
     if text_columns is None:
-        text = next((usual for usual in TEXT_COLUMNS if set(usual) <= set(dataset.column_names)), ())
-        if not text:
-            raise DataError(
-                f"No text column with a usual name was found; {_there(dataset)}. Name it with `text_columns`."
-            )
-        return text
+        text_columns = next((usual for usual in TEXT_COLUMNS if set(usual) <= set(dataset.column_names)), ())
+        if not text_columns:
+            told = f"No text column with a usual name was found; {_there(dataset)}."
+            raise DataError(f"{told} Name it with `text_columns`.")
     if not 1 <= len(text_columns) <= 2:
         raise DataError(f"One or two text columns are expected, got {len(text_columns)}: {list(text_columns)}.")
     _check_present(dataset, text_columns)

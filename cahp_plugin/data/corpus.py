@@ -24,7 +24,7 @@ NUM_CLASSES = 5
 def parts() -> dict[str, Any]:
     """What the sentences are made of, from ``graded_sentiment.json``.
 
-    ``things`` of each domain; ``words`` of each kind; ``phrases`` of each grade: a template, and for each of its places
+    ``things`` of each domain; ``words`` of each kind; ``phrases`` of each grade: a template, and for each place in it
     a kind of words and what may stand before one; by split, templates of single ``clauses``, and how ``contrasts`` are
     put, in which the second clause decides.
     """

@@ -240,11 +240,7 @@ def export_pruned(
     exporter = None if original.graphs else exporter_of(original, backend)
 
     bar = logging.tqdm(total=3 + (optimize is not None) + (quantize is not None), desc="Exporting", unit="step")
-    with (
-        bar,
-        replaced_folder(output, overwrite=overwrite) as partial,
-        TemporaryDirectory(dir=partial) as inner,
-    ):
+    with bar, replaced_folder(output, overwrite=overwrite) as partial, TemporaryDirectory(dir=partial) as inner:
         scratch = Path(inner)
         graphs = dict(original.graphs)
         if exporter is not None:

@@ -60,14 +60,9 @@ def find_file(name: str | os.PathLike[str], file_name: str, arguments: Mapping[s
         arguments: What ``from_pretrained`` is called with.
     """
     hub = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
+    raising = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     try:
-        found: str | None = cached_file(
-            name,
-            file_name,
-            **hub,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        found: str | None = cached_file(name, file_name, **hub, **dict.fromkeys(raising, False))
     except OSError:  # no such repository: from_pretrained says so
         return None
     return found

@@ -74,16 +74,12 @@ def _adapt_all(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
                 _adapt(other, spec.narrow, other.heads)
 
 
-def record_layers(model: Any, layers: Sequence[PrunableLayer] = ()) -> None:
+def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLayer]) -> None:
     """Writes the units that layers have into the model's map, which names all attention layers.
 
     It names the feed-forward layers once neurons have been removed, but for those that another pruner has narrowed:
     nobody knows which of their neurons are there.
     """
-    _record(model, head_entries(model.config) or all_heads(model), layers)
-
-
-def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLayer]) -> None:
     neurons = neuron_entries(model.config)
     for layer in layers:
         if isinstance(layer, AttentionLayer):
@@ -156,7 +152,8 @@ def duplicate_kv_heads(model: Any) -> None:
     for layer in layers:
         duplicate_layer(layer)
     if layers:
-        record_layers(model, [dataclasses.replace(layer, group_size=1) for layer in layers])
+        heads = head_entries(model.config) or all_heads(model)
+        _record(model, heads, [dataclasses.replace(layer, group_size=1) for layer in layers])
 
 
 def duplicate_layer(layer: AttentionLayer) -> None:

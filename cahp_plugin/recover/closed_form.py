@@ -128,17 +128,11 @@ def recover_least_squares(
                 tokens = tokens or count  # of images and recordings, whose tokens the model makes
                 bar.update()
 
-    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, change)
+    outcome = _guarded(model, dense, [ours for ours, _ in changed], held_out, change)
     errors: dict[str, dict[int, tuple[float, float]]] = {"heads": {}, "neurons": {}}
     for ours, _ in changed:
         errors[ours.noun][ours.index] = found[ours.output_path]
-    count = sum(len(batch.mask) for batch in fitted)
-    seconds = time.perf_counter() - start
-    report = RecoveryReport(
-        "least-squares", count, tokens, errors["heads"], divergence, accepted, seconds, errors["neurons"]
-    )
-    logger.info(str(report))
-    return report
+    return _reported("least-squares", fitted, tokens, outcome, start, **errors)
 
 
 def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384) -> RecoveryReport:
@@ -186,9 +180,16 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
             mean = sums[theirs.output_path][gone] / counts[theirs.output_path]
             _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
 
-    divergence, accepted = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
-    count = sum(len(batch.mask) for batch in fitted)
-    report = RecoveryReport("bias", count, tokens, {}, divergence, accepted, time.perf_counter() - start)
+    outcome = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
+    return _reported("bias", fitted, tokens, outcome, start)
+
+
+def _reported(
+    method: str, fitted: Sequence[Any], tokens: int, outcome: Any, start: float, heads: Any = None, neurons: Any = None
+) -> RecoveryReport:
+    divergence, accepted = outcome
+    count, seconds = sum(len(batch.mask) for batch in fitted), time.perf_counter() - start
+    report = RecoveryReport(method, count, tokens, heads or {}, divergence, accepted, seconds, neurons or {})
     logger.info(str(report))
     return report
 

@@ -85,7 +85,7 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     in the configs; and settings that ``TrainingArguments`` leaves in the environment for the next training.
     (``accelerate.utils.extract_model_from_parallel`` would take transformers' own decorators of ``forward`` off too.)
     """
-    before = [(module, set(vars(module)), _own(module), _hooks(module)) for module in model.modules()]
+    before = [(module, dict(vars(module)), _hooks(module)) for module in model.modules()]
     found = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
     configs = {id(config): config for config in found if config is not None}.values()
     settings = [(config, {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)})
@@ -94,12 +94,12 @@ def without_traces(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, names, own, hooks in before:
+        for module, own, hooks in before:
             values = vars(module)
-            for name in set(values) - names:
+            for name in set(values) - set(own):
                 if name.startswith("_") or name in _OWN:
                     del values[name]
-            values.update(own)
+            values.update({name: own[name] for name in _OWN if name in own})
             for name, entries in hooks.items():
                 values[name].clear()
                 values[name].update(entries)
@@ -110,10 +110,6 @@ def without_traces(model: nn.Module) -> Iterator[None]:
         for name in _environment():
             del os.environ[name]
         os.environ.update(environment)
-
-
-def _own(module: nn.Module) -> dict[str, Any]:
-    return {name: vars(module)[name] for name in _OWN if name in vars(module)}
 
 
 def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:

@@ -43,8 +43,7 @@ def attention_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
             f"{type(model).__name__} runs on {implementation!r}, which gives no attention maps and can't be traced. "
             'Load it with `attn_implementation="eager"` or `"sdpa"` to prune it; the pruned model may run on any.'
         )
-    for layer in layers:
-        _check_widths(layer)
+    _check_widths(layers)
     return layers
 
 
@@ -77,8 +76,7 @@ def feed_forward_layers(model: nn.Module) -> tuple[FeedForwardLayer, ...]:
             f"removed. Its layers are {', '.join(_surroundings(model))}. Describe them with "
             "`cahp_plugin.units.register_architecture(FeedForwardSpec(...))`; its docstring has an example."
         )
-    for layer in layers:
-        _check_widths(layer)
+    _check_widths(layers)
     return layers
 
 
@@ -86,8 +84,7 @@ def prunable_layers(model: nn.Module) -> tuple[PrunableLayer, ...]:
     """The attention layers of a model, and its feed-forward layers where their layout is known."""
     attention = attention_layers(model)
     feed_forward = () if _experts(model) else find_feed_forward(model)
-    for layer in feed_forward:
-        _check_widths(layer)
+    _check_widths(feed_forward)
     return (*attention, *feed_forward)
 
 
@@ -153,8 +150,8 @@ def _checked(layer: PrunableLayer, units: tuple[int, ...]) -> tuple[int, ...]:
     return units
 
 
-def _check_widths(layer: PrunableLayer) -> None:
-    if layer.present:
+def _check_widths(layers: Iterable[PrunableLayer]) -> None:
+    for layer in (layer for layer in layers if layer.present):
         for path, module in layer.projections().items():
             _check_width(layer, path, module, outputs=True)
         _check_width(layer, layer.spec.output, layer.output, outputs=False)

@@ -48,9 +48,7 @@ class KeptSet:
     neurons: Layers
 
     def __init__(
-        self,
-        heads: Mapping[int, Iterable[int]] | None = None,
-        neurons: Mapping[int, Iterable[int]] | None = None,
+        self, heads: Mapping[int, Iterable[int]] | None = None, neurons: Mapping[int, Iterable[int]] | None = None
     ) -> None:
         for kind, given in zip(KINDS, (heads, neurons), strict=True):
             object.__setattr__(self, kind, MappingProxyType(_checked(kind, {} if given is None else given)))

@@ -15,27 +15,23 @@ from cahp_plugin.units.adapters import (
     SlicedAlibi,
     SlicedBias,
 )
-from cahp_plugin.units.spec import (
-    AttentionSpec,
-    FeedForwardSpec,
-    Spec,
-    register_architecture,
-    supported_architectures,
-)
+from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, Spec, register_architecture, supported_architectures
 
 _COUNTED: dict[str, Any] = {"head_count": ("num_attention_heads",), "width": ("all_head_size",)}
 _QKV = "q_proj k_proj v_proj"
 
 
-def _attention(name: str, block: str, inputs: str, output: str, **more: Any) -> AttentionSpec:
+def _attention(
+    name: str, block: str, inputs: str, output: str, *, output_in_core: bool = True, **more: Any
+) -> AttentionSpec:
     """A row; ``inputs`` are the paths of query, key and value with spaces between them, or the one path of all."""
     query, key, value = inputs.split() if " " in inputs else [inputs] * 3
-    return AttentionSpec(name, tuple(block.split()), query, key, value, output, **more)
+    return AttentionSpec(name, tuple(block.split()), query, key, value, output, output_in_core=output_in_core, **more)
 
 
 def _bert_like(name: str, block: str) -> AttentionSpec:
-    inputs, relative_key = "self.query self.key self.value", ("distance_embedding",)
-    return _attention(name, block, inputs, "output.dense", core="self", fixed=relative_key, plain=True, **_COUNTED)
+    inputs, more = "self.query self.key self.value", {"fixed": ("distance_embedding",), **_COUNTED}  # relative_key
+    return _attention(name, block, inputs, "output.dense", core="self", output_in_core=False, plain=True, **more)
 
 
 def _vision(name: str, block: str, residual: str | None) -> tuple[AttentionSpec, AttentionSpec]:
@@ -46,24 +42,23 @@ def _vision(name: str, block: str, residual: str | None) -> tuple[AttentionSpec,
         "attention.query attention.key attention.value",
         "output.dense",
         core="attention",
+        output_in_core=False,
         residual=residual,
         plain=True,
         **_COUNTED,
     )
     head_count = _COUNTED["head_count"]
-    return before, _attention(
-        name, block, _QKV, "o_proj", head_count=head_count, output_in_core=True, residual=residual
-    )
+    return before, _attention(name, block, _QKV, "o_proj", head_count=head_count, residual=residual)
 
 
 def _llama_like(name: str, block: str, residual: str | None) -> AttentionSpec:
     norms, group = ("q_norm", "k_norm"), "num_key_value_groups"
-    common: dict[str, Any] = {"group": group, "fixed": norms, "causal": True, "output_in_core": True}
+    common: dict[str, Any] = {"group": group, "fixed": norms, "causal": True}
     return _attention(name, block, _QKV, "o_proj", residual=residual, **common)
 
 
 def _fused_by_head(name: str, block: str, **more: Any) -> AttentionSpec:
-    common: dict[str, Any] = {"layout": "head", "causal": True, "output_in_core": True}
+    common: dict[str, Any] = {"layout": "head", "causal": True}
     return _attention(name, block, "query_key_value", "dense", residual="input_layernorm", **common, **more)
 
 
@@ -79,13 +74,12 @@ def _bart_like(name: str, block: str, residual: str = "", cross_residual: str = 
         cross_paths=("encoder_attn",),
         residual=residual,
         cross_residual=cross_residual,
-        output_in_core=True,
     )
 
 
 def _t5(block: str, core: str, **more: Any) -> AttentionSpec:
     inputs, counted = f"{core}.q {core}.k {core}.v", {"head_count": ("n_heads",), "width": ("inner_dim",)}
-    common: dict[str, Any] = {"shared_bias": True, "map_index": 2, "output_in_core": True, **counted}
+    common: dict[str, Any] = {"shared_bias": True, "map_index": 2, **counted}
     return _attention("t5", block, inputs, f"{core}.o", core=core, **common, **more)
 
 
@@ -118,7 +112,6 @@ ATTENTION = (
         fixed=("distance_embedding",),
         reused=True,
         plain=True,
-        output_in_core=True,
         empty=HeadlessWithNorm,
         **_COUNTED,
     ),
@@ -130,7 +123,6 @@ ATTENTION = (
         fixed=("relative_attention_bias",),
         shared_bias=True,
         maps_on_request=True,
-        output_in_core=True,
         narrow=SlicedBias,
         **_COUNTED,
     ),
@@ -140,6 +132,7 @@ ATTENTION = (
         "self.query_proj self.key_proj self.value_proj",
         "output.dense",
         core="self",
+        output_in_core=False,
         positions=("self.pos_key_proj", "self.pos_query_proj"),  # without `share_att_key`
         maps_on_request=True,
         **_COUNTED,
@@ -152,7 +145,6 @@ ATTENTION = (
         head_count=("n_heads",),
         width=("dim",),
         plain=True,
-        output_in_core=True,
     ),
     _attention(
         "modernbert",
@@ -163,7 +155,6 @@ ATTENTION = (
         width=("all_head_size",),
         residual="attn_norm",
         maps_on_request=True,
-        output_in_core=True,
     ),
     *_vision("vit", "ViTAttention", "layernorm_before"),
     *_vision("deit", "DeiTAttention", "layernorm_before"),
@@ -177,7 +168,6 @@ ATTENTION = (
         causal_paths=("text_model",),
         residual="layer_norm1",
         maps_on_request=True,
-        output_in_core=True,
         narrow=OwnWidth if TRANSFORMERS_MAJOR < 5 else None,
     ),
     _attention(
@@ -190,7 +180,6 @@ ATTENTION = (
         causal=True,
         residual="ln_1",
         plain=True,
-        output_in_core=True,
     ),
     *(_llama_like(name, f"{prefix}Attention", "input_layernorm") for name, prefix in _LLAMAS.items()),
     *(_llama_like(name, f"{prefix}Attention", None) for name, prefix in _GEMMAS.items()),

@@ -42,17 +42,9 @@ def embed_heads(
         Float64 coordinates of shape ``(N, 2)``; all zero for N < 3, where there is nothing to lay out, and where all
         rows are equal.
     """
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
-    count = len(separation)
-    if count < 3 or np.all(separation == separation[0]):
-        return np.zeros((count, 2))
-    with threadpool_limits(limits=1):
-        embedding = TSNE(
-            perplexity=_perplexity(perplexity, count), max_iter=iterations, init=init, random_state=seed
-        ).fit_transform(np.ascontiguousarray(separation, dtype=np.float64))
-    return np.asarray(embedding, dtype=np.float64)
+    if len(separation) < 3 or np.all(separation == separation[0]):
+        return np.zeros((len(separation), 2))
+    return _tsne(separation, perplexity, max_iter=iterations, init=init, random_state=seed)
 
 
 def embed_distances(
@@ -76,26 +68,30 @@ def embed_distances(
     Returns:
         Float64 coordinates of shape ``(N, 2)``; all zero for N < 3 and where all distances are 0.
     """
+    if len(distances) < 3 or not distances.any():
+        return np.zeros((len(distances), 2))
+    settings: dict[str, Any] = {"max_iter": iterations, "random_state": seed, "metric": "precomputed"}
+    return _tsne(distances, perplexity, **settings, init=_scaled if init == "pca" else init)
+
+
+def _tsne(values: Array, perplexity: float, **settings: Any) -> Array:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    count = len(distances)
-    if count < 3 or not distances.any():
-        return np.zeros((count, 2))
-    distances = np.ascontiguousarray(distances, dtype=np.float64)
+    values = np.ascontiguousarray(values, dtype=np.float64)
+    if perplexity >= len(values):
+        perplexity = max(1.0, (len(values) - 1) / 3)
     with threadpool_limits(limits=1):
-        start: Any = "random"
-        if init == "pca":
-            start = classical_scaling(distances)
-            start = (start * (1e-4 / np.std(start[:, 0]))).astype(np.float32)
-        embedding = TSNE(
-            perplexity=_perplexity(perplexity, count),
-            max_iter=iterations,
-            init=start,
-            metric="precomputed",
-            random_state=seed,
-        ).fit_transform(distances)
+        if callable(settings["init"]):
+            settings["init"] = settings["init"](values)
+        embedding = TSNE(perplexity=perplexity, **settings).fit_transform(values)
     return np.asarray(embedding, dtype=np.float64)
+
+
+def _scaled(distances: Array) -> Array:
+    """Classical scaling at the scale that scikit-learn starts from."""
+    start = classical_scaling(distances)
+    return (start * (1e-4 / np.std(start[:, 0]))).astype(np.float32)
 
 
 def classical_scaling(distances: Array) -> Array:
@@ -116,7 +112,3 @@ def classical_scaling(distances: Array) -> Array:
     largest = axes[np.argmax(np.abs(axes), axis=0), [0, 1]]
     result: Array = axes * np.where(largest < 0, -1.0, 1.0)
     return result
-
-
-def _perplexity(wanted: float, count: int) -> float:
-    return max(1.0, (count - 1) / 3) if wanted >= count else wanted

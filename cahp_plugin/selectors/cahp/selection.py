@@ -32,6 +32,9 @@ class MSSCurve:
     smoothed: Array
 
 
+_CURVE: dict[str, Any] = {"k": np.int64, "mss": np.float64, "smoothed": np.float64}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeadSelection:
     """Heads to keep, as found by :func:`cahp_plugin.select_heads`. The model itself is unchanged by it.
@@ -126,14 +129,10 @@ class HeadSelection:
             "num_examples": self.num_examples,
             "heads": [list(pair) for pair in self.heads],
             "group_size": self.group_size,
-            "clusters": [int(cluster) for cluster in self.clusters],
-            "coordinates": [[float(x), float(y)] for x, y in self.coordinates],
-            "salience": [[None if np.isnan(value) else float(value) for value in row] for row in self.salience],
-            "curve": {
-                "k": [int(k) for k in self.curve.k],
-                "mss": [float(value) for value in self.curve.mss],
-                "smoothed": [float(value) for value in self.curve.smoothed],
-            },
+            "clusters": self.clusters.tolist(),
+            "coordinates": self.coordinates.tolist(),
+            "salience": np.where(np.isnan(self.salience), np.array(None), self.salience).tolist(),
+            "curve": {name: values.tolist() for name, values in vars(self.curve).items()},
             "config": self.config.to_dict(),
         }
 
@@ -145,18 +144,14 @@ class HeadSelection:
             SelectionError: A part is missing or damaged.
         """
         try:
-            salience = [[np.nan if value is None else value for value in row] for row in values["salience"]]
+            curve = {name: np.asarray(values["curve"][name], dtype) for name, dtype in _CURVE.items()}
             return cls(
                 kept=KeptSet(heads={int(layer): heads for layer, heads in values["kept"].items()}),
                 heads=tuple((int(layer), int(head)) for layer, head in values["heads"]),
-                salience=np.asarray(salience, dtype=np.float64),
+                salience=np.asarray(values["salience"], dtype=np.float64),  # None becomes NaN
                 coordinates=np.asarray(values["coordinates"], dtype=np.float64).reshape(-1, 2),
                 clusters=np.asarray(values["clusters"], dtype=np.int64),
-                curve=MSSCurve(
-                    k=np.asarray(values["curve"]["k"], dtype=np.int64),
-                    mss=np.asarray(values["curve"]["mss"], dtype=np.float64),
-                    smoothed=np.asarray(values["curve"]["smoothed"], dtype=np.float64),
-                ),
+                curve=MSSCurve(**curve),
                 knee=None if values["knee"] is None else int(values["knee"]),
                 note=str(values["note"]),
                 config=CAHPConfig.from_dict(values["config"]),
