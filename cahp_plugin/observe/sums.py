@@ -5,10 +5,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
-import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,39 +90,6 @@ class Accumulator(Sums, abc.ABC):
         """
 
 
-class Batches(Protocol):
-    """Batches that can be walked through, all or some."""
-
-    @property
-    def num_batches(self) -> int:
-        """Number of batches."""
-        ...
-
-    def walk(self, chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
-        """The positions that are chosen, ascending, and their batches."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class ListedBatches:
-    """Batches that were read before.
-
-    Attributes:
-        batches: The batches.
-    """
-
-    batches: Sequence[Batch]
-
-    @property
-    def num_batches(self) -> int:
-        """Number of batches."""
-        return len(self.batches)
-
-    def walk(self, chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
-        """The positions that are chosen and their batches."""
-        return ((position, batch) for position, batch in enumerate(self.batches) if chosen(position))
-
-
 @contextlib.contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[None]:
     """Puts the model in eval mode without trainable parameters or a cache; leaves it as it was."""
@@ -132,7 +98,7 @@ def frozen_eval(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def accumulate(model: nn.Module, batches: Batches, sums: Sequence[Accumulator], description: str) -> None:
+def accumulate(model: nn.Module, batches: Any, sums: Sequence[Accumulator], description: str) -> None:
     """Walks through a calibration set, in all processes together.
 
     The batches are cut into the same parts, whatever the number of processes; each part is summed by one process, and
@@ -140,7 +106,8 @@ def accumulate(model: nn.Module, batches: Batches, sums: Sequence[Accumulator], 
 
     Args:
         model: The model; it leaves as it came.
-        batches: The calibration set, the same in every process.
+        batches: The calibration set, the same in every process: a list, or what knows its ``num_batches`` and can
+            ``walk`` through those that are chosen by their positions.
         sums: Accumulators without any sum; in the end they have those over all batches, in every process.
         description: What the progress bar says.
 
@@ -148,7 +115,12 @@ def accumulate(model: nn.Module, batches: Batches, sums: Sequence[Accumulator], 
         ConfigError: There are more processes than batches.
         CAHPError: Whatever an accumulator raises, in every process; or another process was lost.
     """
-    here, count = processes(), batches.num_batches
+    here, listed = processes(), isinstance(batches, Sequence)
+    count = len(batches) if listed else batches.num_batches
+
+    def walk(chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
+        return ((i, batch) for i, batch in enumerate(batches) if chosen(i)) if listed else batches.walk(chosen)
+
     if here.size > count:
         raise ConfigError(f"{here.size} processes can't share {count} batches. Start fewer, or make smaller batches.")
     parts = min(_PARTS, count)
@@ -156,20 +128,16 @@ def accumulate(model: nn.Module, batches: Batches, sums: Sequence[Accumulator], 
     def is_own(position: int) -> bool:
         return position * parts // count % here.size == here.rank
 
-    own = logging.tqdm(batches.walk(is_own), total=sum(map(is_own, range(count))), desc=description, unit="batch")
+    own = logging.tqdm(walk(is_own), total=sum(map(is_own, range(count))), desc=description, unit="batch")
     groups = itertools.groupby(own, key=lambda found: found[0] * parts // count)
     with frozen_eval(model):
         if here.size > 1:
-            _fix(batches, sums)
+            _fix(sums, next(walk(lambda position: position == 0))[1])
         for first in range(0, parts, here.size):
             pieces, error = [total.new() for total in sums], None
             if first + here.rank < parts:
                 try:
-                    for _, batch in next(groups)[1]:
-                        for piece in pieces:
-                            piece.update(batch)
-                    for piece in pieces:
-                        piece.check()
+                    _update(pieces, next(groups)[1])
                 except CAHPError as found:  # all are told, at the same place
                     error = found
             for source in range(min(here.size, parts - first)):
@@ -177,11 +145,25 @@ def accumulate(model: nn.Module, batches: Batches, sums: Sequence[Accumulator], 
                     total.merge(piece)
 
 
-def _fix(batches: Batches, sums: Sequence[Accumulator]) -> None:
+def _update(pieces: Sequence[Accumulator], batches: Iterable[tuple[int, Batch]]) -> None:
+    """Adds a part of the data."""
+    failed: CAHPError | None = None
+    try:
+        for _, batch in batches:
+            for piece in pieces:
+                piece.update(batch)
+    except CAHPError as error:
+        failed = error
+    for piece in pieces:  # where an update failed, what was not a number before it says more
+        piece.check()
+    if failed is not None:
+        raise failed
+
+
+def _fix(sums: Sequence[Accumulator], batch: Batch) -> None:
     """Lets the first process settle what the first batch settles, for all."""
 
     def settle() -> list[Any]:
-        _, batch = next(batches.walk(lambda position: position == 0))
         for total in sums:
             total.update(batch)
         return [{key: value.cpu() for key, value in total.fixed.items()} for total in sums]

@@ -88,8 +88,7 @@ class View:
         self.conditioning = CONDITIONINGS[self.config.conditioning]
         self._loss, self._shuffled = loss, shuffled
         self._prepared: dict[Conditioning, PreparedBatches] = {}
-        once = dataloader is not None and iter(dataloader) is dataloader
-        self.dataloader: Data | None = list(dataloader) if once and dataloader is not None else dataloader
+        self._data = dataloader
 
     def check(self, selector: Selector) -> None:
         """Makes sure that a selector can see what it needs; the model is not run.
@@ -100,8 +99,10 @@ class View:
             UnsupportedModelError: The model's weights let no gradient through.
         """
         needs, name = selector.needs, selector.name
-        processes().check_same({"selector": name, "settings": self.config.to_dict(), "versions": package_versions()})
-        if needs and self.dataloader is None:
+        if processes().size > 1:
+            given = {"selector": name, "settings": self.config.to_dict(), "versions": package_versions()}
+            processes().check_same(given)
+        if needs and self._data is None:
             raise ConfigError(f"The selector {name!r} looks at data: give a `dataloader`.")
         if Needs.CLASSES in needs and not self.conditioning.classes:
             raise ConfigError(
@@ -113,17 +114,27 @@ class View:
                 f"The selector {name!r} prunes and repairs on its way: give `shrink`, such as "
                 "cahp_plugin.workflow.prune_and_repair."
             )
-        if needs & (Needs.GRADIENTS | Needs.EVIDENCE) and any(
-            value.is_inference() for value in self.model.parameters()
-        ):
+        if needs and any(value.is_inference() for value in self.model.parameters()):
             raise UnsupportedModelError(
-                f"The selector {name!r} needs gradients, and the model's weights were made under "
-                "`torch.inference_mode`, which lets none through. Load the model outside of it."
+                f"The selector {name!r} runs the model, and its weights were made under `torch.inference_mode`, which "
+                "lets no gradient through. Load the model outside of it."
             )
+        if needs:
+            self.prepared(self.conditioning_of(needs))
+
+    def conditioning_of(self, needs: Needs) -> Conditioning:
+        """What is asked of the data: labels where they are needed, or what the settings compare heads by."""
         if Needs.LABELS in needs:
-            self.prepared(LABEL)
-        elif needs:
-            self.prepared(self.conditioning)
+            return LABEL
+        return self.conditioning if Needs.EVIDENCE in needs else CONDITIONINGS["none"]
+
+    @property
+    def dataloader(self) -> Data:
+        """The training set, to be walked through as often as needed: an iterator is read into memory."""
+        assert self._data is not None  # `check` has seen to it
+        if iter(self._data) is self._data:
+            self._data = list(self._data)
+        return self._data
 
     def prepared(self, conditioning: Conditioning) -> PreparedBatches:
         """The training set, checked.
@@ -131,7 +142,6 @@ class View:
         Raises:
             DataError: It can't be used.
         """
-        assert self.dataloader is not None  # `check` has seen to it
         if conditioning not in self._prepared:
             self._prepared[conditioning] = prepare_batches(self.dataloader, self.model, conditioning)
             processes().check_same({"data": self._prepared[conditioning].digest})
@@ -139,7 +149,6 @@ class View:
 
     def shuffled(self, seed: int, *, by_length: bool = False) -> Data:
         """The training set in an order drawn by a seed; ``by_length`` puts examples about as long in one batch."""
-        assert self.dataloader is not None  # `check` has seen to it
         return self.dataloader if self._shuffled is None else self._shuffled(seed, by_length)
 
     @functools.cached_property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from cahp_plugin.errors import SelectionError
-from cahp_plugin.observe import prepare_batches
+from cahp_plugin.observe import PreparedBatches
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.conditioning import LABEL
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Needs, View
@@ -41,11 +43,9 @@ class Shuffled(Complementary):
     needs = Complementary.needs | Needs.CLASSES | Needs.LABELS
 
     def _fit(self, view: View, seed: int) -> FittedEvidence:
-        assert view.dataloader is not None  # it was checked
-        config = view.evidence.config
-        batches = prepare_batches(ShuffledLabels(view.dataloader, seed=seed), view.model)
+        config, batches = view.evidence.config, view.prepared(LABEL)
         signatures = Signatures(view.model, view.layers, config.signature_size or 2, batches.classes)
-        accumulate(view.model, batches, [signatures], "Observing heads")
+        accumulate(view.model, ShuffledLabels(batches, seed=seed), [signatures], "Observing heads")
         mean, variance = signatures.finish(batches.classes)
         separation = separation_matrix(mean.numpy(), variance.numpy(), variance_floor=config.variance_floor)
         return FittedEvidence(dataclasses.replace(view.evidence, separation=separation), seed=seed)
@@ -67,18 +67,17 @@ class ShuffledLabels:
     """Batches with their labels dealt out anew: as many of each class as before.
 
     Args:
-        dataloader: Labelled dict batches, to be walked through more than once.
+        batches: Labelled batches.
         seed: Seed of the shuffling.
     """
 
-    def __init__(self, dataloader: Iterable[Mapping[str, Any]], *, seed: int) -> None:
-        self._source = dataloader
-        flat = torch.cat([torch.as_tensor(batch["labels"]) for batch in dataloader])
+    def __init__(self, batches: PreparedBatches, *, seed: int) -> None:
+        self._batches, self.num_batches = batches, batches.num_batches
+        flat = torch.cat([batch.labels for batch in batches])
         self._labels = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))]
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        start = 0
-        for batch in self._source:
-            count = len(batch["labels"])
-            yield {**batch, "labels": self._labels[start : start + count]}
-            start += count
+    def walk(self, chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
+        """The positions that are chosen, ascending, and their batches."""
+        for position, batch in self._batches.walk(chosen):
+            labels = self._labels[batch.first : batch.first + len(batch)]
+            yield position, dataclasses.replace(batch, labels=labels)

@@ -41,6 +41,6 @@ class HIES(Selector):
 
     def _fit(self, view: View, seed: int) -> Ranked:
         entropies = Entropies(view.model, view.layers)
-        accumulate(view.model, view.prepared(view.conditioning), [entropies], "Measuring entropy")
+        accumulate(view.model, view.prepared(view.conditioning_of(self.needs)), [entropies], "Measuring entropy")
         focus = 1 - normalize_salience(np.asarray(entropies.finish()))
         return Ranked(view.units, self.alpha * view.evidence.salience + (1 - self.alpha) * focus)

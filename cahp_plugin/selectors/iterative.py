@@ -13,7 +13,7 @@ from cahp_plugin.errors import ConfigError
 from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.batches import Batch, PreparedBatches
 from cahp_plugin.observe.observation import Salience
-from cahp_plugin.observe.sums import ListedBatches, accumulate
+from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Fitted, Needs, Selector, View
 from cahp_plugin.selectors.ranking import over_layer_norm
 from cahp_plugin.units import KeptSet, attention_layers
@@ -100,7 +100,7 @@ class SalienceWalk(Fitted):
             view.shrink(self._pruned, view.model, left, self._batches)
         layers = attention_layers(self._pruned)
         salience = Salience(self._pruned, layers)
-        accumulate(self._pruned, ListedBatches(self._batches), [salience], "Measuring salience")
+        accumulate(self._pruned, self._batches, [salience], "Measuring salience")
         units = HeadUnits.of(layers, view.units.min_heads_per_layer)
         order = units.by_score(over_layer_norm(salience.finish(), units.layers))
         self._gone += [units.firsts[row] for row in order[: -self._step - 1 : -1]]

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.observe.grams import HeadGrams
 from cahp_plugin.observe.streams import calibration_batches
-from cahp_plugin.observe.sums import ListedBatches, accumulate
+from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Needs, Ranked, Selector, View
 from cahp_plugin.selectors.elimination import eliminate
 from cahp_plugin.units import AttentionLayer, KeptSet
@@ -61,7 +61,7 @@ class Obs(Selector):
         batches = calibration_batches(view.shuffled(seed), view.model, self.num_examples)
         layers = [layer for layer in view.layers if layer.heads]
         grams = HeadGrams(view.model, layers)
-        accumulate(view.model, ListedBatches(batches), [grams], "Measuring heads")
+        accumulate(view.model, batches, [grams], "Measuring heads")
         widest = max(layers, key=lambda layer: len(layer.heads) * layer.head_dim)
         channels, tokens = len(widest.heads) * widest.head_dim, grams.state[widest.index].count
         if tokens < 2 * channels:

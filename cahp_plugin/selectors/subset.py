@@ -93,7 +93,7 @@ class SubsetPruning(TrainedGates):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not min(self.temperatures) > 0:
+        if not all(temperature > 0 for temperature in self.temperatures):
             raise ConfigError(f"`temperatures` must be above 0; got {self.temperatures}.")
 
     def gates(self, count: int, wanted: int, seed: int) -> SubsetGates:

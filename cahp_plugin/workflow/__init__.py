@@ -11,6 +11,7 @@ from cahp_plugin._lazy import lazy_names
 
 if TYPE_CHECKING:
     from cahp_plugin.results import DeployReport, PruneReport
+    from cahp_plugin.workflow.choose import prune_and_repair
     from cahp_plugin.workflow.compare import compare_methods
     from cahp_plugin.workflow.deploy import deploy_classifier
     from cahp_plugin.workflow.prune import load_classifier, prune_classifier
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "deploy": ["DeployReport", "deploy_classifier"],
         "prune": ["PruneReport", "load_classifier", "prune_classifier"],
+        "choose": ["prune_and_repair"],
         "compare": ["compare_methods"],
     },
 )

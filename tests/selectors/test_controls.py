@@ -8,6 +8,7 @@ from tiny import model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, select_heads
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
+from cahp_plugin.observe import prepare_batches
 from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.selectors.controls import ShuffledLabels, with_noise
 
@@ -24,14 +25,23 @@ def labels_of(batches):
     return torch.cat([batch["labels"] for batch in batches])
 
 
+def shuffled(data, seed):
+    """Dict batches with the labels that the control gives them."""
+    walk = ShuffledLabels(prepare_batches(data, tiny_model()), seed=seed).walk(lambda position: True)
+    return [{**batch.inputs, "labels": batch.labels} for _, batch in walk]
+
+
 def test_labels_are_dealt_out_anew():
     data = tiny_batches(36)
-    once, again, other = (labels_of(ShuffledLabels(data, seed=seed)) for seed in (0, 0, 1))
+    once, again, other = (labels_of(shuffled(data, seed)) for seed in (0, 0, 1))
     assert torch.equal(once, again) and not torch.equal(once, other) and not torch.equal(once, labels_of(data))
     assert torch.bincount(once).tolist() == torch.bincount(labels_of(data)).tolist()
-    walk = ShuffledLabels(data, seed=0)
-    assert torch.equal(labels_of(walk), once) and torch.equal(labels_of(walk), once)  # walked through twice
-    assert [list(batch) for batch in walk] == [list(batch) for batch in data]
+    for batch, other in zip(shuffled(data, 0), data, strict=True):
+        assert sorted(batch) == sorted(other) and torch.equal(batch["input_ids"], other["input_ids"])
+    odd = ShuffledLabels(prepare_batches(data, tiny_model()), seed=0).walk(lambda position: position % 2 == 1)
+    sizes = [len(batch["labels"]) for batch in data]
+    expected = list(once.split(sizes))[1::2]  # those of some batches alone are those of the whole walk
+    assert all(torch.equal(batch.labels, labels) for (_, batch), labels in zip(odd, expected, strict=True))
 
 
 def test_an_iterator_can_be_shuffled():
@@ -44,7 +54,7 @@ def test_shuffled_separation_is_that_of_data_with_those_labels(given):
     """Against the whole observation of a data set whose labels were permuted by hand."""
     model, data, view = given
     found = make_selector("shuffled").fit(view, seed=3).evidence.separation
-    permuted = [dict(batch) for batch in ShuffledLabels(data, seed=3)]
+    permuted = shuffled(data, 3)
     np.testing.assert_allclose(found, select_heads(model, permuted, CONFIG).separation, atol=1e-6)
     assert np.abs(found - view.evidence.separation).max() > 0.01
 

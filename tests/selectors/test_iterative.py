@@ -11,7 +11,7 @@ from cahp_plugin import CAHPImportance, CAHPPruner, recover_least_squares
 from cahp_plugin.errors import ConfigError, DataError, SelectionError
 from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.observation import Salience
-from cahp_plugin.observe.sums import ListedBatches, accumulate
+from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors import make_selector
 from cahp_plugin.units import attention_layers
 
@@ -26,7 +26,7 @@ def salience_table(model, data):
     """Salience of each head by its original index, NaN where it is gone."""
     layers = attention_layers(model)
     found = Salience(model, layers)
-    accumulate(model, ListedBatches(list(prepare_batches(data, model))), [found], "")
+    accumulate(model, list(prepare_batches(data, model)), [found], "")
     table = np.full((3, 4), np.nan)
     places = [(layer.index, head) for layer in layers for head in layer.heads]
     for place, value in zip(places, found.finish(), strict=True):

@@ -16,9 +16,9 @@ def normalize_salience(salience: Array) -> Array:
         salience: Mean absolute gradient of each unit's mask, any shape.
 
     Returns:
-        Array of the same shape; zeros where all are equal.
+        Array of the same shape; zeros where all are equal, NaN stays NaN.
     """
-    low, high = salience.min(), salience.max()
+    low, high = np.nanmin(salience), np.nanmax(salience)
     if high == low:
         return np.zeros_like(salience)
     scaled: Array = (salience - low) / (high - low)
