@@ -38,14 +38,12 @@ class Part:
         inputs: Input name -> dynamic axes, in order.
         outputs: Output name -> dynamic axes, in order.
         module: What computes the outputs, called with the inputs by name.
-        left: Whether texts are padded on the left, where the outputs are without meaning.
     """
 
     name: str
     inputs: dict[str, dict[int, str]]
     outputs: dict[str, dict[int, str]]
     module: Any
-    left: bool = False
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Runs the module: name -> tensor in, name -> tensor out."""
@@ -129,8 +127,7 @@ def parts_of(model: Any, task: Task) -> tuple[Part, ...]:
     decodes = task.name in ("text-generation", "feature-extraction")
     if decodes and model.config.model_type in _WITH_POSITIONS:
         inputs["position_ids"] = text
-    left = task.name == "text-generation" or "position_ids" in inputs
-    return (Part(MODEL, inputs, _outputs(model, task, images=not names), model, left),)
+    return (Part(MODEL, inputs, _outputs(model, task, images=not names), model),)
 
 
 def _text_inputs(model: Any) -> list[str]:
