@@ -73,21 +73,20 @@ def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def add_column_options(group: Any) -> None:
-    """Adds the options that say how examples become tokens."""
+def add_data_sets(parser: Any, about: str, sets: Mapping[str, str], *, required: Sequence[str] = ()) -> Any:
+    """Adds the options that name data sets, with a help text each, and that say how their examples become tokens."""
+    group = parser.add_argument_group("data", about)
+    for name, text in sets.items():
+        group.add_argument(f"--{name}", required=name in required, help=text)
+        group.add_argument(f"--{name}-split", help="its split, where it has several")
     group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
     group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
     group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
-
-
-def add_data_option(group: Any, name: str, text: str, *, required: bool = False) -> None:
-    """Adds the options that name a data set and its split."""
-    group.add_argument(f"--{name}", required=required, help=text)
-    group.add_argument(f"--{name}-split", help="its split, where it has several")
+    return group
 
 
 def load_data(arguments: argparse.Namespace, name: str) -> Any:
-    """Loads the data set that the options of :func:`add_data_option` name; ``None`` where they name none."""
+    """Loads a data set of :func:`add_data_sets`; ``None`` where none is named."""
     from cahp_plugin.data import load_examples
 
     source = getattr(arguments, name)
@@ -139,29 +138,25 @@ def console(*, quiet: bool) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     own = logging.getLogger("cahp_plugin")
-    before = own.level, own.propagate, transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    own.addHandler(handler)
     quiet = quiet or not processes().main
-    own.setLevel(logging.WARNING if quiet else logging.INFO)
-    own.propagate = False
-    transformers_logging.set_verbosity_error()
-    if quiet:
-        datasets.disable_progress_bars()
-        transformers_logging.disable_progress_bar()
-    try:
+    with contextlib.ExitStack() as before:
+        before.callback(own.removeHandler, handler)
+        before.callback(own.setLevel, own.level)
+        before.callback(setattr, own, "propagate", own.propagate)
+        before.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        own.addHandler(handler)
+        own.setLevel(logging.WARNING if quiet else logging.INFO)
+        own.propagate = False
+        transformers_logging.set_verbosity_error()
+        if quiet and transformers_logging.is_progress_bar_enabled():
+            before.callback(transformers_logging.enable_progress_bar)
+            transformers_logging.disable_progress_bar()
+        if quiet and not datasets.are_progress_bars_disabled():
+            before.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
         yield
-    finally:
-        own.removeHandler(handler)
-        own.setLevel(before[0])
-        own.propagate = before[1]
-        transformers_logging.set_verbosity(before[2])
-        if bars[0]:
-            transformers_logging.enable_progress_bar()
-        if not bars[1]:
-            datasets.enable_progress_bars()
 
 
 def print_result(arguments: argparse.Namespace, result: Any) -> None:

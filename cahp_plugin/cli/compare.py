@@ -9,8 +9,7 @@ import tempfile
 from typing import Any
 
 from cahp_plugin.cli.common import (
-    add_column_options,
-    add_data_option,
+    add_data_sets,
     add_settings,
     chosen,
     count_or_share,
@@ -34,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "methods:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in selectors().items())
-    group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
-    add_data_option(group, "train", "training set: selects, calibrates, fine-tunes", required=True)
-    add_data_option(group, "test", "test set: evaluates", required=True)
-    add_data_option(group, "eval", "validation set: also recorded for each run, to choose among them by")
-    add_column_options(group)
+    sets = {
+        "train": "training set: selects, calibrates, fine-tunes",
+        "test": "test set: evaluates",
+        "eval": "validation set: also recorded for each run, to choose among them by",
+    }
+    add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets, required=("train", "test"))
     parser.add_argument("--output", "-o", help="folder of the runs; needed without --check")
     parser.add_argument(
         "--check",

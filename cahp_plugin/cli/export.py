@@ -5,14 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import (
-    add_column_options,
-    add_data_option,
-    add_output_options,
-    chosen,
-    load_data,
-    print_result,
-)
+from cahp_plugin.cli.common import add_data_sets, add_output_options, chosen, load_data, print_result
 
 HELP = "export to ONNX, compare with torch, optimize, quantize"
 DESCRIPTION = (
@@ -43,11 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="largest difference from torch allowed (default: 1e-4)"
     )
-    group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
-    add_data_option(group, "eval", "labelled data that accuracy and agreement are measured on (classifiers)")
-    add_data_option(group, "calibration", "data for static quantization; labels are not needed")
+    sets = {
+        "eval": "labelled data that accuracy and agreement are measured on (classifiers)",
+        "calibration": "data for static quantization; labels are not needed",
+    }
+    group = add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets)
     group.add_argument("--calibration-examples", type=int, default=256, help="how many are used (default: 256)")
-    add_column_options(group)
     add_output_options(parser)
 
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import (
-    add_column_options,
-    add_data_option,
-    add_pruning_options,
-    chosen,
-    load_data,
-    print_result,
-    pruning_options,
-)
+from cahp_plugin.cli.common import add_data_sets, add_pruning_options, chosen, load_data, print_result, pruning_options
 
 HELP = "prune a fine-tuned classifier and save it"
 DESCRIPTION = "Removes the attention heads that add nothing, fine-tunes, saves, reloads and compares."
@@ -30,12 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Adds the options that name the data."""
-    group = parser.add_argument_group(
-        "data", "a .jsonl, .json, .csv, .tsv or .parquet file, a folder saved by `datasets`, or a Hub data set id"
-    )
-    add_data_option(group, "train", "training set: selects the heads and recovers the model", required=required)
-    add_data_option(group, "eval", "evaluation set", required=required)
-    add_column_options(group)
+    about = "a .jsonl, .json, .csv, .tsv or .parquet file, a folder saved by `datasets`, or a Hub data set id"
+    sets = {"train": "training set: selects the heads and recovers the model", "eval": "evaluation set"}
+    add_data_sets(parser, about, sets, required=list(sets) if required else ())
 
 
 def run(arguments: argparse.Namespace) -> None:
