@@ -12,6 +12,7 @@ from typing import Any
 
 from cahp_plugin._version import __version__
 from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, prune, report
+from cahp_plugin.cli.common import console
 from cahp_plugin.errors import CAHPError
 
 __all__ = ["build_parser", "main", "run_command"]
@@ -25,7 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cahp-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (prune, inspect, export, benchmark, deploy, compare, report, demo):
-        module.add_parser(commands)
+        name = module.__name__.rpartition(".")[2]
+        command = commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION)
+        if module in (prune, deploy, compare):
+            command.add_argument("model", metavar="MODEL", help=prune.MODEL_HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 
@@ -46,7 +52,7 @@ def run_command(run: Callable[[argparse.Namespace], None], arguments: argparse.N
         As :func:`main`.
     """
     try:
-        with _stopped_by_sigterm():
+        with _stopped_by_sigterm(), console(quiet=getattr(arguments, "quiet", False)):
             run(arguments)
     except CAHPError as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import add_output_options, chosen, console, print_result
+from cahp_plugin.cli.common import add_output_options, chosen, print_result
 
-
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "benchmark",
-        help="measure latency, side by side, in torch and onnxruntime",
-        description="Times checkpoints (in torch) and exported folders (in onnxruntime) in one interleaved run; "
-        "ratios are to the first.",
-    )
-    add_arguments(parser)
-    parser.set_defaults(run=run)
+HELP = "measure latency, side by side, in torch and onnxruntime"
+DESCRIPTION = (
+    "Times checkpoints (in torch) and exported folders (in onnxruntime) in one interleaved run; ratios are to the "
+    "first."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +42,6 @@ def add_measurement_options(parser: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    with console(arguments):
-        print_result(arguments, _measure(arguments))
-
-
-def _measure(arguments: argparse.Namespace) -> Any:
     from cahp_plugin.latency import measure_latency
     from cahp_plugin.prune import check_output_directory
     from cahp_plugin.report import save_latency
@@ -67,4 +56,4 @@ def _measure(arguments: argparse.Namespace) -> Any:
     )
     if arguments.output:
         save_latency(report, arguments.output, overwrite=arguments.overwrite)
-    return report
+    print_result(arguments, report)

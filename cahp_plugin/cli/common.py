@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cahp_plugin.config import CAHPConfig, RecoverySettings
@@ -36,7 +36,7 @@ _READERS: dict[Any, Any] = {
 _RECOVERY_NAMES = {"method": "recover", "num_examples": "recover_examples"}
 
 
-def _add_settings(group: Any, settings: type[Any], *, without: Sequence[str] = (), **defaults: Any) -> None:
+def _add_fields(group: Any, settings: type[Any], without: Sequence[str], defaults: Mapping[str, Any]) -> None:
     """Adds an option for each field of a dataclass of settings, with the help text, the type and the choices there."""
     kinds = get_type_hints(settings)
     for field in dataclasses.fields(settings):
@@ -53,14 +53,17 @@ def _add_settings(group: Any, settings: type[Any], *, without: Sequence[str] = (
         group.add_argument(f"--{name.replace('_', '-')}", default=default, help=text + shown, **options)
 
 
-def add_method_options(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
-    """Adds one option for each setting of :class:`CAHPConfig`, but for those in ``without``."""
+def add_settings(parser: argparse.ArgumentParser, *, without: Sequence[str] = (), **defaults: Any) -> None:
+    """Adds one option for each setting of method and recovery, but for those in ``without``, and those of output."""
     group = parser.add_argument_group("method", "settings of the method; the paper's are the default")
-    _add_settings(group, CAHPConfig, without=without)
+    _add_fields(group, CAHPConfig, without, defaults)
+    group = parser.add_argument_group("recovery", "what happens to the weights after pruning")
+    _add_fields(group, RecoverySettings, without, defaults)
+    add_output_options(parser)
 
 
 def method_config(arguments: argparse.Namespace) -> CAHPConfig:
-    """Builds the settings from the options of :func:`add_method_options`."""
+    """Builds the settings from the options of :func:`add_settings`."""
     names = [field.name for field in dataclasses.fields(CAHPConfig)]
     return CAHPConfig(**chosen(arguments, *(name for name in names if hasattr(arguments, name))))
 
@@ -70,36 +73,51 @@ def chosen(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names}
 
 
-def add_column_options(group: Any) -> None:
-    """Adds the options that say how examples become tokens."""
+def add_data_sets(parser: Any, about: str, sets: Mapping[str, str], *, required: Sequence[str] = ()) -> Any:
+    """Adds the options that name data sets, with a help text each, and that say how their examples become tokens."""
+    group = parser.add_argument_group("data", about)
+    for name, text in sets.items():
+        group.add_argument(f"--{name}", required=name in required, help=text)
+        group.add_argument(f"--{name}-split", help="its split, where it has several")
     group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
     group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
     group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
+    return group
 
 
-def add_finetuning_options(group: Any, *, epochs: float, learning_rate: float) -> None:
-    """Adds the settings of the recoveries, all but which."""
-    _add_settings(group, RecoverySettings, without=("method",), epochs=epochs, learning_rate=learning_rate)
+def load_data(arguments: argparse.Namespace, name: str) -> Any:
+    """Loads a data set of :func:`add_data_sets`; ``None`` where none is named."""
+    from cahp_plugin.data import load_examples
+
+    source = getattr(arguments, name)
+    return None if source is None else load_examples(source, getattr(arguments, f"{name}_split"))
 
 
-def add_pruning_options(parser: argparse.ArgumentParser, *, epochs: float, learning_rate: float) -> None:
+def add_pruning_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Adds what every command that prunes takes: method, recovery and output."""
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
-    add_method_options(parser)
-    group = parser.add_argument_group("recovery", "what happens to the weights after pruning")
-    _add_settings(group, RecoverySettings, epochs=epochs, learning_rate=learning_rate)
-    add_output_options(parser)
+    add_settings(parser, **defaults)
 
 
 def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
-    recovery = recovery_settings(arguments, arguments.recover)
-    return {"output_dir": arguments.output, "recovery": recovery, **chosen(arguments, "overwrite", "figures")}
+    settings = {"config": method_config(arguments), "recovery": recovery_settings(arguments, arguments.recover)}
+    return settings | {"output_dir": arguments.output, **chosen(arguments, "overwrite", "figures")}
 
 
 def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -> RecoverySettings:
-    """The settings that :func:`add_finetuning_options` gives."""
+    """Builds the settings from the options of :func:`add_settings`.
+
+    Raises:
+        ConfigError: One is out of its range.
+    """
+    for name, low in (("epochs", 0), ("learning_rate", 0), ("batch_size", 1), ("recover_examples", 2)):
+        value, above = getattr(arguments, name), name == "learning_rate"
+        if not (value > low if above else value >= low):
+            raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if above else 'at least'} {low}.")
+    if not isinstance(arguments.training_arguments, dict):
+        raise ConfigError("`--training-arguments` must be a JSON object.")
     names = [field.name for field in dataclasses.fields(RecoverySettings) if field.name != "method"]
     values = {name: getattr(arguments, _RECOVERY_NAMES.get(name, name)) for name in names}
     return RecoverySettings(method, **values)  # type: ignore[arg-type]  # checked there
@@ -111,23 +129,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
-def check_recovery_options(arguments: argparse.Namespace) -> None:
-    """Checks the numbers of :func:`add_finetuning_options`.
-
-    Raises:
-        ConfigError: One is out of its range.
-    """
-    for name, least in (("epochs", 0), ("batch_size", 1), ("recover_examples", 2)):
-        if not getattr(arguments, name) >= least:
-            raise ConfigError(f"`--{name.replace('_', '-')}` must be at least {least}.")
-    if not arguments.learning_rate > 0:
-        raise ConfigError("`--learning-rate` must be above 0.")
-    if not isinstance(arguments.training_arguments, dict):
-        raise ConfigError("`--training-arguments` must be a JSON object.")
-
-
 @contextlib.contextmanager
-def console(arguments: argparse.Namespace) -> Iterator[None]:
+def console(*, quiet: bool) -> Iterator[None]:
     """Sends the library's messages to standard error while a command runs, and sets how much is said."""
     # Fast tokenizers warn at every fork without this.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -135,37 +138,25 @@ def console(arguments: argparse.Namespace) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     own = logging.getLogger("cahp_plugin")
-    before = own.level, own.propagate, transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    own.addHandler(handler)
-    quiet = arguments.quiet or not processes().main
-    own.setLevel(logging.WARNING if quiet else logging.INFO)
-    own.propagate = False
-    transformers_logging.set_verbosity_error()
-    if quiet:
-        datasets.disable_progress_bars()
-        transformers_logging.disable_progress_bar()
-    try:
+    quiet = quiet or not processes().main
+    with contextlib.ExitStack() as before:
+        before.callback(own.removeHandler, handler)
+        before.callback(own.setLevel, own.level)
+        before.callback(setattr, own, "propagate", own.propagate)
+        before.callback(transformers_logging.set_verbosity, transformers_logging.get_verbosity())
+        own.addHandler(handler)
+        own.setLevel(logging.WARNING if quiet else logging.INFO)
+        own.propagate = False
+        transformers_logging.set_verbosity_error()
+        if quiet and transformers_logging.is_progress_bar_enabled():
+            before.callback(transformers_logging.enable_progress_bar)
+            transformers_logging.disable_progress_bar()
+        if quiet and not datasets.are_progress_bars_disabled():
+            before.callback(datasets.enable_progress_bars)
+            datasets.disable_progress_bars()
         yield
-    finally:
-        own.removeHandler(handler)
-        own.setLevel(before[0])
-        own.propagate = before[1]
-        transformers_logging.set_verbosity(before[2])
-        if bars[0]:
-            transformers_logging.enable_progress_bar()
-        if not bars[1]:
-            datasets.enable_progress_bars()
-
-
-def run_pruning(arguments: argparse.Namespace, job: Callable[[argparse.Namespace, CAHPConfig], Any]) -> None:
-    """Checks the settings of a command that prunes, runs it and prints its result."""
-    config = method_config(arguments)
-    check_recovery_options(arguments)
-    with console(arguments):
-        print_result(arguments, job(arguments, config))
 
 
 def print_result(arguments: argparse.Namespace, result: Any) -> None:

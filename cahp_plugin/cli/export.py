@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import add_column_options, add_output_options, chosen, console, print_result
+from cahp_plugin.cli.common import add_data_sets, add_output_options, chosen, load_data, print_result
 
-
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "export",
-        help="export to ONNX, compare with torch, optimize, quantize",
-        description="Exports a checkpoint to ONNX and compares the graph with torch at several shapes; an exported "
-        "folder can be optimized and quantized in a second step. Models that generate are exported without a "
-        "key-value cache; an encoder-decoder as encoder_model.onnx and decoder_model.onnx.",
-    )
-    add_arguments(parser)
-    parser.set_defaults(run=run)
+HELP = "export to ONNX, compare with torch, optimize, quantize"
+DESCRIPTION = (
+    "Exports a checkpoint to ONNX and compares the graph with torch at several shapes; an exported folder can be "
+    "optimized and quantized in a second step. Models that generate are exported without a key-value cache; an "
+    "encoder-decoder as encoder_model.onnx and decoder_model.onnx."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance", type=float, default=1e-4, help="largest difference from torch allowed (default: 1e-4)"
     )
-    group = parser.add_argument_group("data", "files, folders or ids as `cahp prune` takes")
-    group.add_argument("--eval", help="labelled data that accuracy and agreement are measured on (classifiers)")
-    group.add_argument("--eval-split", help="its split, where it has several")
-    group.add_argument("--calibration", help="data for static quantization; labels are not needed")
-    group.add_argument("--calibration-split", help="its split, where it has several")
+    sets = {
+        "eval": "labelled data that accuracy and agreement are measured on (classifiers)",
+        "calibration": "data for static quantization; labels are not needed",
+    }
+    group = add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets)
     group.add_argument("--calibration-examples", type=int, default=256, help="how many are used (default: 256)")
-    add_column_options(group)
     add_output_options(parser)
 
 
@@ -64,11 +57,6 @@ def add_preset_option(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    with console(arguments):
-        print_result(arguments, _export(arguments))
-
-
-def _export(arguments: argparse.Namespace) -> Any:
     from cahp_plugin.errors import ConfigError
     from cahp_plugin.export import export_pruned
     from cahp_plugin.prune import check_output_directory
@@ -78,31 +66,26 @@ def _export(arguments: argparse.Namespace) -> Any:
     if arguments.calibration_examples < 1:
         raise ConfigError("`--calibration-examples` must be at least 1.")
     evaluation, calibration = _batches(arguments) if arguments.eval or arguments.calibration else (None, None)
-    return export_pruned(
-        arguments.model,
-        arguments.output,
-        calibration=calibration,
-        evaluation=evaluation,
-        **chosen(arguments, "task", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite"),
-    )
+    options = chosen(arguments, "task", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite")
+    options |= {"calibration": calibration, "evaluation": evaluation}
+    print_result(arguments, export_pruned(arguments.model, arguments.output, **options))
 
 
 def _batches(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Batches of the evaluation and of the calibration set, each ``None`` where it is not given."""
-    from cahp_plugin.data import encode, find_columns, find_text_columns, load_examples, make_dataloader, tokenize
+    from cahp_plugin.data import encode, find_columns, find_text_columns, make_dataloader, tokenize
     from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
 
     tokenizer = load_tokenizer(arguments.model)
     shape = untrained_model(load_config(arguments.model))  # its classes and positions are all that is needed
-    evaluation, calibration = None, None
-    if arguments.eval:
-        examples = load_examples(arguments.eval, arguments.eval_split)
-        columns = find_columns(examples, arguments.text_columns, arguments.label_column)
-        encoded = encode(examples, columns, tokenizer, shape, max_length=arguments.max_length)
+    evaluation, calibration = load_data(arguments, "eval"), load_data(arguments, "calibration")
+    if evaluation is not None:
+        columns = find_columns(evaluation, arguments.text_columns, arguments.label_column)
+        encoded = encode(evaluation, columns, tokenizer, shape, max_length=arguments.max_length)
         evaluation = make_dataloader(encoded, tokenizer)
-    if arguments.calibration:
-        examples = load_examples(arguments.calibration, arguments.calibration_split)
-        examples = examples.shuffle(seed=0).select(range(min(arguments.calibration_examples, len(examples))))
+    if calibration is not None:
+        count = min(arguments.calibration_examples, len(calibration))
+        examples = calibration.shuffle(seed=0).select(range(count))
         text = find_text_columns(examples, arguments.text_columns)
         encoded = tokenize(examples, text, tokenizer, shape, max_length=arguments.max_length)
         calibration = make_dataloader(encoded, tokenizer)

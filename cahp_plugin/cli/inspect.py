@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.cli.common import add_output_options
+from cahp_plugin.cli.common import add_output_options, print_result
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.units.kept import KeptSet
 
+HELP = "show the kept heads and neurons, parameters and origin of a pruned checkpoint"
+DESCRIPTION = (
+    "Reads a pruned checkpoint's config (kept heads and neurons, widths), tensors and selection; the model is not "
+    "built."
+)
 
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "inspect",
-        help="show the kept heads and neurons, parameters and origin of a pruned checkpoint",
-        description="Reads a pruned checkpoint's config (kept heads and neurons, widths), tensors and selection; the "
-        "model is not built.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of a pruned checkpoint")
     add_output_options(parser)
-    parser.set_defaults(run=run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,5 +142,4 @@ def inspect_folder(folder: Path) -> Inspection:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    inspection = inspect_folder(Path(arguments.folder))
-    print(json.dumps(inspection.to_dict()) if arguments.json else inspection)
+    print_result(arguments, inspect_folder(Path(arguments.folder)))

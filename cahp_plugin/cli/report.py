@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+HELP = "one HTML page with pictures, tables and commands from result folders"
+DESCRIPTION = (
+    "Writes one self-contained HTML page (no scripts, nothing is loaded) about the folders that prune, compare, "
+    "benchmark, export and deploy write."
+)
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the subcommand."""
-    parser = commands.add_parser(
-        "report",
-        help="one HTML page with pictures, tables and commands from result folders",
-        description="Writes one self-contained HTML page (no scripts, nothing is loaded) about the folders that "
-        "prune, compare, benchmark, export and deploy write.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options."""
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folder of a pruned checkpoint or of results")
     parser.add_argument("--output", "-o", default="report.html", help="file to write (default: report.html)")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:

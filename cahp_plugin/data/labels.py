@@ -48,11 +48,12 @@ def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
         where = f"Column {column!r}, row {row}"
         if value is None or (isinstance(value, float) and math.isnan(value)):
             raise DataError(f"{where}: the label is missing.")
-        if isinstance(value, bool):  # text that a reader of CSV files took for something else
-            named = _find(str(value), classes)
+        if isinstance(value, (str, bool)):  # a bool is text that a reader of CSV files took for something else
+            table = classes or {f"LABEL_{number}": number for number in range(config.num_labels)}
+            named = _find(str(value), table)
+            if named is None and isinstance(value, str) and not re.fullmatch(r"\s*-?\d+\s*", value):
+                raise DataError(f"{where}: the model has no class {value!r}; it has {', '.join(table)}.")
             value = int(value) if named is None else named
-        if isinstance(value, str):
-            value = _number_of_text(value, classes, config, where)
         if not isinstance(value, (int, float)) or not float(value).is_integer():
             raise DataError(f"{where}: expected a class number, got {value!r}.")
         number = numbers.get(int(value), int(value))
@@ -176,13 +177,3 @@ def _numbers_of_names(names: Sequence[str], used: Sequence[int] | Any, column: s
         + f". It has {', '.join(classes) or f'{config.num_labels} classes without names'}. Rename the classes of the "
         "data (`ClassLabel`), or correct `id2label` and `label2id` in the model's config.json."
     )
-
-
-def _number_of_text(text: str, classes: Mapping[str, int], config: Any, where: str) -> Any:
-    table = classes or {f"LABEL_{number}": number for number in range(config.num_labels)}
-    number = _find(text, table)
-    if number is not None:
-        return number
-    if re.fullmatch(r"\s*-?\d+\s*", text):
-        return int(text)
-    raise DataError(f"{where}: the model has no class {text!r}; it has {', '.join(table)}.")

@@ -29,24 +29,17 @@ def save_companions(source: Source, folder: Path, tokenizer: Any = None) -> None
         tokenizer: Saved in place of the source's own.
     """
     source.config.save_pretrained(folder)
-    if source.generation_config is not None and _generates(source):
+    generates = source.task.two_graphs or source.task.name == "text-generation"
+    if source.generation_config is not None and generates:
         settings = copy.deepcopy(source.generation_config)
         settings.use_cache = False
         settings.save_pretrained(folder)
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    if {"pixel_values", "input_features"} & set(source.parts[0].inputs):
-        _copy_preprocessors(source, folder)
-
-
-def _generates(source: Source) -> bool:
-    return source.task.two_graphs or source.task.name == "text-generation"
-
-
-def _copy_preprocessors(source: Source, folder: Path) -> None:
-    found = [find_file(source.folder, name, {}) for name in _PREPROCESSORS] if source.folder is not None else []
-    for path in filter(None, found):
-        shutil.copyfile(path, folder / Path(path).name)
-    if source.folder is not None and not any(found):
-        logger.warning(f"{source.folder} has no {_PREPROCESSORS[0]}; the exported folder has none either.")
+    if source.folder is not None and {"pixel_values", "input_features"} & set(source.parts[0].inputs):
+        found = [path for name in _PREPROCESSORS if (path := find_file(source.folder, name, {}))]
+        for path in found:
+            shutil.copyfile(path, folder / Path(path).name)
+        if not found:
+            logger.warning(f"{source.folder} has no {_PREPROCESSORS[0]}; the exported folder has none either.")

@@ -277,7 +277,11 @@ def export_pruned(
                 require_parity(drift, _FP16_TOLERANCE, "The fp16 graph", original.called)
             difference = max(entry.max_abs for entry in drift)
             bar.update()
-        fp32, measured, agreement = _measure(sessions, quantized, evaluation)
+        batches = None if evaluation is None else list(evaluation)
+        fp32, measured, agreement = _accuracy(sessions, batches), _accuracy(quantized, batches), None
+        if fp32 is not None and measured is not None:
+            same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, measured.predictions, strict=True))
+            agreement = same / fp32.num_examples
         written = {name: f"{name}{_ENDINGS[quantize]}.onnx" for name in graphs}
         report = ExportReport(
             output=Path(output),
@@ -350,23 +354,11 @@ def _mib(graphs: Mapping[str, Path]) -> float:
     return sum(path.stat().st_size for path in graphs.values()) / 2**20
 
 
-def _measure(
-    sessions: Mapping[str, Any], quantized: Mapping[str, Any] | None, evaluation: Batches | None
-) -> tuple[Evaluation | None, Evaluation | None, float | None]:
-    """Accuracy of the fp32 and of the quantized graph, and the share of examples that both classify alike."""
-    if evaluation is None:
-        return None, None, None
-    batches = list(evaluation)
-    fp32 = _accuracy(sessions[MODEL], batches)
-    if quantized is None:
-        return fp32, None, None
-    other = _accuracy(quantized[MODEL], batches)
-    same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, other.predictions, strict=True))
-    return fp32, other, same / fp32.num_examples
-
-
-def _accuracy(session: Any, batches: Batches) -> Evaluation:
-    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)
+def _accuracy(sessions: Mapping[str, Any] | None, batches: Batches | None) -> Evaluation | None:
+    """How a classifier's graph does; ``None`` without one, or without data."""
+    if sessions is None or batches is None:
+        return None
+    return evaluate_logits(lambda inputs: run_session(sessions[MODEL], inputs)["logits"], batches)
 
 
 def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
@@ -379,4 +371,5 @@ def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
     Raises:
         DataError: There is no batch, or one without labels.
     """
-    return _accuracy(open_session(path), batches)
+    session = open_session(path)
+    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)

@@ -75,7 +75,7 @@ def compare(source: Source, sessions: Mapping[str, Any], *, seed: int = 0) -> tu
             inputs = source.part_inputs(part, given)
             expected = source.run(part, inputs)
             empty = Parity(batch_size, length, padded, 0.0, 0.0, part.name)
-            found.append(_difference(empty, inputs, expected, sessions[part.name], source.called, left=part.left))
+            found.append(_difference(empty, inputs, expected, sessions[part.name], source.called, left=source.left))
             given = {**given, **expected}
     return tuple(found)
 

@@ -38,14 +38,12 @@ class Part:
         inputs: Input name -> dynamic axes, in order.
         outputs: Output name -> dynamic axes, in order.
         module: What computes the outputs, called with the inputs by name.
-        left: Whether texts are padded on the left, where the outputs are without meaning.
     """
 
     name: str
     inputs: dict[str, dict[int, str]]
     outputs: dict[str, dict[int, str]]
     module: Any
-    left: bool = False
 
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Runs the module: name -> tensor in, name -> tensor out."""
@@ -129,28 +127,23 @@ def parts_of(model: Any, task: Task) -> tuple[Part, ...]:
     decodes = task.name in ("text-generation", "feature-extraction")
     if decodes and model.config.model_type in _WITH_POSITIONS:
         inputs["position_ids"] = text
-    left = task.name == "text-generation" or "position_ids" in inputs
-    return (Part(MODEL, inputs, _outputs(model, task, images=not names), model, left),)
+    return (Part(MODEL, inputs, _outputs(model, task, images=not names), model),)
 
 
 def _text_inputs(model: Any) -> list[str]:
     """Token types are an input where the model has more than one of them, as in Optimum."""
+    types = ["token_type_ids"] if (getattr(model.config, "type_vocab_size", None) or 0) >= 2 else []
     accepted = _accepted(model)
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in accepted]
-    types = "token_type_ids" in names and getattr(model.config, "type_vocab_size", 0) >= 2
-    if "input_ids" not in names:
-        return []
-    return [name for name in names if name != "token_type_ids" or types]
+    names = ["input_ids", "attention_mask", *types] if "input_ids" in accepted else []
+    return [name for name in names if name in accepted]
 
 
 def _outputs(model: Any, task: Task, *, images: bool) -> dict[str, dict[int, str]]:
-    outputs = task.outputs
-    if task.name == "feature-extraction":
-        hidden = BATCH if images else TOKENS  # the patches of an image are of a fixed number
-        outputs = {"last_hidden_state": hidden}
-        if type(model).__name__.endswith("WithProjection"):
-            outputs = {"image_embeds" if images else "text_embeds": BATCH, **outputs}
-    return outputs
+    if task.name != "feature-extraction":
+        return task.outputs
+    projected = {"image_embeds" if images else "text_embeds": BATCH}
+    hidden = {"last_hidden_state": BATCH if images else TOKENS}  # the patches of an image are of a fixed number
+    return projected | hidden if type(model).__name__.endswith("WithProjection") else hidden
 
 
 def _accepted(module: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import CheckpointError, DataError, ExportError
-from cahp_plugin.export.parts import MODEL, Part, feed, parts_of
+from cahp_plugin.export.parts import Part, feed, parts_of
 from cahp_plugin.export.quantize import warn_of_saturation
 from cahp_plugin.export.session import graph_files, open_sessions, recorded_preset, run_session
 from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
@@ -70,6 +70,11 @@ class Source:
         """Whether it takes texts, whose length is free and which are padded."""
         return any("input_ids" in part.inputs for part in self.parts[:1])
 
+    @property
+    def left(self) -> bool:
+        """Whether texts are padded on the left, where the outputs are without meaning."""
+        return self.task.name == "text-generation" or "position_ids" in self.parts[0].inputs
+
     def random_inputs(
         self,
         batch_size: int,
@@ -92,7 +97,7 @@ class Source:
             Input name -> tensor.
         """
         names = [*self.parts[0].inputs, *(["decoder_input_ids"] if len(self.parts) > 1 else [])]
-        padding = "left" if self.parts[0].left else "right"
+        padding = "left" if self.left else "right"
         return random_inputs(
             names,
             self.config,
@@ -128,79 +133,63 @@ def open_source(source: Any, task: str | None = None) -> Source:
         CheckpointError: It is no model.
         ExportError: The model can't do the task, or there are graphs of several models.
     """
-    if isinstance(source, torch.nn.Module):
-        return _of_model(source, task, folder=None)
-    name = os.fspath(source)
-    graphs = graph_files(name)
-    if graphs:
+    name = None if isinstance(source, torch.nn.Module) else os.fspath(source)
+    graphs = {} if name is None else graph_files(name)
+    if name is not None and graphs:
         warn_of_saturation(recorded_preset(name), name)
-        return _of_graphs(graphs, task, name)
-    return _of_model(load_pruned(name, dtype=torch.float32), task, folder=name)
+        config, sessions = load_config(name), open_sessions(graphs)
+        parts = tuple(
+            Part(part, _free(session.get_inputs()), _free(session.get_outputs()), None)
+            for part, session in sessions.items()
+        )
+        found, longest = task_named(task) if task else _task_of_graphs(config, parts), config_positions(config)
+        shape, generation_config = untrained_model(config, device="meta"), _generation_config(name)
+    else:
+        model = source if name is None else load_pruned(name, dtype=torch.float32)
+        found, sessions = task_of(model, task), {}
+        shape = _exportable(model, found)
+        config = copy.deepcopy(shape.config)
+        config.architectures = [type(shape).__name__]
+        parts, longest = parts_of(shape, found), max_positions(shape)
+        generation_config = copy.deepcopy(getattr(shape, "generation_config", None))
+    layers = attention_layers(shape)
+    return Source(
+        found,
+        config,
+        parts,
+        longest or _ANY_LENGTH,
+        sum(len(layer.heads) for layer in layers),
+        frozenset(layer.head_dim for layer in layers),
+        model=None if graphs else shape,
+        graphs=graphs,
+        sessions=sessions,
+        tokenizer=None if name is None else _tokenizer(name, parts),
+        folder=name,
+        generation_config=generation_config,
+    )
 
 
-def _of_model(model: Any, task_name: str | None, *, folder: str | None) -> Source:
-    task = task_of(model, task_name)
+def _exportable(model: Any, task: Task) -> Any:
+    """What is exported of a model, where it can be."""
     whole = exported_model(model, task)
     if any(parameter.device.type != "cpu" or parameter.dtype != torch.float32 for parameter in whole.parameters()):
         raise DataError(
             f"{type(model).__name__} is not in fp32 on the CPU, where the graph is compared with it: "
             "`model.float().cpu()` first. `quantize='fp16'` makes an fp16 graph."
         )
-    layers = attention_layers(whole)
     if not kept_set(whole.config).heads:
         logger.info(f"{type(model).__name__} was not pruned by cahp-plugin; it is exported as it is.")
-    config = copy.deepcopy(whole.config)
-    config.architectures = [type(whole).__name__]
-    parts = parts_of(whole, task)
-    return Source(
-        task,
-        config,
-        parts,
-        max_positions(whole) or _ANY_LENGTH,
-        sum(len(layer.heads) for layer in layers),
-        frozenset(layer.head_dim for layer in layers),
-        model=whole,
-        tokenizer=None if folder is None else _tokenizer(folder, parts),
-        folder=folder,
-        generation_config=copy.deepcopy(getattr(whole, "generation_config", None)),
-    )
-
-
-def _of_graphs(graphs: Mapping[str, Path], task_name: str | None, folder: str) -> Source:
-    config = load_config(folder)
-    sessions = open_sessions(graphs)
-    task = task_named(task_name) if task_name else _task_of_graphs(config, sessions)
-    layers = attention_layers(untrained_model(config, device="meta"))
-    names = {entry.name for session in sessions.values() for entry in session.get_inputs()}
-    left = task.name == "text-generation" or "position_ids" in names
-    parts = tuple(
-        Part(name, _free(session.get_inputs()), _free(session.get_outputs()), None, left)
-        for name, session in sessions.items()
-    )
-    return Source(
-        task,
-        config,
-        parts,
-        config_positions(config) or _ANY_LENGTH,
-        sum(len(layer.heads) for layer in layers),
-        frozenset(layer.head_dim for layer in layers),
-        graphs=graphs,
-        sessions=sessions,
-        tokenizer=_tokenizer(folder, parts),
-        folder=folder,
-        generation_config=_generation_config(folder),
-    )
+    return whole
 
 
 def _free(entries: Iterable[Any]) -> dict[str, dict[int, str]]:
     return {entry.name: {} for entry in entries}
 
 
-def _task_of_graphs(config: Any, sessions: Mapping[str, Any]) -> Task:
-    inputs = {entry.name for session in sessions.values() for entry in session.get_inputs()}
-    outputs = {entry.name for entry in list(sessions.values())[-1].get_outputs()}
-    main_input = next((name for name in ("input_features", "pixel_values") if name in inputs), "input_ids")
-    if MODEL not in sessions:
+def _task_of_graphs(config: Any, parts: tuple[Part, ...]) -> Task:
+    outputs = set(parts[-1].outputs)
+    main_input = next((name for name in ("input_features", "pixel_values") if name in parts[0].inputs), "input_ids")
+    if len(parts) > 1:
         return next(task for task in TASKS.values() if task.two_graphs and task.main_input == main_input)
     own = own_task((config.architectures or [""])[0], main_input)
     if own is not None and not own.two_graphs and set(own.outputs) <= outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -45,20 +46,15 @@ def choose_backend(name: str) -> Backend:
         raise ConfigError(f"`backend` must be auto, {' or '.join(get_args(Backend))}; got {name!r}.")
     if name == "torch":
         return "torch"
-    usable = TRANSFORMERS_MAJOR < 5 and _has("optimum.exporters.onnx")
+    usable = False
+    with contextlib.suppress(ModuleNotFoundError):  # of Optimum itself
+        usable = TRANSFORMERS_MAJOR < 5 and importlib.util.find_spec("optimum.exporters.onnx") is not None
     if name == "optimum" and not usable:
         raise MissingDependencyError(
             "Optimum's exporter is not installed, or does not run on this version of transformers (it needs 4.57): "
             'pip install "cahp-plugin[optimum]". The exporter "torch" runs on both.'
         )
     return "optimum" if usable else "torch"
-
-
-def _has(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def exporter_of(source: Source, name: str) -> Backend:
@@ -69,10 +65,9 @@ def exporter_of(source: Source, name: str) -> Backend:
     Raises:
         ExportError: Optimum is asked for and does not know the architecture or the task.
     """
-    backend = choose_backend(name)
-    if backend == "torch" or _optimum_knows(source):
+    backend, kind = choose_backend(name), source.model.config.model_type
+    if backend == "torch" or _optimum_knows(kind, source.task.name):
         return backend
-    kind = source.model.config.model_type
     if name == "optimum":
         raise ExportError(
             f"Optimum's exporter does not export {kind!r} for {source.task.name!r} without more files than the model; "
@@ -82,18 +77,12 @@ def exporter_of(source: Source, name: str) -> Backend:
     return "torch"
 
 
-def _optimum_knows(source: Source) -> bool:
+def _optimum_knows(kind: str, task: str) -> bool:
     import optimum.exporters.onnx.model_configs  # noqa: F401  # fills the table of tasks
     from optimum.exporters.tasks import TasksManager
 
-    kind = source.model.config.model_type
-    if kind in _NOT_WITH_OPTIMUM:
-        return False
-    try:
-        tasks = TasksManager.get_supported_tasks_for_model_type(kind, "onnx", library_name="transformers")
-    except KeyError:
-        return False
-    return source.task.name in tasks
+    known = {name.replace("-", "_") for name in TasksManager.get_supported_model_type_for_task(task, "onnx")}
+    return kind not in _NOT_WITH_OPTIMUM and kind.lower().replace("-", "_") in known
 
 
 def write_graphs(source: Source, folder: Path, *, backend: Backend, opset: int) -> dict[str, int]:

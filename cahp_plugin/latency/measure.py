@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from transformers.utils import logging
 
@@ -91,8 +92,10 @@ def measure_latency(
     sequence_lengths = sequence_lengths_of(found, sequence_lengths)
     work = [work_of(target.config, sequence_lengths, target.name) for target in found]
     how: dict[str, Any] = {"device": device, "threads": threads, "attn_implementation": attn_implementation}
-    load_before = _load_average()
-    with _torch_threads(threads):
+    load_before = round(psutil.getloadavg()[0], 2)
+    with contextlib.ExitStack() as after:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads)
         prepare = [load_target(target, **how) for target in found]
         shapes = [(batch, length) for length in sequence_lengths for batch in batch_sizes]
         generator = np.random.default_rng(seed)
@@ -102,7 +105,7 @@ def measure_latency(
                 inputs = example_inputs(found, *shape, seed)
                 times[shape] = _interleaved([make(inputs) for make in prepare], rounds, warmup, generator, bar)
         del prepare
-    load_after = _load_average()
+    load_after = round(psutil.getloadavg()[0], 2)
     largest = (max(batch_sizes), max(sequence_lengths))
     peaks = [peak_memory(target.path, *largest, **how) if memory else None for target in found]
     return LatencyReport(
@@ -161,20 +164,6 @@ def _summaries(
                 mib=target.mib,
                 peak_mib=peak,
             )
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _load_average() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _environment(device: str) -> dict[str, Any]:

@@ -110,27 +110,25 @@ def check_inputs(targets: Sequence[Target]) -> None:
     Raises:
         ConfigError: Some take texts and others images, images of another size, or only some decode.
     """
-    kinds = {target.name: (set(target.inputs) - {"attention_mask"}, _sides(target)) for target in targets}
+    kinds = {target.name: _taken(target) for target in targets}
     first = next(iter(kinds))
     for name, kind in kinds.items():
         if kind != kinds[first]:
             raise ConfigError(
-                f"{first} and {name} take other inputs ({_words(kinds[first])}; {_words(kind)}); only models that can "
-                "be given the same are measured side by side."
+                f"{first} and {name} take other inputs ({kinds[first]}; {kind}); only models that can be given the "
+                "same are measured side by side."
             )
 
 
-def _sides(target: Target) -> tuple[int, ...]:
+def _taken(target: Target) -> str:
+    """The inputs of a target in words: their names, and the sides of those that have fixed ones."""
+    sides: tuple[int, ...] = ()
     if "pixel_values" in target.inputs:
-        return image_shape(target.config)
-    if "input_features" in target.inputs:
-        return int(target.config.num_mel_bins), speech_frames(target.config)
-    return ()
-
-
-def _words(kind: tuple[set[str], tuple[int, ...]]) -> str:
-    names, sides = kind
-    return ", ".join(sorted(names)) + (f" of {' x '.join(map(str, sides))}" if sides else "")
+        sides = image_shape(target.config)
+    elif "input_features" in target.inputs:
+        sides = int(target.config.num_mel_bins), speech_frames(target.config)
+    names = ", ".join(sorted(set(target.inputs) - {"attention_mask"}))
+    return f"{names} of {' x '.join(map(str, sides))}" if sides else names
 
 
 def sequence_lengths_of(targets: Sequence[Target], asked: Sequence[int] | None) -> tuple[int, ...]:
