@@ -121,7 +121,7 @@ def check_architecture(
     origin_of(model)  # once for all the copies
     inputs = _random_inputs(model, seed) if example_inputs is None else dict(example_inputs)
     layers = prunable_layers(model)
-    dtype = next(model.parameters()).dtype
+    attention, dtype = str(model.config._attn_implementation), next(model.parameters()).dtype
     bound = tolerance if tolerance is not None else 1e-5 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
     cases: list[CheckedCase] = []
 
@@ -130,12 +130,17 @@ def check_architecture(
         difference = float((ours.double() - wanted.double()).abs().max()) / scale
         cases.append(CheckedCase(name, difference, difference <= bound))
 
-    last: Any = None
-    for name, kept in _sets(layers, num_sets, seed):
+    def pruned_to(kept: KeptSet, model: Any, name: str) -> Any:
         with only_kept(model, kept):
             wanted = _output(model, inputs)
-        pruned = _pruned(model, kept, inputs)
-        add(name, _output(pruned, inputs), wanted)
+        smaller = copy.deepcopy(model)
+        CAHPPruner(smaller, inputs, importance=CAHPImportance(kept)).step()
+        add(name, _output(smaller, inputs), wanted)
+        return smaller
+
+    last: Any = None
+    for name, kept in _sets(layers, num_sets, seed):
+        pruned = pruned_to(kept, model, name)
         if kept.num_heads:
             last = pruned
         if pruned.can_generate():
@@ -143,30 +148,17 @@ def check_architecture(
     if last is None:
         raise UnsupportedModelError(f"{type(model).__name__} is too small to be checked: give every layer two heads.")
     with tempfile.TemporaryDirectory() as folder:
-        save_pruned(last, Path(folder) / "model")
-        reloaded = load_pruned(
-            Path(folder) / "model", attn_implementation=model.config._attn_implementation, dtype=dtype
-        )
+        reloaded = load_pruned(save_pruned(last, Path(folder) / "model"), attn_implementation=attention, dtype=dtype)
         add("saved and reloaded", _output(reloaded.to(model.device), inputs), _output(last, inputs))
     add("maps of the heads left sum to 1", _map_sums(last, inputs), torch.ones(1))
     left = prunable_layers(last)
     again = set_of((layer, sum(layer.units[::2], ())) for layer in left)
     if not resolve(KeptSet(), left) <= again:
-        with only_kept(model, again):
-            wanted = _output(model, inputs)
-        add("pruned twice", _output(_pruned(last, again, inputs), inputs), wanted)
+        pruned_to(again, last, "pruned twice")
     names = tuple(dict.fromkeys(layer.spec.name for layer in layers))
     kinds = tuple(dict.fromkeys(layer.noun for layer in layers))
-    return ArchitectureCheck(
-        type(model).__name__,
-        names,
-        kinds,
-        str(model.config._attn_implementation),
-        str(dtype).removeprefix("torch."),
-        bound,
-        tuple(cases),
-        package_versions(),
-    )
+    what = (type(model).__name__, names, kinds, attention, str(dtype).removeprefix("torch."))
+    return ArchitectureCheck(*what, bound, tuple(cases), package_versions())
 
 
 def _random_inputs(model: Any, seed: int) -> dict[str, Tensor]:
@@ -209,19 +201,11 @@ def _sets(layers: Sequence[PrunableLayer], count: int, seed: int) -> Iterator[tu
             yield f"random {' and '.join(dict.fromkeys(layer.noun for layer in present))}, {number + 1}", kept
 
 
-def _pruned(model: Any, kept: KeptSet, inputs: Mapping[str, Tensor]) -> Any:
-    pruned = copy.deepcopy(model)
-    CAHPPruner(pruned, dict(inputs), importance=CAHPImportance(kept)).step()
-    return pruned
-
-
 @torch.no_grad()
 def _output(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The first floating-point output, at the real tokens."""
-    result = model(**inputs)
-    value: Tensor = next(
-        value for value in result.to_tuple() if isinstance(value, Tensor) and value.is_floating_point()
-    )
+    tensors = (value for value in model(**inputs).to_tuple() if isinstance(value, Tensor))
+    value = next(tensor for tensor in tensors if tensor.is_floating_point())
     mask = inputs.get("attention_mask")
     if mask is not None and value.dim() == 3 and value.shape[:2] == mask.shape:
         value = value[mask.bool()]
@@ -236,10 +220,8 @@ def _cached(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     ids, mask = inputs.pop(name), inputs.get("attention_mask")
     if name == "decoder_input_ids":
         first = next(key for key in ("input_ids", "input_features") if key in inputs)
-        inputs["encoder_outputs"] = model.get_encoder()(
-            **{key: value for key, value in inputs.items() if key in (first, "attention_mask")}
-        )
-        inputs.pop(first)
+        padding = {} if mask is None else {"attention_mask": mask}
+        inputs["encoder_outputs"] = model.get_encoder()(**{first: inputs.pop(first)}, **padding)
     cache, parts, start = None, [], 0
     for stop in (ids.shape[1] // 2, ids.shape[1] // 2 + 1, ids.shape[1]):
         if name == "input_ids" and mask is not None:

@@ -42,9 +42,8 @@ def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
         config = AutoConfig.from_pretrained(name, **kwargs, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RecursionError) as error:
         raise CheckpointError(f"{name}: no config.json that can be read: {error}") from error
-    raw = find_file(
-        name, "config.json", kwargs
-    )  # transformers overlooks some of what it holds, on one major or another
+    # Transformers overlooks some of what the file holds, on one major or another.
+    raw = find_file(name, "config.json", kwargs)
     values = json.loads(Path(raw).read_text(encoding="utf-8")) if raw is not None else {}
     for key, value in _unknown_attention({"config.json": values, "config": config}):
         raise CheckpointError(f"{name}: config.json has `{key}`: {value!r}. {_known_attention()}")
@@ -60,9 +59,9 @@ def find_file(name: str | os.PathLike[str], file_name: str, arguments: Mapping[s
         arguments: What ``from_pretrained`` is called with.
     """
     hub = {key: arguments[key] for key in HUB_ARGUMENTS if arguments.get(key) is not None}
-    raising = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+    quiet = dict.fromkeys(("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False)
     try:
-        found: str | None = cached_file(name, file_name, **hub, **dict.fromkeys(raising, False))
+        found: str | None = cached_file(name, file_name, **hub, **quiet)
     except OSError:  # no such repository: from_pretrained says so
         return None
     return found
@@ -102,10 +101,8 @@ def _unknown_attention(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             names = list(value.values()) if isinstance(value, Mapping) else [value]
             given, known = [name for name in names if name is not None], _attention_names()
             yield from ((key, name) for name in given if str(name).removeprefix("paged|") not in known)
-        elif isinstance(value, PretrainedConfig):
-            yield from _unknown_attention(vars(value))
-        elif isinstance(value, dict):
-            yield from _unknown_attention(value)
+        elif isinstance(value, (PretrainedConfig, dict)):
+            yield from _unknown_attention(value if isinstance(value, dict) else vars(value))
 
 
 def load_tokenizer(name: str) -> Any:
@@ -213,32 +210,24 @@ def shrinking(cls: type[Any]) -> type[Any]:
     """A subclass whose fresh instances have the shape that their config records, for ``from_pretrained`` to fill."""
 
     def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
-        entries, neurons = head_entries(config), neuron_entries(config)
-        if not entries:
-            cls.__init__(self, config, *args, **kwargs)
-            _remember(self, args, kwargs)
-            return
-        shapes = linear_shapes(config)
-        record = getattr(config, RECORD_KEY)
-        forget_pruned_heads(config)  # transformers' own record of the same heads would have them removed twice
-        delattr(config, RECORD_KEY)
+        entries, neurons, shapes = head_entries(config), neuron_entries(config), linear_shapes(config)
+        record = vars(config).pop(RECORD_KEY, None)
+        if entries:
+            forget_pruned_heads(config)  # transformers' own record of the same heads would have them removed twice
         try:
             cls.__init__(self, config, *args, **kwargs)
-            _remember(self, args, kwargs)
-            _shrink_heads(self, entries)
-            narrow_linears(self, shapes)
-            _shrink_neurons(self, neurons)
+            if not args and not kwargs:  # the shape that the class and the config alone make
+                set_origin(self, self)
+            if entries:
+                _shrink_heads(self, entries)
+                narrow_linears(self, shapes)
+                _shrink_neurons(self, neurons)
         finally:
-            setattr(self.config, RECORD_KEY, record)
-            setattr(config, RECORD_KEY, record)
+            if record is not None:
+                setattr(self.config, RECORD_KEY, record)
+                setattr(config, RECORD_KEY, record)
 
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})
-
-
-def _remember(model: Any, args: Any, kwargs: Any) -> None:
-    """Keeps the shape of a fresh model, where it is the one that its class and config alone make."""
-    if not args and not kwargs:
-        set_origin(model, model)
 
 
 def _shrink_heads(model: Any, entries: Mapping[int, HeadEntry]) -> None:

@@ -55,17 +55,15 @@ def model_card_text(
         Markdown with YAML front matter.
     """
     from huggingface_hub import ModelCard, ModelCardData
+    from transformers.modelcard import TASK_MAPPING
 
     layers = find_layers(model)
     recorded = kept_set(model.config).neurons
     feed_forward = find_feed_forward(model) if recorded else ()
     base_model = _hub_id(getattr(model.config, "_name_or_path", ""))
-    data = ModelCardData(
-        base_model=base_model,
-        library_name="transformers",
-        pipeline_tag=_pipeline_tag(type(model).__name__),
-        tags=list(TAGS),
-    )
+    # The Hub's task of the class, where transformers names one.
+    task = next((task for task, classes in TASK_MAPPING.items() if type(model).__name__ in classes.values()), None)
+    data = ModelCardData(base_model=base_model, library_name="transformers", pipeline_tag=task, tags=list(TAGS))
     config = selection.config.to_dict() if selection is not None else {}
     card = ModelCard.from_template(
         data,
@@ -98,10 +96,3 @@ def model_card_text(
 def _hub_id(name: str) -> str | None:
     """The name that a model was loaded by, where it looks like a Hub id and is no folder here."""
     return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
-
-
-def _pipeline_tag(class_name: str) -> str | None:
-    """The Hub's task of a class; ``None`` where transformers names none."""
-    from transformers.modelcard import TASK_MAPPING
-
-    return next((task for task, classes in TASK_MAPPING.items() if class_name in classes.values()), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,14 +70,18 @@ class CAHPPruner(tp.pruner.BasePruner):
         kept = resolve(importance.kept, layers)
         self._layers = layers
         wanted = [(layer, getattr(kept, layer.noun)[layer.index]) for layer in layers]
-        self._plan = [(layer, units) for layer, units in wanted if units != layer.present]
-        if not self._plan:
+        plan = [(layer, units) for layer, units in wanted if units != layer.present]
+        if not plan:
             both = f"{kept.num_heads} heads" + (f" and {kept.num_neurons} neurons" if kept.neurons else "")
             raise PruningError(f"The selection keeps all {both} of the model: there is nothing to remove.")
         origin_of(model)  # for saving
+        biases = [module.bias for module in model.modules() if isinstance(module, BiasOnly)]
         if forward_fn is None:
             example_inputs = _tracing_inputs(example_inputs)
-        with _traceable(model):
+        # Tracing by autograd: a parameter without gradients would be missing from the graph, a cache would add nodes,
+        # and the model is put in eval mode.
+        with switched_off(configs_of(model), "use_cache"), kept_state(model), torch.enable_grad():
+            model.requires_grad_(True)
             super().__init__(
                 model,
                 example_inputs,
@@ -92,13 +95,9 @@ class CAHPPruner(tp.pruner.BasePruner):
                 output_transform=output_transform,
                 customized_pruners={Conv1D: Conv1DPruner()},
                 # The biases that layers without heads have left; unknown to Torch-Pruning, which would warn of them.
-                unwrapped_parameters=[
-                    (module.bias, 0)
-                    for module in model.modules()
-                    if isinstance(module, BiasOnly) and module.bias is not None
-                ],
+                unwrapped_parameters=[(bias, 0) for bias in biases if bias is not None],
             )
-        self._groups = [self._group(layer, units) for layer, units in self._plan]
+        self._groups = [self._group(layer, units) for layer, units in plan]
 
     def step(self, interactive: bool = False) -> Iterator[Group] | None:
         """Removes the units, or with ``interactive=True`` yields one group a layer to be pruned by the caller.
@@ -129,8 +128,8 @@ class CAHPPruner(tp.pruner.BasePruner):
             raise PruningError(
                 f"{layer.output_path} is not in the dependency graph: the example inputs do not run through it."
             )
-        paths, elsewhere = {module: path for path, module in layer.projections().items()}, self._elsewhere(layer)
-        missing = dict(paths)
+        missing = {module: path for path, module in layer.projections().items()}
+        allowed = {*missing, *self._elsewhere(layer)}
         group = UnitGroup(self.model, layer, kept)
         group._DG = self.DG
         for dependency in self._reached(output):
@@ -141,9 +140,9 @@ class CAHPPruner(tp.pruner.BasePruner):
                     raise PruningError(f"The dependency graph would cut the wrong side of {dependency.target.name}.")
                 path = missing.pop(module, None)
                 group.add_dep(dependency, layer.channels(dropped) if path is None else layer.outputs(path, dropped))
-            elif module in paths or module in elsewhere:
-                continue
-            elif isinstance(module, nn.Parameter) or any(True for _ in module.parameters()):
+            elif module not in allowed and (
+                isinstance(module, nn.Parameter) or any(True for _ in module.parameters())
+            ):
                 raise PruningError(
                     f"Removing {layer.noun} of {layer.name} would also cut {dependency.target.name}, which is not "
                     f"part of this {layer.kind} layer in the architecture {layer.spec.name!r}. Register a "
@@ -184,10 +183,9 @@ class CAHPPruner(tp.pruner.BasePruner):
         for name, module in self.model.named_modules():
             if name.rpartition(".")[2] in layer.spec.fixed:
                 fixed.update((module, *module.parameters()))
-        if layer.spec.shared_bias:  # one bias is added to the scores of all layers
-            attention = [other for other in self._layers if isinstance(other, AttentionLayer)]
-            others = [other for other in attention if other.spec.shared_bias and other.index != layer.index]
-            fixed.update(module for other in others for module in [*other.projections().values(), other.output])
+        for other in self._layers if layer.spec.shared_bias else ():  # one bias is added to the scores of all layers
+            if isinstance(other, AttentionLayer) and other.spec.shared_bias and other.index != layer.index:
+                fixed.update((*other.projections().values(), other.output))
         return fixed
 
 
@@ -240,15 +238,3 @@ def _tracing_inputs(given: Any) -> Any:
             '`tokenizer("hello", return_tensors="pt")`.'
         )
     return given
-
-
-@contextlib.contextmanager
-def _traceable(model: Any) -> Iterator[None]:
-    """Makes a model fit for tracing by autograd, and leaves it as it was.
-
-    A parameter without gradients would be missing from the graph, a cache would add nodes of its own, and the tracing
-    puts the model in eval mode.
-    """
-    with switched_off(configs_of(model), "use_cache"), kept_state(model), torch.enable_grad():
-        model.requires_grad_(True)
-        yield

@@ -19,10 +19,10 @@ from cahp_plugin.prune.model_card import CARD_NAME, is_generated, model_card_tex
 from cahp_plugin.prune.origin import num_parameters
 from cahp_plugin.prune.plain import plain_pruned_heads
 from cahp_plugin.prune.stage import Stage
-from cahp_plugin.prune.surgery import all_heads
+from cahp_plugin.prune.surgery import recorded_heads
 from cahp_plugin.prune.widths import narrowed_linears, with_linear_shapes
 from cahp_plugin.selectors.cahp.selection import HeadSelection
-from cahp_plugin.units import head_entries, neuron_entries
+from cahp_plugin.units import neuron_entries
 from cahp_plugin.units.find import find_feed_forward
 from cahp_plugin.units.record import RECORD_KEY, make_record
 
@@ -157,9 +157,12 @@ def write_checkpoint(
     shards = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     model.save_pretrained(folder, safe_serialization=True, **shards)
     if record:
-        _amend_config(
-            folder, {RECORD_KEY: record, "pruned_heads": {str(layer): gone for layer, gone in plain.items()}}
-        )
+        # The model in memory keeps its config. Without heads that it could remove, transformers' own record goes.
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {RECORD_KEY: record}
+        config["pruned_heads"] = {str(layer): gone for layer, gone in plain.items()}
+        if not plain:
+            del config["pruned_heads"]
+        write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     if selection is not None:
@@ -201,13 +204,4 @@ def _record(model: Any, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Any]
     neurons = neuron_entries(model.config)
     present = {layer.index: layer.present for layer in (find_feed_forward(model) if neurons else ())}
     known = {index: entry for index, entry in neurons.items() if entry.kept == present.get(index)}
-    heads = head_entries(model.config) or all_heads(model)
-    return with_linear_shapes(make_record(before, heads, known), shapes)
-
-
-def _amend_config(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Changes entries of a saved ``config.json``; empty ones go. The model in memory keeps its config."""
-    path = folder / "config.json"
-    values = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    kept = {key: value for key, value in values.items() if value or key not in changes}
-    write_text(path, json.dumps(kept, indent=2, sort_keys=True) + "\n")
+    return with_linear_shapes(make_record(before, recorded_heads(model), known), shapes)

@@ -10,13 +10,7 @@ from torch import nn
 
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.prune.origin import original_width
-from cahp_plugin.units import (
-    AttentionLayer,
-    PrunableLayer,
-    attention_layers,
-    head_entries,
-    neuron_entries,
-)
+from cahp_plugin.units import AttentionLayer, PrunableLayer, attention_layers, head_entries, neuron_entries
 from cahp_plugin.units.adapters import Adapter, BiasOnly, NoUnits, adapt
 from cahp_plugin.units.find import find_feed_forward, find_layers
 from cahp_plugin.units.linear import keep_channels
@@ -31,7 +25,7 @@ def record_units(model: Any, layer: PrunableLayer, kept: Sequence[int]) -> None:
         layer: The layer as it was before the cut.
         kept: Original indices of the units that stay; without any the layer becomes one that adds a bias.
     """
-    heads = head_entries(model.config) or all_heads(model)  # while every other layer can still be counted
+    heads = recorded_heads(model)  # while every other layer can still be counted
     update_layer(model, layer, kept)
     _record(model, heads, [dataclasses.replace(layer, present=tuple(sorted(kept)))])
 
@@ -92,9 +86,9 @@ def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLa
     setattr(model.config, RECORD_KEY, make_record(getattr(model.config, RECORD_KEY, None), heads, neurons))
 
 
-def all_heads(model: Any) -> dict[int, HeadEntry]:
-    """Attention layer -> the heads that it has."""
-    return {layer.index: _head_entry(layer) for layer in find_layers(model)}
+def recorded_heads(model: Any) -> dict[int, HeadEntry]:
+    """Attention layer -> the heads on record, or that it has."""
+    return head_entries(model.config) or {layer.index: _head_entry(layer) for layer in find_layers(model)}
 
 
 def _head_entry(layer: AttentionLayer) -> HeadEntry:
@@ -102,8 +96,11 @@ def _head_entry(layer: AttentionLayer) -> HeadEntry:
 
 
 def _adapt(layer: AttentionLayer, mixin: Any, kept: Sequence[int]) -> None:
-    output_path = layer.spec.output.removeprefix(f"{layer.spec.core}.") if layer.spec.output_in_core else ""
-    adapt(layer.core, mixin, places=kept, output_path=output_path, map_index=layer.spec.map_index)
+    spec = layer.spec
+    core = f"{spec.core}." if spec.core else ""
+    inside = spec.output.startswith(core) if spec.output_in_core is None else spec.output_in_core
+    output_path = spec.output.removeprefix(core) if inside else ""
+    adapt(layer.core, mixin, places=kept, output_path=output_path, map_index=spec.map_index)
 
 
 def _replace(block: nn.Module, path: str, module: nn.Module | None) -> None:
@@ -152,8 +149,7 @@ def duplicate_kv_heads(model: Any) -> None:
     for layer in layers:
         duplicate_layer(layer)
     if layers:
-        heads = head_entries(model.config) or all_heads(model)
-        _record(model, heads, [dataclasses.replace(layer, group_size=1) for layer in layers])
+        _record(model, recorded_heads(model), [dataclasses.replace(layer, group_size=1) for layer in layers])
 
 
 def duplicate_layer(layer: AttentionLayer) -> None:

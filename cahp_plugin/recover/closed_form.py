@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,9 @@ from transformers.utils import logging
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.streams import calibration_batches, layer_tokens
-from cahp_plugin.recover.refit import check_finite, refit
+from cahp_plugin.recover.refit import Fitted, Pair, check_finite, refit
 from cahp_plugin.recover.state import in_fp32
-from cahp_plugin.units import PrunableLayer, kept_state, prunable_layers
+from cahp_plugin.units import kept_state, prunable_layers
 from cahp_plugin.units.linear import weight_of
 from cahp_plugin.units.state import plain_calls
 
@@ -108,31 +108,18 @@ def recover_least_squares(
     """
     if not ridge >= 0:
         raise ConfigError(f"`ridge` must be at least 0; got {ridge}.")
-    start = time.perf_counter()
     changed = [(ours, theirs) for ours, theirs in _pairs(model, dense) if len(ours.present) != len(theirs.present)]
-    fitted, held_out = _split(dataloader, model, num_examples)
-    tokens = sum(int(batch.mask.sum()) for batch in fitted)
-    width = max((len(ours.present) * ours.size for ours, _ in changed), default=0)
-    if 0 < tokens < 2 * width:
-        logger.warning(
-            f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near what "
-            "they are. Give more examples (`num_examples`)."
-        )
-    found: dict[str, tuple[float, float]] = {}
 
-    def change() -> None:
-        nonlocal tokens
-        with logging.tqdm(total=len(changed), desc="Refitting", unit="layer") as bar:
-            for name, errors, count in refit(model, dense, changed, fitted, ridge):
-                found[name] = errors
-                tokens = tokens or count  # of images and recordings, whose tokens the model makes
-                bar.update()
+    def fit(batches: Sequence[Any], tokens: int) -> Iterator[Fitted]:
+        width = max((len(ours.present) * ours.size for ours, _ in changed), default=0)
+        if 0 < tokens < 2 * width:
+            logger.warning(
+                f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near "
+                "what they are. Give more examples (`num_examples`)."
+            )
+        return refit(model, dense, changed, batches, ridge)
 
-    outcome = _guarded(model, dense, [ours for ours, _ in changed], held_out, change)
-    errors: dict[str, dict[int, tuple[float, float]]] = {"heads": {}, "neurons": {}}
-    for ours, _ in changed:
-        errors[ours.noun][ours.index] = found[ours.output_path]
-    return _reported("least-squares", fitted, tokens, outcome, start, **errors)
+    return _recovered("least-squares", model, dense, changed, dataloader, num_examples, fit)
 
 
 def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384) -> RecoveryReport:
@@ -155,19 +142,16 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
         PruningError: ``dense`` is not the model that ``model`` was pruned from, its activations are not finite, or an
             output projection has no bias.
     """
-    start = time.perf_counter()
     changed = [
         (ours, theirs)
         for ours, theirs in _pairs(model, dense)
         if ours.present != theirs.present and ours.num_original == theirs.num_original
     ]
-    fitted, held_out = _split(dataloader, model, num_examples)
-    tokens = sum(int(batch.mask.sum()) for batch in fitted)
 
-    def fold() -> None:
+    def fold(batches: Sequence[Any], tokens: int) -> Iterator[Fitted]:
         sums: dict[str, Any] = {theirs.output_path: 0.0 for _, theirs in changed}
         counts = dict.fromkeys(sums, 0)
-        for batch in fitted:
+        for batch in batches:
             seen = layer_tokens(dense, [theirs for _, theirs in changed], batch)
             for _, theirs in changed:
                 context = seen[theirs.output_path].context
@@ -178,23 +162,15 @@ def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: i
             gone = theirs.channels(set(theirs.present) - set(ours.present))
             weight = weight_of(theirs.output)
             mean = sums[theirs.output_path][gone] / counts[theirs.output_path]
-            _bias_of(ours).add_((weight[:, gone].double() @ mean).to(weight.dtype))
+            if ours.output.bias is None:
+                raise PruningError(f"{ours.output_path} has no bias to put the mean of the removed units into.")
+            ours.output.bias.data.add_((weight[:, gone].double() @ mean).to(weight.dtype))
+            yield ours.output_path, None, counts[theirs.output_path]
 
-    outcome = _guarded(model, dense, [ours for ours, _ in changed], held_out, fold)
-    return _reported("bias", fitted, tokens, outcome, start)
-
-
-def _reported(
-    method: str, fitted: Sequence[Any], tokens: int, outcome: Any, start: float, heads: Any = None, neurons: Any = None
-) -> RecoveryReport:
-    divergence, accepted = outcome
-    count, seconds = sum(len(batch.mask) for batch in fitted), time.perf_counter() - start
-    report = RecoveryReport(method, count, tokens, heads or {}, divergence, accepted, seconds, neurons or {})
-    logger.info(str(report))
-    return report
+    return _recovered("bias", model, dense, changed, dataloader, num_examples, fold)
 
 
-def _pairs(model: Any, dense: Any) -> list[tuple[PrunableLayer, PrunableLayer]]:
+def _pairs(model: Any, dense: Any) -> list[Pair]:
     """The layers of both models, checked to belong together."""
     ours, theirs = prunable_layers(model), prunable_layers(dense)
     fits = [layer.output_path for layer in ours] == [layer.output_path for layer in theirs] and all(
@@ -227,17 +203,20 @@ def _split(dataloader: Batches, model: Any, num_examples: int) -> tuple[list[Any
     return fitted, held_out
 
 
-def _bias_of(layer: PrunableLayer) -> torch.Tensor:
-    bias: Any = layer.output.bias
-    if bias is None:
-        raise PruningError(f"{layer.output_path} has no bias to put the mean of the removed units into.")
-    return bias.data
-
-
-def _guarded(
-    model: Any, dense: Any, layers: Sequence[PrunableLayer], held_out: Sequence[Any], change: Any
-) -> tuple[tuple[float, float], bool]:
-    """Changes the layers' output projections, and changes them back where the outputs drift from the dense model's."""
+def _recovered(
+    method: str,
+    model: Any,
+    dense: Any,
+    changed: Sequence[Pair],
+    dataloader: Batches,
+    num_examples: int,
+    fit: Callable[[Sequence[Any], int], Iterator[Fitted]],
+) -> RecoveryReport:
+    """Fits the output projections of layers; puts them back where the outputs drift from the dense model's."""
+    start = time.perf_counter()
+    fitted, held_out = _split(dataloader, model, num_examples)
+    tokens = sum(int(batch.mask.sum()) for batch in fitted)
+    found: dict[str, tuple[float, float] | None] = {}
     with (
         torch.inference_mode(False),  # or weights that are cast could never be trained again
         torch.no_grad(),
@@ -247,26 +226,34 @@ def _guarded(
         plain_calls(model, dense),
         in_fp32(model, dense),
     ):
-        before = [(layer.output, copy.deepcopy(layer.output.state_dict())) for layer in layers]
+        before = [(ours.output, copy.deepcopy(ours.output.state_dict())) for ours, _ in changed]
         model.eval()
         dense.eval()
-        first = _divergence(model, dense, held_out)
+        first, accepted = _divergence(model, dense, held_out), False
         try:
-            change()
+            for name, errors, count in logging.tqdm(
+                fit(fitted, tokens), total=len(changed), desc="Refitting", unit="layer"
+            ):
+                found[name] = errors
+                tokens = tokens or count  # of images and recordings, whose tokens the model makes
             second = _divergence(model, dense, held_out)
-        except BaseException:
-            _restore(before)
-            raise
-        accepted = second <= first
+            accepted = second <= first
+        finally:
+            if not accepted:
+                for output, state in before:
+                    output.load_state_dict(state)
         if not accepted:
-            _restore(before)
             logger.warning(f"The divergence from the dense model would grow from {first:.3f} to {second:.3f}.")
-    return (first, second), accepted
-
-
-def _restore(before: Sequence[tuple[Any, Mapping[str, torch.Tensor]]]) -> None:
-    for output, state in before:
-        output.load_state_dict(state)
+    count, seconds = sum(len(batch.mask) for batch in fitted), time.perf_counter() - start
+    kinds: dict[str, dict[int, tuple[float, float]]] = {"heads": {}, "neurons": {}}
+    for ours, _ in changed:
+        errors = found[ours.output_path]
+        if errors is not None:
+            kinds[ours.noun][ours.index] = errors
+    heads, neurons = kinds.values()
+    report = RecoveryReport(method, count, tokens, heads, (first, second), accepted, seconds, neurons)
+    logger.info(str(report))
+    return report
 
 
 def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:

@@ -8,7 +8,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -128,10 +128,12 @@ def finetune(
     with (
         torch.random.fork_rng(devices=cuda),
         tempfile.TemporaryDirectory() as folder,
-        _python_random_state(),
+        contextlib.ExitStack() as seeded,  # by `Trainer`: states that are put back
         without_traces(model),
         in_fp32(model),
     ):
+        seeded.callback(random.setstate, random.getstate())
+        seeded.callback(np.random.set_state, np.random.get_state())
         try:
             arguments = TrainingArguments(output_dir=folder, **(values | extra))
         except (TypeError, ValueError) as error:
@@ -178,14 +180,3 @@ def _replace_printing_callbacks(trainer: Any) -> None:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(SilentProgress())
     trainer.add_callback(StopAtNaN())
-
-
-@contextlib.contextmanager
-def _python_random_state() -> Iterator[None]:
-    """Puts back the states of ``random`` and ``numpy.random``, which ``Trainer`` seeds."""
-    plain, arrays = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(plain)
-        np.random.set_state(arrays)

@@ -19,10 +19,11 @@ from cahp_plugin.units.linear import out_width, weight_of
 
 #: The same layer of the pruned and of the dense model.
 Pair = tuple[PrunableLayer, PrunableLayer]
-Errors = tuple[str, tuple[float, float], int]
+#: Path of an output projection, its relative error before and after where that is known, and the number of tokens.
+Fitted = tuple[str, tuple[float, float] | None, int]
 
 
-def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float) -> Iterator[Errors]:
+def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float) -> Iterator[Fitted]:
     """Refits layers, each on what arrives from those before it; one pass over the depth where the model allows it.
 
     Args:
@@ -75,66 +76,62 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
                     set_aside([targets[name][-1]], len(batches))
             layers = {layer.output_path: layer for layer in steps.pop(path)}
             for name, wanted in targets.items():
-                yield name, *_refit_one(model, layers[name], zip(calls, batches, wanted, strict=True), ridge)
+                yield _fitted(
+                    layers[name], zip(_seen(model, layers[name], calls, batches), wanted, strict=True), ridge
+                )
 
 
-def _refit_one(
-    model: Any, layer: PrunableLayer, parts: Iterable[tuple[Call, Batch, Tensor]], ridge: float
-) -> tuple[tuple[float, float], int]:
-    fit = _Fit(layer)
-    for call, batch, target in parts:
+def _seen(model: Any, layer: PrunableLayer, calls: Sequence[Call], batches: Sequence[Batch]) -> Iterator[Tokens]:
+    """What arrives at a layer's output projection, batch by batch; the layer runs once more for it."""
+    for call, batch in zip(calls, batches, strict=True):
         with tapped(model, [layer], Running(batch), write=False) as seen, contextlib.suppress(Enough):
             call.run()
-        fit.add(joined(seen[layer.output_path]), target)
-    return fit.solve(ridge)
+        yield joined(seen[layer.output_path])
 
 
 def _refit_restarting(
     model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float
-) -> Iterator[Errors]:
+) -> Iterator[Fitted]:
     """As :func:`refit`, by passes from the input for each projection.
 
     For blocks that serve several depths, each fitted to all of them, and for models whose layers are no modules.
     """
     by_path = {ours.output_path: (ours, theirs) for ours, theirs in pairs}
     order = layer_tokens(dense, [theirs for _, theirs in pairs], batches[0])  # as the model runs them first
-    for ours, theirs in (by_path[path] for path in order):
-        fit = _Fit(ours)
-        for batch in batches:
-            target = layer_tokens(dense, [theirs], batch)[theirs.output_path].behind
-            fit.add(layer_tokens(model, [ours], batch)[ours.output_path], target)
-        yield ours.output_path, *fit.solve(ridge)
+    for path in order:
+        ours, theirs = by_path[path]
+        targets = (layer_tokens(dense, [theirs], batch)[path].behind for batch in batches)
+        seen = (layer_tokens(model, [ours], batch)[path] for batch in batches)
+        yield _fitted(ours, zip(seen, targets, strict=True), ridge)
 
 
-class _Fit:
-    """The least-squares problem of one output projection."""
+def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], ridge: float) -> Fitted:
+    """Solves the least-squares problem of one output projection, and changes its weights.
 
-    def __init__(self, layer: PrunableLayer) -> None:
-        self._layer = layer
-        self._equations = NormalEquations(len(layer.present) * layer.size, out_width(layer.output))
-        self._squares, self._total = 0.0, torch.zeros(out_width(layer.output), dtype=torch.float64)
-
-    def add(self, seen: Tokens, target: Tensor) -> None:
-        """Adds a batch: what goes into the projection, and the stream that is to lie behind the layer."""
+    Args:
+        layer: The layer.
+        parts: For each batch, what goes into the projection, and the stream that is to lie behind the layer.
+        ridge: As for :func:`refit`.
+    """
+    output: Any = layer.output
+    equations = NormalEquations(len(layer.present) * layer.size, out_width(output))
+    squares, total = 0.0, torch.zeros(out_width(output), dtype=torch.float64)
+    for seen, target in parts:
         wanted = target if seen.front is None else target - seen.front
-        check_finite(self._layer, seen.context, wanted)
-        self._equations.add(seen.context, wanted)
-        self._squares += float(target.double().square().sum())
-        self._total += target.double().sum(0).cpu()
-
-    def solve(self, ridge: float) -> tuple[tuple[float, float], int]:
-        """Changes the projection's weights; returns the relative error before and after, and the number of tokens."""
-        output: Any = self._layer.output
-        variance = self._squares - float(self._total.square().sum()) / self._equations.count or 1.0
-        left = self._equations.less(weight_of(output), output.bias)
-        change, shift = left.solve(ridge, intercept=output.bias is not None)
-        if output.bias is not None:
-            output.bias.data.add_(shift.to(output.bias))
-        if self._layer.present:
-            weight = weight_of(output)
-            weight.data.add_(change.to(weight))
-        torch.clear_autocast_cache()  # it may hold the weights from before
-        return (left.error() / variance, left.error(change, shift) / variance), left.count
+        check_finite(layer, seen.context, wanted)
+        equations.add(seen.context, wanted)
+        squares += float(target.double().square().sum())
+        total += target.double().sum(0).cpu()
+    variance = squares - float(total.square().sum()) / equations.count or 1.0
+    left = equations.less(weight_of(output), output.bias)
+    change, shift = left.solve(ridge, intercept=output.bias is not None)
+    if output.bias is not None:
+        output.bias.data.add_(shift.to(output.bias))
+    if layer.present:
+        weight = weight_of(output)
+        weight.data.add_(change.to(weight))
+    torch.clear_autocast_cache()  # it may hold the weights from before
+    return layer.output_path, (left.error() / variance, left.error(change, shift) / variance), left.count
 
 
 def check_finite(layer: PrunableLayer, *tensors: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,7 +12,7 @@ from cahp_plugin.units.adapters import BiasOnly
 from cahp_plugin.units.kept import KINDS, KeptSet, Kind, format_ranges
 from cahp_plugin.units.layers import AttentionLayer, FeedForwardLayer, PrunableLayer, join, parent
 from cahp_plugin.units.linear import LINEAR, in_width, out_width
-from cahp_plugin.units.record import RECORD_KEY, HeadEntry, head_entries, neuron_entries
+from cahp_plugin.units.record import RECORD_KEY, HeadEntry, NeuronEntry, head_entries, neuron_entries
 from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, pattern_of, spec_of
 from cahp_plugin.units.table import supported_architectures
 
@@ -152,29 +152,25 @@ def _checked(layer: PrunableLayer, units: tuple[int, ...]) -> tuple[int, ...]:
 
 def _check_widths(layers: Iterable[PrunableLayer]) -> None:
     for layer in (layer for layer in layers if layer.present):
-        for path, module in layer.projections().items():
-            _check_width(layer, path, module, outputs=True)
-        _check_width(layer, layer.spec.output, layer.output, outputs=False)
-
-
-def _check_width(layer: PrunableLayer, path: str, module: nn.Module, *, outputs: bool) -> None:
-    name = join(layer.name, path)
-    if not isinstance(module, LINEAR) or "weight" not in module._parameters:
-        raise _not_linear(name, module)
-    width = out_width(module) if outputs else in_width(module)
-    expected = layer.expected_width(path) if outputs else len(layer.present) * layer.size
-    if width == expected:
-        return
-    if isinstance(layer, FeedForwardLayer):
-        raise UnsupportedModelError(
-            f"{name} is {width} channels wide and {layer.output_path} reads {len(layer.present)}; the row of "
-            f"{layer.spec.name!r} makes that {expected}. Register a FeedForwardSpec that fits."
-        )
-    raise UnsupportedModelError(
-        f"{name} is {width} channels wide; {len(layer.present)} heads of {layer.size} channels make {expected}. Heads "
-        "were removed by another tool (transformers' `prune_heads`?), which leaves no map of the heads that stayed. "
-        "Start from the unpruned model."
-    )
+        for path, module in (*layer.projections().items(), (layer.spec.output, layer.output)):
+            name = join(layer.name, path)
+            if not isinstance(module, LINEAR) or "weight" not in module._parameters:
+                raise _not_linear(name, module)
+            if path == layer.spec.output:
+                width, expected = in_width(module), len(layer.present) * layer.size
+            else:
+                width, expected = out_width(module), layer.expected_width(path)
+            if width != expected and isinstance(layer, FeedForwardLayer):
+                raise UnsupportedModelError(
+                    f"{name} is {width} channels wide and {layer.output_path} reads {len(layer.present)}; the row of "
+                    f"{layer.spec.name!r} makes that {expected}. Register a FeedForwardSpec that fits."
+                )
+            if width != expected:
+                raise UnsupportedModelError(
+                    f"{name} is {width} channels wide; {len(layer.present)} heads of {layer.size} channels make "
+                    f"{expected}. Heads were removed by another tool (transformers' `prune_heads`?), which leaves no "
+                    "map of the heads that stayed. Start from the unpruned model."
+                )
 
 
 def _not_linear(name: str, module: nn.Module) -> UnsupportedModelError:
@@ -186,7 +182,7 @@ def _not_linear(name: str, module: nn.Module) -> UnsupportedModelError:
 
 def find_layers(model: nn.Module) -> tuple[AttentionLayer, ...]:
     """Finds the attention layers like :func:`attention_layers`, without a look at their widths."""
-    found = list(_blocks(model, AttentionSpec))
+    found = _blocks(model, AttentionSpec)
     config = getattr(model, "config", None)
     if not found or config is None:
         raise _unknown(model)
@@ -211,16 +207,15 @@ def find_feed_forward(model: nn.Module) -> tuple[FeedForwardLayer, ...]:
         if not isinstance(output, (*LINEAR, BiasOnly)):
             raise _not_linear(join(name, spec.output), output)
         width = in_width(output)
-        present, original = tuple(range(width)), width
-        if entry is not None and len(entry.kept) < width:
+        if entry is None or len(entry.kept) > width:  # with fewer neurons, another tool has been at work since
+            entry = NeuronEntry(width, tuple(range(width)))
+        if len(entry.kept) < width:
             raise CheckpointError(
                 f"`{RECORD_KEY}` says that {name} has {len(entry.kept)} neurons, and it has {width}: the config is "
                 "another model's. Give each model a copy of its own (`copy.deepcopy(config)`)."
             )
-        if entry is not None and len(entry.kept) == width:  # with fewer, another tool has been at work since
-            present, original = entry.kept, entry.num_neurons
         pattern = "causal" if "decoder" in name.split(".") else "self"
-        layers.append(FeedForwardLayer(index, name, spec, block, present, original, pattern=pattern))
+        layers.append(FeedForwardLayer(index, name, spec, block, entry.kept, entry.num_neurons, pattern=pattern))
     unknown = sorted(set(entries) - {layer.index for layer in layers})
     if unknown:
         raise CheckpointError(
@@ -229,32 +224,25 @@ def find_feed_forward(model: nn.Module) -> tuple[FeedForwardLayer, ...]:
     return tuple(layers)
 
 
-def _blocks(model: nn.Module, kind: Any) -> Iterator[tuple[str, nn.Module, Any]]:
-    for name, module in model.named_modules():
-        spec = spec_of(module, kind)
-        if spec is not None:
-            yield name, module, spec
+def _blocks(model: nn.Module, kind: Any) -> list[tuple[str, nn.Module, Any]]:
+    found = ((name, module, spec_of(module, kind)) for name, module in model.named_modules())
+    return [(name, module, spec) for name, module, spec in found if spec is not None]
 
 
 def _attention_layer(
     index: int, name: str, spec: AttentionSpec, block: nn.Module, config: Any, entry: HeadEntry | None
 ) -> AttentionLayer:
-    core: Any = block.get_submodule(spec.core)
-    pattern = pattern_of(spec, name.split("."))
-    if entry is not None:
-        heads = (entry.kept, entry.num_heads, entry.head_dim, entry.group_size)
-        return AttentionLayer(index, name, spec, block, *heads, pattern)
-    own_config = getattr(core, "config", None) or getattr(block, "config", None) or config
-    head_dim = _head_dim(core, own_config)
-    count = (
-        int(own_config.num_attention_heads)
-        if spec.heads_in_config
-        else in_width(block.get_submodule(spec.output)) // head_dim
-    )
-    group_size = int(getattr(core, spec.group)) if spec.group else 1
-    if spec.groups:
-        group_size = count // int(getattr(core, spec.groups))
-    return AttentionLayer(index, name, spec, block, tuple(range(count)), count, head_dim, group_size, pattern)
+    if entry is None:
+        core, output = block.get_submodule(spec.core), block.get_submodule(spec.output)
+        config = getattr(core, "config", None) or getattr(block, "config", None) or config
+        size = _head_dim(core, config)
+        count = int(config.num_attention_heads) if spec.heads_in_config else in_width(output) // size
+        group_size = int(getattr(core, spec.group)) if spec.group else 1
+        if spec.groups:
+            group_size = count // int(getattr(core, spec.groups))
+        entry = HeadEntry(count, size, group_size, tuple(range(count)))
+    heads = (entry.kept, entry.num_heads, entry.head_dim, entry.group_size)
+    return AttentionLayer(index, name, spec, block, *heads, pattern_of(spec, name.split(".")))
 
 
 def _head_dim(core: nn.Module, config: Any) -> int:

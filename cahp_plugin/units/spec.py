@@ -63,7 +63,7 @@ class AttentionSpec:
         maps_on_request: Whether the core returns its attention map only where the model is called with
             ``output_attentions=True``, also on transformers 5.
         output_in_core: Whether the core applies the output projection itself, so that it returns the hidden size and
-            not ``num_heads * head_dim``.
+            not ``num_heads * head_dim``; by default, whether the projection lies in the core.
         narrow: What changes about the core when it has lost some of its heads; see
             :mod:`cahp_plugin.units.adapters`.
         narrow_all: Whether ``narrow`` goes into all blocks of the architecture as soon as one has lost heads.
@@ -97,7 +97,7 @@ class AttentionSpec:
     plain: bool = False
     map_index: int = 1
     maps_on_request: bool = False
-    output_in_core: bool = False
+    output_in_core: bool | None = None
     narrow: type[Adapter] | None = None
     narrow_all: bool = False
     empty: type[Adapter] = Headless
