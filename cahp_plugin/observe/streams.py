@@ -136,7 +136,7 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
 
 
 def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num_examples: int) -> list[Batch]:
-    """The first examples of a data loader, in its batches.
+    """The first examples of a data loader, in its batches, on the model's device.
 
     Args:
         dataloader: Dict batches; labels are not needed.
@@ -149,8 +149,9 @@ def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num
     batches: list[Batch] = []
     left = num_examples
     for batch in read_inputs(dataloader, model):
-        batches.append(batch if len(batch.mask) <= left else batch.rows(torch.arange(left)))
-        left -= len(batches[-1].mask)
+        batch = batch if len(batch) <= left else batch.rows(torch.arange(left))
+        batches.append(dataclasses.replace(batch, inputs=batch.inputs_on(model.device)))
+        left -= len(batch)
         if not left:
             break
     return batches

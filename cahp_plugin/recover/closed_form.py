@@ -272,7 +272,7 @@ def _divergence(model: Any, dense: Any, batches: Sequence[Any]) -> float:
 
 def _real_outputs(model: Any, batch: Any) -> torch.Tensor:
     """A model's main output at the real tokens, float64 of shape ``(rows, channels)``, on the CPU."""
-    outputs = model(**batch.inputs_on(model.device), **call_options(type(model)))
+    outputs = model(**batch.inputs, **call_options(type(model)))
     first = outputs["logits"] if "logits" in outputs else outputs[0]
     for mask in (batch.mask, batch.decoder_mask):
         if mask is not None and first.dim() == 3 and first.shape[:2] == mask.shape:

@@ -97,7 +97,7 @@ class Walk:
             _set_thread_state(own)
 
     def _run(self, batch: Batch) -> None:
-        self._model(**batch.inputs_on(self._model.device), **self._options)
+        self._model(**batch.inputs, **self._options)
 
     def _pause(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         current = getcurrent()
