@@ -105,7 +105,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "batches": batches.num_batches,
             "separation": hashlib.sha256(evidence.separation.tobytes()).hexdigest(),
             "salience": hashlib.sha256(evidence.salience.tobytes()).hexdigest(),
-            "grams": [[float(gram.norm()), *gram.flatten()[:: gram.numel() // 499].tolist()] for gram, _ in sums],
+            "grams": [[float(gram.norm()), *gram.flatten()[:: gram.numel() // 39].tolist()] for gram, _ in sums],
             "kept": kept,
             "cpu": machine.cpu_name(),
             "versions": package_versions(),
@@ -140,9 +140,10 @@ def page(runs: list[dict[str, Any]]) -> str:
     first = runs[0]
     return f"""# Several processes
 
-By `examples/benchmark_processes.py`: {first["examples"]} examples in {first["batches"]} batches, {len(singles)} rounds
-by turns, a thread a process, on {first["cpu"]}; {", ".join(f"{k} {v}" for k, v in first["versions"].items())}. Median
-of the ratios of a round, least to most.
+By `examples/benchmark_processes.py`: {first["examples"]} examples in {first["batches"]} batches, {len(singles)} rounds by turns,
+a thread a process, on {first["cpu"]}. Median of the ratios of a round (least to most). Loading is not counted.
+
+{", ".join(f"{name} {version}" for name, version in first["versions"].items())}.
 
 {format_table(cells, markdown=True)}
 

@@ -3,8 +3,11 @@
 import os
 import pickle
 import sys
+from pathlib import Path
+from unittest import mock
 
 import torch
+from comparing import compare
 from tiny import tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, select_heads
@@ -15,6 +18,8 @@ from cahp_plugin.processes import processes
 from cahp_plugin.recover import evaluate_classifier
 from cahp_plugin.selectors import View, make_selector, selectors
 from cahp_plugin.workflow.choose import prune_and_repair
+
+RUNS = {"methods": ["random", "obs"], "heads": [6], "seeds": [0], "recoveries": ["none", "least-squares"]}
 
 
 def error_of(call):
@@ -59,6 +64,8 @@ def job():
     if here.size > 1:
         errors["few"] = error_of(lambda: select_heads(model, tiny_batches(6, 6)))
         errors["data"] = error_of(lambda: select_heads(model, tiny_batches(60, 5)[:: 1 - 2 * here.rank]))
+        with mock.patch("cahp_plugin.selectors.base.package_versions", lambda: {"torch": f"2.{here.rank}"}):
+            errors["versions"] = error_of(lambda: select_heads(model, data))
         errors["seed"] = error_of(lambda: select_heads(model, data, CAHPConfig(seed=here.rank)))
     found["errors"] = here.all(errors)
     return found
@@ -66,6 +73,7 @@ def job():
 
 if __name__ == "__main__":
     result = job()
+    compare(Path(os.environ["FOUND"]).parent / "runs", **RUNS)
     if processes().main:
         with open(os.environ["FOUND"], "wb") as file:
             pickle.dump(result, file)

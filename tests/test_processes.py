@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from commands import prune_arguments
-from processes_worker import job
+from comparing import compare
+from processes_worker import RUNS, job
 
 TESTS = Path(__file__).parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -51,7 +52,16 @@ def test_two_processes_see_and_choose_what_one_does(tmp_path):
     assert first == second and first["nan"] == mine["errors"][0]["nan"] and "not numbers" in first["nan"]
     assert first["few"] == "ConfigError: 2 processes can't share 1 batches. Start fewer, or make smaller batches."
     assert "The 2 processes differ in what they were given (data: " in first["data"]
+    assert "differ in what they were given (versions: {'torch': '2.0'}, {'torch': '2.1'})" in first["versions"]
     assert "differ in what they were given (settings: " in first["seed"] and "'seed': 1" in first["seed"]
+    # One process goes on where two have stopped: all runs are there.
+    lines = (tmp_path / "runs" / "runs.jsonl").read_text()
+    found = compare(tmp_path / "runs", **RUNS)
+    assert len(found.runs) == 5 and (tmp_path / "runs" / "runs.jsonl").read_text() == lines
+    fresh = compare(tmp_path / "alone", **RUNS)
+    for one, other in zip(found.runs, fresh.runs, strict=True):
+        same = ("key", "kept", "correct", "accuracy", "loss", "parameters")
+        assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
 
 
 def launched(arguments, **more):

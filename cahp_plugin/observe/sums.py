@@ -137,7 +137,7 @@ def accumulate(model: nn.Module, batches: Any, sums: Sequence[Accumulator], desc
             pieces, error = [total.new() for total in sums], None
             if first + here.rank < parts:
                 try:
-                    _update(pieces, next(groups)[1])
+                    _update(pieces, next(groups, (None, ()))[1])
                 except CAHPError as found:  # all are told, at the same place
                     error = found
             for source in range(min(here.size, parts - first)):
