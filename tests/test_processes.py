@@ -16,6 +16,8 @@ from commands import prune_arguments
 from comparing import compare
 from processes_worker import RUNS, job
 
+from cahp_plugin.cli import main
+
 TESTS = Path(__file__).parent
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -69,7 +71,7 @@ def launched(arguments, **more):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-def test_the_command_in_two_processes(given):
+def test_the_command_in_two_processes(given, capsys):
     """The heads are those of one process, both fine-tune; the folder that it starts in is not imported."""
     (given / "datasets.py").write_text("raise SystemExit('the current folder was imported')")
     arguments = prune_arguments(given, "--json", "--epochs", "1", "--no-figures")
@@ -79,10 +81,9 @@ def test_the_command_in_two_processes(given):
     report = json.loads(run.stdout)  # one process prints
     saved = json.loads((given / "pruned" / "cahp_report.json").read_text())
     assert report["world_size"] == saved["world_size"] == 2 and saved["stages"][-1]["name"] == "recovered"
-    alone = prune_arguments(given, "--json", "--recover", "none", "--no-figures", output="alone")
-    run = subprocess.run([sys.executable, "-m", "cahp_plugin", *alone], env=environment(), cwd=given,
-                         capture_output=True, text=True, check=True)  # fmt: skip
-    assert json.loads(run.stdout)["world_size"] == 1 and json.loads(run.stdout)["kept"] == report["kept"]
+    assert main(prune_arguments(given, "--json", "--recover", "none", "--no-figures", output="alone")) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["world_size"] == 1 and alone["kept"] == report["kept"]
     assert sorted(path.name for path in given.iterdir()) == ["alone", "datasets.py", "eval.jsonl", "model", "pruned",
                                                              "train.jsonl"]  # fmt: skip
 
