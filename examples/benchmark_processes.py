@@ -141,7 +141,8 @@ def page(runs: list[dict[str, Any]]) -> str:
     return f"""# Several processes
 
 By `examples/benchmark_processes.py`: {first["examples"]} examples in {first["batches"]} batches, by turns,
-a thread a process, on {first["cpu"]}. Median of the ratios of {len(singles)} rounds (least to most). Loading is not counted.
+a thread a process, on {first["cpu"]}. Median of the ratios of {len(singles)} rounds (least to most). Loading is not
+counted.
 
 {", ".join(f"{name} {version}" for name, version in first["versions"].items())}.
 
