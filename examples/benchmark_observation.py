@@ -21,9 +21,12 @@ import transformers
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import cpu_name, peak_memory
 from cahp_plugin.observe import observe, prepare_batches
-from cahp_plugin.observe.head_maps import add_distances, mean_distances, run_with_maps
-from cahp_plugin.observe.observation import frozen_eval
+from cahp_plugin.observe.conditioning import CONDITIONINGS
+from cahp_plugin.observe.head_maps import HeadDistances, run_with_maps
+from cahp_plugin.observe.sums import frozen_eval
 from cahp_plugin.units import attention_layers
+
+NONE = CONDITIONINGS["none"]
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def prepared(arguments: argparse.Namespace, tokens: int) -> tuple:
             for linear in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 linear.weight.mul_(5)
     ids = torch.randint(3, 1000, (1, tokens))
-    return model, attention_layers(model), prepare_batches([{"input_ids": ids}], model, "none")
+    return model, attention_layers(model), prepare_batches([{"input_ids": ids}], model, NONE)
 
 
 def clocked(work) -> dict:
@@ -106,7 +109,7 @@ def observation(arguments: argparse.Namespace) -> dict:
     model, layers, batches = prepared(arguments, arguments.tokens)
     return clocked(
         lambda: observe(
-            model, layers, batches, salience_share=1.0, conditioning="none", max_queries=arguments.max_queries
+            model, layers, batches, salience_share=1.0, conditioning=NONE, max_queries=arguments.max_queries
         )
     )
 
@@ -117,9 +120,9 @@ def agreement(arguments: argparse.Namespace) -> dict:
     found = {}
     with frozen_eval(model):
         for name, count in (("all", None), ("sampled", arguments.max_queries)):
-            means = mean_distances(layers)
-            add_distances(model, layers, next(iter(batches)), means, max_queries=count)
-            found[name] = means.finish().numpy()[np.triu_indices(len(layers) * arguments.heads, 1)]
+            distances = HeadDistances(model, layers, count)
+            distances.update(next(iter(batches)))
+            found[name] = distances.finish().numpy()[np.triu_indices(len(layers) * arguments.heads, 1)]
     change = np.abs(found["all"] - found["sampled"])
     return {
         "mean_distance": round(float(found["all"].mean()), 4),

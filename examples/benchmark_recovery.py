@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import gc
 import json
 import os
@@ -26,22 +25,13 @@ from typing import Any
 import psutil
 import torch
 
-from cahp_plugin import (
-    CAHPConfig,
-    CAHPImportance,
-    CAHPPruner,
-    load_pruned,
-    machine,
-    save_pruned,
-    select_heads,
-)
+from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, machine, save_pruned
 from cahp_plugin._compat import package_versions
 from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.files import write_text
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
 from cahp_plugin.recover.settings import repair
-from cahp_plugin.selectors import RandomImportance
-from cahp_plugin.selectors.cahp.representatives import select_from_separation
+from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.table import format_table
 
 
@@ -74,22 +64,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures, as plain JSON values."""
     dense, tokenizer, train, test = loaded(arguments)
     test_batches = make_dataloader(by_length(test), tokenizer)
-    observed = select_heads(dense, make_dataloader(by_length(train), tokenizer), CAHPConfig())
+    view = View(dense, make_dataloader(by_length(train), tokenizer))
     runs, costs = [], []
     settings = RecoverySettings("least-squares", num_examples=arguments.examples)
     for seed in arguments.seeds:
-        config = dataclasses.replace(observed.config, num_heads=arguments.heads, seed=seed)
-        assert observed.separation is not None  # a fresh selection has it
-        selection = select_from_separation(
-            observed.separation, observed.heads, observed.salience, config, num_examples=observed.num_examples
-        )
-        for method, importance in (
-            ("cahp", CAHPImportance(selection)),
-            ("random", RandomImportance(dense, arguments.heads, seed=seed)),
-        ):
+        for method in ("cahp", "random"):
+            kept = make_selector(method).fit(view, seed=seed).keep(arguments.heads)
             model = copy.deepcopy(dense)
             example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
-            CAHPPruner(model, example, importance=importance).step()
+            CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
             if (method, seed) == ("cahp", arguments.seeds[0]):
                 costs = in_own_processes(arguments, model)
             before = evaluate_classifier(model, test_batches).accuracy
@@ -98,7 +81,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             runs.append({"method": method, "seed": seed, "one_shot": before, "repaired": after})
     return {
         "heads": arguments.heads,
-        "of": len(observed.heads),
+        "of": view.units.num_heads,
         "examples": arguments.examples,
         "dense": evaluate_classifier(dense, test_batches).accuracy,
         "test_examples": len(test),

@@ -19,9 +19,8 @@ from cahp_plugin import CAHPConfig, load_pruned, select_heads
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.machine import peak_memory
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.head_maps import add_signatures
-from cahp_plugin.observe.observation import frozen_eval
-from cahp_plugin.observe.signatures import ClassMoments
+from cahp_plugin.observe.head_maps import Signatures
+from cahp_plugin.observe.sums import frozen_eval
 from cahp_plugin.units import attention_layers
 
 
@@ -82,7 +81,7 @@ def plain_pass(model, batches) -> None:
 def signature_ratios(model, batches) -> list[float]:
     """Seconds of the signature pass over those of a plain pass, batch by batch."""
     layers, checked = attention_layers(model), prepare_batches(batches, model)
-    moments, ratios = ClassMoments(len(checked.classes)), []
+    signatures, ratios = Signatures(model, layers, 32, checked.classes), []
     with frozen_eval(model):
         for batch in list(checked)[:100]:
             with torch.inference_mode():
@@ -91,7 +90,7 @@ def signature_ratios(model, batches) -> list[float]:
                 model(**batch.inputs)
                 plain = time.perf_counter() - start
             start = time.perf_counter()
-            add_signatures(model, layers, batch, checked.classes, moments, size=32)
+            signatures.update(batch)
             ratios.append((time.perf_counter() - start) / plain)
     return ratios
 

@@ -23,20 +23,19 @@ from typing import Any
 import torch
 
 from cahp_plugin import (
-    CAHPConfig,
     CAHPImportance,
     CAHPPruner,
     HeadSelection,
+    KeptSet,
     finetune,
     load_pruned,
     recover_least_squares,
-    select_heads,
 )
 from cahp_plugin._compat import package_versions
 from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
 from cahp_plugin.recover import evaluate_classifier
-from cahp_plugin.selectors import MichelImportance, RandomImportance, ReconstructionImportance
-from cahp_plugin.selectors.cahp.representatives import select_from_separation
+from cahp_plugin.selectors import View, make_selector
+from cahp_plugin.selectors.cahp.representatives import select
 from cahp_plugin.table import format_table
 
 DEGREES = (2, 3, 4, 5, 6)
@@ -88,22 +87,26 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             | {"accuracy": found.accuracy, "loss": found.loss}
         )
     start = time.perf_counter()
-    observed = select_heads(dense, make_dataloader(train, tokenizer, batch_size=32), CAHPConfig())
+    view = View(
+        dense,
+        make_dataloader(train, tokenizer, batch_size=32),
+        shuffled=lambda seed, _: make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed),
+    )
+    observed = view.evidence
+    select(observed)
     seconds = time.perf_counter() - start
     jobs = [(seed, degree, how) for how in ("none", "least-squares") for seed in arguments.seeds for degree in DEGREES]
     jobs += [(seed, degree, "finetune") for seed in arguments.finetune_seeds for degree in DEGREES]
     for seed, degree, recover in jobs:
         config = dataclasses.replace(observed.config, polynomial_degree=degree, seed=seed)
-        selection = select_from_separation(
-            observed.separation, observed.heads, observed.salience, config, num_examples=observed.num_examples
-        )
+        selection = select(dataclasses.replace(observed, config=config))
         calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
         for method in NAMES:
             line: dict[str, Any] = {"method": method, "degree": degree, "seed": seed, "recover": recover}
             if key(line) in done or (recover == "finetune" and method not in arguments.finetune_methods):
                 continue
-            importance = choose(method, selection, dense, calibration, seed)
-            kept = {str(k): list(v) for k, v in importance.kept.heads.items()}
+            chosen = choose(method, selection, view, seed)
+            kept = {str(k): list(v) for k, v in chosen.heads.items()}
             twin = next(
                 (x for x in read(output) if (x.get("kept"), x.get("seed"), x["recover"]) == (kept, seed, recover)),
                 None,
@@ -113,7 +116,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
                 continue
             model = copy.deepcopy(dense)
             example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
-            CAHPPruner(model, example, importance=importance).step()
+            CAHPPruner(model, example, importance=CAHPImportance(chosen)).step()
             recovery = 0.0
             if recover == "finetune":
                 recovery = finetune(model, train, tokenizer, epochs=arguments.epochs, seed=seed).seconds
@@ -123,7 +126,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             write(
                 line
                 | {
-                    "num_heads": importance.kept.num_heads,
+                    "num_heads": chosen.num_heads,
                     "kept": kept,
                     "parameters": model.num_parameters(),
                     "accuracy": found.accuracy,
@@ -134,16 +137,12 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             )
 
 
-def choose(method: str, selection: HeadSelection, dense: Any, calibration: Any, seed: int) -> CAHPImportance:
+def choose(method: str, selection: HeadSelection, view: View, seed: int) -> KeptSet:
     """The selection, or as many heads chosen in another way."""
-    count = selection.num_heads
     if method == "cahp":
-        return CAHPImportance(selection)
-    if method == "salience-layernorm":
-        return MichelImportance(selection.salience, count)
-    if method == "reconstruction":
-        return ReconstructionImportance(dense, calibration, count)
-    return RandomImportance(dense, count, seed=seed)
+        return selection.kept
+    name = "obs" if method == "reconstruction" else method
+    return make_selector(name).fit(view, seed=seed).keep(selection.num_heads)
 
 
 def key(line: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,14 +4,13 @@ import time
 
 import numpy as np
 import pytest
-from cahp_plugin.compare.methods import METHODS, UNSEEDED, Measurements
-from cahp_plugin.compare.names import DEFAULT_METHODS, METHOD_NAMES
 from comparing import compare, made_up
 from datasets import Dataset
-from tiny import tiny_model
+from selecting import view_of
+from tiny import tiny_batches, tiny_model
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPConfig, select_heads
+from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import main
 from cahp_plugin.compare.rows import bootstrap_interval
 from cahp_plugin.compare.runs import RunLog
@@ -19,27 +18,24 @@ from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, ConfigError, PruningError, SelectionError
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
+from cahp_plugin.selectors import Fitted, Selector, View, base, make_selector, selectors
 from cahp_plugin.workflow.choose import Chooser
 
 
 def test_every_method_at_every_count_with_every_recovery(tmp_path):
-    found = compare(tmp_path / "runs", methods=list(METHODS), recoveries=["none", "least-squares"], seeds=[0])
-    assert len(found.runs) == 1 + len(METHODS) * 2 * 2
+    found = compare(tmp_path / "runs", methods=list(selectors()), recoveries=["none", "least-squares"], seeds=[0])
+    assert len(found.runs) == 1 + len(selectors()) * 2 * 2
     for run in found.runs:
         assert sum(map(len, run.kept.values())) == run.num_heads
         assert run.hits().mean() == pytest.approx(run.accuracy) and len(run.hits()) == 30
     by = {run.key: run for run in found.runs}
     changed = []
-    for method in METHODS:
+    for method in selectors():
         one_shot, repaired = (by[method, 6, 0, how] for how in ("none", "least-squares"))
         assert one_shot.kept == repaired.kept
         changed.append(one_shot.loss != repaired.loss)
-    assert sum(changed) >= len(METHODS) - 2  # the guard may refuse a repair on so small a model
-    assert {row.method for row in found.structure()} == set(METHODS)
-
-
-def test_the_names_for_the_command_line_are_those_of_the_methods():
-    assert list(METHOD_NAMES) == list(METHODS) and set(DEFAULT_METHODS) <= set(METHODS) and set(METHODS) >= UNSEEDED
+    assert sum(changed) >= len(selectors()) - 2  # the guard may refuse a repair on so small a model
+    assert {row.method for row in found.structure()} == set(selectors())
 
 
 def test_fine_tuning_is_a_recovery_like_the_others(tmp_path):
@@ -55,25 +51,29 @@ def counted(monkeypatch):
     """Counts what is chosen and evaluated; everything is still done."""
     calls = {"chosen": [], "evaluated": 0, "observed": 0}
 
-    def counting(name, make):
-        def choose(candidate):
-            calls["chosen"].append((name, candidate.num_heads, candidate.seed))
-            return make(candidate)
+    class Counting(Fitted):
+        def __init__(self, fitted, *key):
+            self.fitted, self.key = fitted, key
 
-        return choose
+        def keep(self, num_heads):
+            calls["chosen"].append((self.key[0], num_heads, self.key[1]))
+            return self.fitted.keep(num_heads)
+
+    fit, walk = Selector.fit, base.observe
+    monkeypatch.setattr(
+        Selector, "fit", lambda self, view, *, seed: Counting(fit(self, view, seed=seed), self.name, seed)
+    )
 
     def evaluate(*arguments):
         calls["evaluated"] += 1
         return evaluate_classifier(*arguments)
 
-    def observe(*arguments):
+    def observe(*arguments, **options):
         calls["observed"] += 1
-        return select_heads(*arguments)
+        return walk(*arguments, **options)
 
-    for name, make in METHODS.items():
-        monkeypatch.setitem(METHODS, name, counting(name, make))
     monkeypatch.setattr("cahp_plugin.workflow.compare.evaluate_classifier", evaluate)
-    monkeypatch.setattr("cahp_plugin.workflow.choose.select_heads", observe)
+    monkeypatch.setattr("cahp_plugin.selectors.base.observe", observe)
     return calls
 
 
@@ -103,21 +103,56 @@ def test_the_same_heads_are_the_same_model_until_it_is_recovered(tmp_path, count
     }
 
 
-def test_shared_measurements_are_charged_to_all_who_use_them():
-    measurements = Measurements()
-    assert measurements.once("a", lambda: time.sleep(0.05) or 7) == 7 and measurements.saved == 0
-    assert measurements.once("b", lambda: 8) == 8
-    assert measurements.once("a", lambda: pytest.fail("measured again")) == 7
-    assert measurements.saved >= 0.05
+def test_a_fit_is_charged_to_all_who_use_it(tmp_path):
+    fits = []
+
+    class Slow(Selector):
+        name = "slow"
+
+        def _fit(self, view, seed):
+            fits.append(seed)
+            time.sleep(0.05)
+            return make_selector("random").fit(view, seed=seed)
+
+    class SlowDraw(Slow):
+        seeded = True
+
+    chooser = Chooser(RunLog(tmp_path / "runs", {}), view_of(tiny_model()), {"slow": Slow(), "draw": SlowDraw()})
+    for count in (6, 4):
+        for seed in (2, 5):
+            kept, seconds = chooser.choose("slow", count, seed)
+            assert kept.num_heads == count and 0.05 <= seconds < 0.5
+    assert fits == [2]  # without a seed of its own, once for all
+    assert all(chooser.choose("draw", 4, seed)[1] >= 0.05 for seed in (2, 5, 2)) and fits == [2, 2, 5]
+
+
+def test_what_was_walked_before_is_charged_and_the_shared_observation_is_not(tmp_path, monkeypatch):
+    walk = base.observe
+
+    def observe(*arguments, **options):
+        time.sleep(0.3)
+        return walk(*arguments, **options)
+
+    monkeypatch.setattr(base, "observe", observe)
+    view = view_of(tiny_model(), tiny_batches(24, 6))
+    ways = {name: make_selector(name) for name in ("salience", "salience-iterative")}
+    chooser = Chooser(RunLog(tmp_path / "runs", {}), view, ways)
+    assert chooser.choose("salience", 6, 0)[1] < 0.3
+    first = chooser.choose("salience-iterative", 6, 0)[1]
+    again = chooser.choose("salience-iterative", 6, 0)[1]  # the rounds are there: they count all the same
+    assert again > 0.5 * first > 0
 
 
 def test_methods_without_a_seed_choose_the_same_for_every_seed(tmp_path):
-    log = RunLog(tmp_path / "runs", {})
     model, data = tiny_model(), Dataset.from_list(word_examples())
-    encoded = encode(data, find_columns(data), tiny_tokenizer(), model)
-    chooser = Chooser(log, model, encoded, tiny_tokenizer(), CAHPConfig(), batch_size=32, gate_epochs=1)
-    for method in UNSEEDED:
-        assert len({str(chooser.choose(method, 6, seed)[0]) for seed in range(3)}) == 1
+    batches = make_dataloader(encode(data, find_columns(data), tiny_tokenizer(), model), tiny_tokenizer())
+    ways = {name: make_selector(name) for name in selectors()}
+    unseeded = {name for name, way in ways.items() if not way.seeded}
+    assert unseeded == {"salience", "salience-layernorm", "hies", "magnitude"}
+    chooser = Chooser(RunLog(tmp_path / "runs", {}), View(model, batches), ways)
+    fitted = {name: [ways[name].fit(View(model, batches), seed=seed).keep(6) for seed in (0, 1)] for name in unseeded}
+    for method in unseeded:
+        assert len({str(chooser.choose(method, 6, seed)[0]) for seed in range(3)} | set(map(str, fitted[method]))) == 1
     assert len({str(chooser.choose("random", 6, seed)[0]) for seed in range(3)}) > 1
 
 
@@ -212,7 +247,7 @@ def test_the_model_stays_as_it_was(tmp_path):
         ({"methods": ["cahp", "magic"]}, ConfigError, "`methods` holds magic; known are cahp, medoid"),
         ({"methods": []}, ConfigError, "`methods` holds nothing"),
         ({"recoveries": ["prayer"]}, ConfigError, "`recoveries` holds prayer; known are none, bias"),
-        ({"heads": [2]}, SelectionError, "`min_heads_per_layer` takes 3"),
+        ({"heads": [2]}, SelectionError, "`min_heads_per_layer=1` takes 3"),
         ({"heads": [13]}, SelectionError, "asks for 13 heads"),
         ({"heads": []}, ConfigError, "at least one number each"),
         ({"seeds": []}, ConfigError, "at least one number each"),
@@ -220,7 +255,12 @@ def test_the_model_stays_as_it_was(tmp_path):
         (
             {"methods": ["cahp", "noise", "shuffled"], "config": CAHPConfig(conditioning="none")},
             ConfigError,
-            "noise and shuffled replace the class separation",
+            "noise replaces the class separation, and conditioning 'none' has none",
+        ),
+        (
+            {"methods": ["shuffled"], "config": CAHPConfig(conditioning="none")},
+            ConfigError,
+            "shuffled replaces the class",
         ),
         ({"knee": True, "config": CAHPConfig(conditioning="none")}, ConfigError, "takes a class separation"),
         ({"knee": True, "config": CAHPConfig(clustering="louvain")}, ConfigError, "a clustering with a knee"),

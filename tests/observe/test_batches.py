@@ -7,7 +7,10 @@ from tiny import tiny_batches, tiny_model
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe import prepare_batches
+from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.units.positions import max_positions
+
+NONE = CONDITIONINGS["none"]
 
 
 def changed(**changes):
@@ -91,11 +94,11 @@ def test_labels_are_needed_for_labelled_classes_only(conditioning):
         del batch["labels"]
     with pytest.raises(DataError, match=r'no `labels`.*`conditioning="prediction"`.*`conditioning="none"`'):
         prepare_batches(batches, model)
-    prepared = prepare_batches(batches, model, conditioning)
+    prepared = prepare_batches(batches, model, CONDITIONINGS[conditioning])
     assert [batch.labels for batch in prepared] == [None, None] and prepared.classes == ()
     assert prepared.num_examples == len(prepared.lengths) == 6
     token_labels = torch.full_like(batches[0]["input_ids"], -100)
-    (batch,) = prepare_batches([batches[0] | {"labels": token_labels}], model, conditioning)
+    (batch,) = prepare_batches([batches[0] | {"labels": token_labels}], model, CONDITIONINGS[conditioning])
     assert batch.labels.equal(token_labels) and "labels" not in batch.inputs
 
 
@@ -117,7 +120,7 @@ IDS = torch.tensor([[5, 6, 7, 8], [9, 5, 0, 0]])
 def test_decoder_inputs_are_made_of_token_labels():
     labels = torch.tensor([[11, 12, 13], [14, -100, -100]])
     batches = [{"input_ids": IDS, "attention_mask": (IDS > 0).long(), "labels": labels}]
-    (batch,) = prepare_batches(batches, Decoding(), "none")
+    (batch,) = prepare_batches(batches, Decoding(), NONE)
     assert batch.inputs["decoder_input_ids"].tolist() == [[7, 11, 12], [7, 14, 1]]
     assert batch.decoder_mask.tolist() == [[True] * 3, [True, True, False]]
     assert batch.inputs["decoder_attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -130,19 +133,19 @@ def test_decoder_inputs_are_made_of_token_labels():
 def test_given_decoder_inputs_stay():
     given = torch.tensor([[7, 11], [7, 0]])
     batches = [{"input_ids": IDS, "decoder_input_ids": given, "decoder_attention_mask": (given > 0).long()}]
-    (batch,) = prepare_batches(batches, Decoding(), "none")
+    (batch,) = prepare_batches(batches, Decoding(), NONE)
     assert batch.inputs["decoder_input_ids"] is given and batch.decoder_mask.tolist() == [[True, True], [True, False]]
     del batches[0]["decoder_attention_mask"]
-    (batch,) = prepare_batches(batches, Decoding(), "none")
+    (batch,) = prepare_batches(batches, Decoding(), NONE)
     assert batch.decoder_mask.all() and "decoder_attention_mask" not in batch.inputs
 
 
 def test_a_decoder_without_input_is_told():
     batches = [{"input_ids": IDS, "labels": torch.tensor([0, 1])}]
     with pytest.raises(DataError, match=r"nothing for the decoder of Decoding.*`decoder_input_ids`.*`labels`"):
-        prepare_batches(batches, Decoding(), "none")
+        prepare_batches(batches, Decoding(), NONE)
     with pytest.raises(DataError, match="lacks `decoder_start_token_id`"):
-        prepare_batches([{"input_ids": IDS, "labels": IDS}], Decoding(decoder_start_token_id=None), "none")
+        prepare_batches([{"input_ids": IDS, "labels": IDS}], Decoding(decoder_start_token_id=None), NONE)
 
 
 def test_images_have_no_padding():
@@ -156,4 +159,4 @@ def test_images_have_no_padding():
     with pytest.raises(
         DataError, match=r"no `pixel_values` of shape \(batch, channels, height, width\); .*: input_ids"
     ):
-        prepare_batches([{"input_ids": IDS}], model, "none")
+        prepare_batches([{"input_ids": IDS}], model, NONE)

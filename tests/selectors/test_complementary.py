@@ -87,7 +87,8 @@ def test_the_same_seed_gives_the_same_selection_on_any_thread_count():
         "s = select_heads(tiny_model('bert', num_hidden_layers=6), tiny_batches(40)); print(json.dumps(s.to_dict()))"
     )
     tests, threads = Path(__file__).parents[1], torch.get_num_threads()
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "PYTHONPATH": str(tests)}
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment |= {"PYTHONPATH": str(tests)}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=tests.parent
     )
@@ -242,7 +243,7 @@ def test_a_model_without_a_head_by_a_loss_of_ones_own():
 
 def test_the_selector_chooses_as_select_heads_does():
     model, data = tiny_model(), tiny_batches()
-    for seed, count in ((0, 6), (3, 0.25), (1, None)):
+    for seed, count in ((3, 0.25), (1, None)):
         expected = select_heads(model, data, CAHPConfig(seed=seed, num_heads=count)).to_dict()
         found = make_selector("cahp").fit(view_of(model, data), seed=seed)
         selected = found.select(count).to_dict()

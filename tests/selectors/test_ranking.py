@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from selecting import fit, made_up, units_of
+from selecting import fit, made_up, units_of, view_of
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
@@ -88,9 +88,9 @@ def test_magnitude_is_the_norm_of_the_columns():
 
 
 def test_random_is_a_distribution_over_all_heads_that_the_seed_decides():
-    model = tiny_model()
-    draws = [fit("random", model, seed=seed).keep(6).heads for seed in range(200)]
-    assert draws[3] == fit("random", model, seed=3).keep(6).heads
+    view, selector = view_of(tiny_model()), make_selector("random")
+    draws = [selector.fit(view, seed=seed).keep(6).heads for seed in range(200)]
+    assert draws[3] == fit("random", tiny_model(), seed=3).keep(6).heads
     counts = np.zeros((3, 4))
     for kept in draws:
         assert sum(map(len, kept.values())) == 6 and all(kept.values())
