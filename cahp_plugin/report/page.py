@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,7 @@ def build_page(contents: Sequence[Contents]) -> str:
     return CONTROL.sub("\ufffd", text)
 
 
+@functools.cache
 def environment() -> Environment:
     """Where the page's templates are found, with what they call; text is escaped on its way in."""
     from jinja2 import Environment, FileSystemLoader

@@ -90,10 +90,9 @@ def heads_per_layer(selection: HeadSelection) -> Chart:
     axes.set_title("attention heads")
     add_legend(figure, [kept, had])
     told = "; ".join(f"layer {layer}: {kept} of {had}" for layer, kept, had in zip(layers, after, before, strict=True))
-    even = min(after) == max(after)
     return Chart(
         "heads_per_layer",
-        f"Every layer keeps {after[0]}" if even else f"Layers keep {min(after)} to {max(after)} heads",
+        f"Every layer keeps {after[0]}" if len({*after}) == 1 else f"Layers keep {min(after)} to {max(after)} heads",
         f"Bars. {told}.",
         figure,
         "The pale bar is what the layer had.",

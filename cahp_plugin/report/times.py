@@ -70,8 +70,7 @@ def latency(measurements: Sequence[Measurement], shapes: Sequence[Shape]) -> Cha
         Line2D([], [], color=style.ACCENT, ls="", marker="|", ms=12, mew=3, label="theory"),
     ]
     add_legend(figure, signs)
-    batch, length = shapes[0]
-    where = f"{length} tokens, batch of {batch}" if len(shapes) == 1 else f"{len(shapes)} shapes"
+    where = "{1} tokens, batch of {0}".format(*shapes[0]) if len(shapes) == 1 else f"{len(shapes)} shapes"
     told = f"Median milliseconds a call at {where}; the numbers are in the table of all times."
     return Chart("latency", where, told, figure)
 
