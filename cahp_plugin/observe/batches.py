@@ -234,6 +234,17 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> It
         raise DataError("The data set is empty: the dataloader gave no batch.")
 
 
+def first_examples(batches: Iterable[Batch], count: int) -> list[Batch]:
+    """The first examples of a data set, in its batches; no more of it is read."""
+    found: list[Batch] = []
+    for batch in batches:
+        found.append(batch if len(batch) <= count else batch.rows(torch.arange(count)))
+        count -= len(found[-1])
+        if not count:
+            break
+    return found
+
+
 class Reader:
     """Reads dict batches for a model.
 

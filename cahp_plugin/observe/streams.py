@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cahp_plugin.errors import PruningError
-from cahp_plugin.observe.batches import Batch, read_inputs
+from cahp_plugin.observe.batches import Batch, first_examples, read_inputs
 from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.units import PrunableLayer
@@ -146,12 +146,5 @@ def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num
     Raises:
         DataError: There is none, or an example has no real token.
     """
-    batches: list[Batch] = []
-    left = num_examples
-    for batch in read_inputs(dataloader, model):
-        batch = batch if len(batch) <= left else batch.rows(torch.arange(left))
-        batches.append(dataclasses.replace(batch, inputs=batch.inputs_on(model.device)))
-        left -= len(batch)
-        if not left:
-            break
-    return batches
+    batches = first_examples(read_inputs(dataloader, model), num_examples)
+    return [dataclasses.replace(batch, inputs=batch.inputs_on(model.device)) for batch in batches]

@@ -119,8 +119,10 @@ class View:
                 f"The selector {name!r} runs the model, and its weights were made under `torch.inference_mode`, which "
                 "lets no gradient through. Load the model outside of it."
             )
-        if needs:
-            self.prepared(self.conditioning_of(needs))
+        if needs & (Needs.LABELS | Needs.EVIDENCE) or (needs and not self._prepared):
+            self.prepared(
+                self.conditioning_of(needs)
+            )  # batches that were checked for more are not walked through again
 
     def conditioning_of(self, needs: Needs) -> Conditioning:
         """What is asked of the data: labels where they are needed, or what the settings compare heads by."""

@@ -7,11 +7,9 @@ import dataclasses
 import time
 from typing import Any
 
-import torch
-
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.batches import Batch, PreparedBatches
+from cahp_plugin.observe.batches import Batch, first_examples
 from cahp_plugin.observe.observation import Salience
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Fitted, Needs, Selector, View
@@ -53,7 +51,7 @@ class IterativeSalience(Selector):
 
     def _fit(self, view: View, seed: int) -> SalienceWalk:
         batches = prepare_batches(view.shuffled(seed), view.model)
-        return SalienceWalk(view, _first_examples(batches, self.num_examples), self.step)
+        return SalienceWalk(view, first_examples(batches, self.num_examples), self.step)
 
 
 class SalienceWalk(Fitted):
@@ -106,13 +104,3 @@ class SalienceWalk(Fitted):
         self._gone += [units.firsts[row] for row in order[: -self._step - 1 : -1]]
         self._seconds.append(time.perf_counter() - start)
         self.rounds.append(view.units.num_heads - len(self._gone) * units.group_size)
-
-
-def _first_examples(batches: PreparedBatches, count: int) -> list[Batch]:
-    found: list[Batch] = []
-    for batch in batches:
-        found.append(batch if len(batch) <= count else batch.rows(torch.arange(count)))
-        count -= len(found[-1])
-        if not count:
-            break
-    return found
