@@ -1,0 +1,271 @@
+"""The numbers that are reported: how they come from predictions and references, and their intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cahp_plugin.errors import ConfigError, DataError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One number about a model on a data set.
+
+    Attributes:
+        name: Name of the metric.
+        value: The number; a share in [0, 1] where it is shown in %.
+        interval: Its 95 % percentile bootstrap interval over the examples.
+        higher_is_better: Its direction.
+        percent: Whether it is shown in %.
+    """
+
+    name: str
+    value: float
+    interval: tuple[float, float]
+    higher_is_better: bool = True
+    percent: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name as it stands in tables and pictures."""
+        return self.name.replace("_", " ")
+
+    def shown(self, value: float | None = None) -> str:
+        """The number, or another one of its kind, as text."""
+        value = self.value if value is None else value
+        return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
+
+    def change(self, before: Score) -> str:
+        """The difference from an earlier score of the same metric, as text."""
+        if self.percent:
+            return f"{100 * (self.value - before.value):+.1f} points"
+        return f"{self.value - before.value:+.3g}"
+
+    def __str__(self) -> str:
+        low, high = (self.shown(end) for end in self.interval)
+        return f"{self.title} {self.shown()} [{low}, {high}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """How a number comes from predictions and references.
+
+    Attributes:
+        name: Its name, for ``--metric`` and in reports.
+        rows: Predictions and references of n examples -> what each adds, an array of n rows.
+        value: Any such rows -> the number.
+        higher_is_better: Its direction.
+        percent: Whether it is a share that is shown in %.
+        resamples: Resamples of its bootstrap interval.
+    """
+
+    name: str
+    rows: Callable[[Sequence[Any], Sequence[Any]], Array]
+    value: Callable[[Array], float]
+    higher_is_better: bool = True
+    percent: bool = False
+    resamples: int = 1000
+
+    def score(self, rows: Array) -> Score:
+        """The number of these rows, with its interval."""
+        return Score(self.name, self.value(rows), self.interval(rows), self.higher_is_better, self.percent)
+
+    def interval(self, rows: Array, *, seed: int = 0) -> tuple[float, float]:
+        """95 % percentile bootstrap interval over the rows."""
+        return bootstrap_interval(lambda drawn: self.value(rows[drawn]), len(rows), self.resamples, seed=seed)
+
+
+def bootstrap_interval(
+    statistic: Callable[[Array], float], count: int, resamples: int = 2000, *, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a number that is computed on examples.
+
+    Args:
+        statistic: Indices of examples, drawn with replacement -> the number.
+        count: Number of examples.
+        resamples: How often they are drawn.
+        seed: Seed of the draws.
+    """
+    from scipy.stats import bootstrap
+
+    if count < 2:
+        only = statistic(np.arange(count))
+        return only, only
+    found = bootstrap(
+        (np.arange(count),), statistic, vectorized=False, n_resamples=resamples, method="percentile", rng=seed,
+        batch=100,
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
+
+
+def _numbers(values: Sequence[Any]) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _mean(rows: Array) -> float:
+    return float(np.mean(rows))
+
+
+def _ratio(rows: Array) -> float:
+    """Sum of the first column over the sum of the second."""
+    over, under = rows.sum(axis=0)
+    return float(over / under) if under else 0.0
+
+
+def _given(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """The predictions as they are: what the references are was looked at when they were made."""
+    return _numbers(predictions)
+
+
+def _pairs(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """Prediction and reference of each example, as objects."""
+    rows = np.empty((len(predictions), 2), dtype=object)
+    rows[:, 0], rows[:, 1] = _objects(predictions), _objects(references)
+    return rows
+
+
+def _objects(values: Sequence[Any]) -> Array:
+    found = np.empty(len(values), dtype=object)
+    found[:] = list(values)
+    return found
+
+
+def _of_entities(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """Entities that are right twice over, and those predicted and there: F1 is the ratio of the sums."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    rows = np.zeros((len(predictions), 2))
+    for row, (ours, theirs) in zip(rows, zip(predictions, references, strict=True), strict=True):
+        predicted, true = set(get_entities(list(ours))), set(get_entities(list(theirs)))
+        row[:] = 2 * len(predicted & true), len(predicted) + len(true)
+    return rows
+
+
+def _f1(average: str) -> Callable[[Array], float]:
+    def value(rows: Array) -> float:
+        from sklearn.metrics import f1_score
+
+        ours, theirs = np.split(rows, 2, axis=1)
+        return float(f1_score(theirs, ours, average=average, zero_division=0))
+
+    return value
+
+
+def _sets(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """Labels predicted, then labels there, 0 or 1 each."""
+    return np.concatenate([np.asarray(predictions, dtype=int), np.asarray(references, dtype=int)], axis=1)
+
+
+def _spearman(rows: Array) -> float:
+    """Rank correlation; 0 where one side is constant."""
+    from scipy.stats import spearmanr
+
+    if any(np.ptp(column) == 0 for column in rows.T):
+        return 0.0
+    return float(spearmanr(rows[:, 0], rows[:, 1]).statistic)
+
+
+def _squad(part: str) -> Callable[[Sequence[Any], Sequence[Any]], Array]:
+    def rows(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+        from torchmetrics.functional.text import squad
+
+        found = []
+        for ours, theirs in zip(predictions, references, strict=True):
+            answers = {"text": list(theirs) or [""], "answer_start": [0] * max(1, len(theirs))}
+            found.append(squad({"prediction_text": ours, "id": ""}, {"answers": answers, "id": ""})[part].item() / 100)
+        return _numbers(found)
+
+    return rows
+
+
+def _errors(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """Words that are wrong, and words there."""
+    from torchmetrics.functional.text import word_error_rate
+
+    rows = []
+    for ours, theirs in zip(predictions, references, strict=True):
+        words = len(theirs.split())
+        rows.append((round(float(word_error_rate(ours, theirs)) * words), words))
+    return _numbers(rows)
+
+
+def _rouge(key: str) -> Callable[[Sequence[Any], Sequence[Any]], Array]:
+    def rows(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+        from torchmetrics.functional.text import rouge_score
+
+        pairs = zip(predictions, references, strict=True)
+        return _numbers([float(rouge_score(a, b, rouge_keys=key)[f"{key}_fmeasure"]) for a, b in pairs])
+
+    return rows
+
+
+def _chrf(rows: Array) -> float:
+    from torchmetrics.functional.text import chrf_score
+
+    return float(chrf_score(list(rows[:, 0]), [[theirs] for theirs in rows[:, 1]]))
+
+
+#: Name -> metric. Predictions and references are numbers, lists of tags, texts... as the tasks make them.
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", lambda ours, theirs: _numbers([a == b for a, b in zip(ours, theirs, strict=True)]), _mean,
+               percent=True),
+        Metric("f1_micro", _sets, _f1("micro"), percent=True),
+        Metric("f1_macro", _sets, _f1("macro"), percent=True),
+        Metric("f1_entities", _of_entities, _ratio, percent=True),
+        Metric("exact_match", _squad("exact_match"), _mean, percent=True),
+        Metric("f1_words", _squad("f1"), _mean, percent=True),
+        Metric("spearman", lambda ours, theirs: np.stack([_numbers(ours), _numbers(theirs)], axis=1), _spearman),
+        Metric("mean_squared_error", lambda ours, theirs: (_numbers(ours) - _numbers(theirs)) ** 2, _mean,
+               higher_is_better=False),
+        Metric("perplexity", _given, lambda rows: math.exp(min(_ratio(rows), 700)), higher_is_better=False),
+        Metric("token_loss", _given, _ratio, higher_is_better=False),
+        Metric("cosine", _given, _mean),
+        Metric("rouge1", _rouge("rouge1"), _mean, percent=True),
+        Metric("rouge2", _rouge("rouge2"), _mean, percent=True),
+        Metric("rougeL", _rouge("rougeL"), _mean, percent=True),
+        Metric("chrf", _pairs, _chrf, percent=True, resamples=200),
+        Metric("wer", _errors, _ratio, higher_is_better=False, percent=True),
+    )
+}  # fmt: skip
+
+
+def metric_named(name: str) -> Metric:
+    """Finds a metric by its name, or makes one of a function of the user's.
+
+    Args:
+        name: A name of :data:`METRICS`, or ``module:function``. The function takes the predictions and the references
+            as two lists and returns a number; higher is better unless it has ``higher_is_better = False``.
+
+    Raises:
+        ConfigError: There is no such metric or function.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(f"`metric` is {name!r}; expected module:function, or one of {', '.join(METRICS)}.")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"The metric {name!r} can't be imported: {error}.") from error
+    if not callable(function):
+        raise ConfigError(f"The metric {name!r} is no function: {function!r}.")
+
+    def value(rows: Array) -> float:
+        found = function(list(rows[:, 0]), list(rows[:, 1]))
+        try:
+            return float(found)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"The metric {name!r} must return a number; got {found!r}.") from error
+
+    return Metric(attribute, _pairs, value, bool(getattr(function, "higher_is_better", True)), resamples=200)
