@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.selectors.complementary import select_heads
+    from cahp_plugin.tasks.evaluate import evaluate
+    from cahp_plugin.tasks.registry import encode
     from cahp_plugin.units import KeptSet
-    from cahp_plugin.workflow.prune import prune_classifier
+    from cahp_plugin.workflow.prune import prune_model
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -29,7 +31,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         "selectors.cahp.selection": ["HeadSelection"],
         "units.kept": ["KeptSet"],
         "recover": ["finetune", "recover_least_squares"],
-        "workflow.prune": ["prune_classifier"],
+        "tasks.evaluate": ["evaluate"],
+        "tasks.registry": ["encode"],
+        "workflow.prune": ["prune_model"],
         "selectors.complementary": ["select_heads"],
     },
 )

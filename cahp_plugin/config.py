@@ -21,7 +21,7 @@ MSSVariant = Literal["authors", "paper"]
 Clustering = Literal["kmedoids", "hierarchical", "louvain"]
 Representative = Literal["salience", "medoid"]
 TSNEInit = Literal["pca", "random"]
-Conditioning = Literal["label", "prediction", "none"]
+Conditioning = Literal["auto", "label", "prediction", "none"]
 RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
 
 _MOST = 10**6
@@ -74,9 +74,11 @@ class CAHPConfig(_Settings):
         polynomial_degree: Degree of the polynomial that smooths the curve before the knee is looked for, 1 to 10. The
             method's one dial: a higher degree finds an earlier knee and keeps fewer heads. On the models of the paper,
             degree 2 keeps about 48 % of the heads and degree 6 about 16 %.
-        conditioning: What heads are compared by. ``"label"`` (paper): how they tell the labelled classes apart.
-            ``"prediction"``: the same for the classes that the model predicts; no labels needed. ``"none"``: the mean
-            Jensen-Shannon distance of their attention over the same queries; no classes needed, so any model goes.
+        conditioning: What heads are compared by. ``"label"`` (paper): how they tell the labelled classes apart, of
+            examples, of tokens, or with and without each of a set of labels. ``"prediction"``: the same for the
+            classes that the model predicts; no labels needed. ``"none"``: the mean Jensen-Shannon distance of their
+            attention over the same queries; no classes needed, so any model goes. ``"auto"``: ``"label"`` where the
+            model's task has classes, else ``"none"``.
         max_queries: Queries of each example that ``"none"`` compares the heads at, evenly spread over its real
             tokens; ``None`` takes all. All heads' maps of a batch are held at once there, N x queries x S numbers an
             example (N heads, S tokens), so long sequences need it. Signatures hold one layer's maps at a time and
@@ -118,9 +120,9 @@ class CAHPConfig(_Settings):
         4, "the method's dial, 1 to 10: a higher degree keeps fewer heads (paper: 2 to 6)", (1, 10)
     )
     conditioning: Conditioning = _setting(
-        "label",
+        "auto",
         "what heads are compared by: how they tell labelled classes apart (the paper), or predicted ones, or their "
-        "attention itself",
+        "attention itself; auto takes labels where the task has classes, and else none",
     )
     max_queries: int | None = _setting(
         None, "queries of an example that conditioning 'none' compares the heads at", (1, _MOST)
@@ -152,7 +154,7 @@ class CAHPConfig(_Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_queries is not None and self.conditioning != "none":
+        if self.max_queries is not None and self.conditioning not in ("none", "auto"):
             raise ConfigError(
                 f"`max_queries` must be None with `conditioning={self.conditioning!r}`, got {self.max_queries!r}. "
                 'Only `conditioning="none"` holds the maps of all layers at once and samples their queries.'

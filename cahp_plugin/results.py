@@ -60,7 +60,7 @@ def bare_selection(
 
 @dataclasses.dataclass(frozen=True)
 class PruneReport:
-    """What :func:`cahp_plugin.prune_classifier` did.
+    """What :func:`cahp_plugin.prune_model` did.
 
     Attributes:
         selection: The heads kept, and why.
@@ -157,7 +157,7 @@ class PruneReport:
 
 @dataclasses.dataclass(frozen=True)
 class DeployReport:
-    """What :func:`cahp_plugin.workflow.deploy_classifier` made and measured.
+    """What :func:`cahp_plugin.workflow.deploy_model` made and measured.
 
     Attributes:
         output: The folder: ``dense``, ``dense-int8``, ``pruned-onnx``, ``pruned-int8`` (graphs), ``pruned`` (the

@@ -11,7 +11,7 @@ from cahp_plugin import CAHPConfig
 from cahp_plugin.cli.demo import finetuned_minilm
 from cahp_plugin.data import graded_sentiment
 from cahp_plugin.recover import RecoverySettings
-from cahp_plugin.workflow import deploy_classifier
+from cahp_plugin.workflow import deploy_model
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     corpus = graded_sentiment(num_train=480, num_test=200)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
     with tempfile.TemporaryDirectory() as work:
-        report = deploy_classifier(
+        report = deploy_model(
             model,
             tokenizer,
             corpus["train"],

@@ -16,6 +16,12 @@ from cahp_plugin.config import CAHPConfig, RecoverySettings
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.processes import processes
 
+#: What a data set may be.
+DATA_HELP = (
+    "a .jsonl, .json, .csv, .tsv, .parquet or .txt file, a folder of images or recordings, a folder saved by "
+    "`datasets`, or a Hub data set id"
+)
+
 
 def count_or_share(text: str) -> int | float:
     """Reads a number of heads: a whole number is a count, any other a share."""
@@ -79,10 +85,25 @@ def add_data_sets(parser: Any, about: str, sets: Mapping[str, str], *, required:
     for name, text in sets.items():
         group.add_argument(f"--{name}", required=name in required, help=text)
         group.add_argument(f"--{name}-split", help="its split, where it has several")
-    group.add_argument("--text-columns", nargs="+", metavar="COLUMN", help="one or two text columns")
-    group.add_argument("--label-column", metavar="COLUMN", help="column of the labels")
-    group.add_argument("--max-length", type=int, help="tokens that examples are truncated to")
+    group.add_argument(
+        "--text-columns", nargs="+", metavar="COLUMN", help="columns of the input (default: by their usual names)"
+    )
+    group.add_argument("--label-column", metavar="COLUMN", help="column of what is to be predicted")
+    group.add_argument("--max-length", type=int, help="tokens of an example at most; longer texts are cut or chunked")
     return group
+
+
+def add_task_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Adds what says which task a model does, which number is reported, and where it runs."""
+    parser.add_argument("--task", metavar="NAME", help="the model's task (default: what its class and config tell)")
+    parser.add_argument(
+        "--metric",
+        metavar="NAME",
+        help="a number to report besides the task's own: one that the task has, or module:function(predictions, "
+        "references) -> float",
+    )
+    if device:
+        parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
 
 
 def load_data(arguments: argparse.Namespace, name: str) -> Any:
@@ -101,7 +122,7 @@ def add_pruning_options(parser: argparse.ArgumentParser, **defaults: Any) -> Non
 
 
 def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of ``prune_classifier`` that :func:`add_pruning_options` and ``--output`` give."""
+    """The keyword arguments of ``prune_model`` that :func:`add_pruning_options` and ``--output`` give."""
     settings = {"config": method_config(arguments), "recovery": recovery_settings(arguments, arguments.recover)}
     return settings | {"output_dir": arguments.output, **chosen(arguments, "overwrite", "figures")}
 

@@ -11,6 +11,7 @@ from typing import Any
 from cahp_plugin.cli.common import (
     add_data_sets,
     add_settings,
+    add_task_options,
     chosen,
     count_or_share,
     load_data,
@@ -18,7 +19,7 @@ from cahp_plugin.cli.common import (
     print_result,
     recovery_settings,
 )
-from cahp_plugin.cli.prune import COLUMNS
+from cahp_plugin.cli.prune import DATA
 from cahp_plugin.errors import CAHPError, ConfigError
 from cahp_plugin.selectors import default_selectors, selectors
 
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "eval": "validation set: also recorded for each run, to choose among them by",
     }
     add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets, required=("train", "test"))
+    add_task_options(parser)
     parser.add_argument("--output", "-o", help="folder of the runs; needed without --check")
     parser.add_argument(
         "--check",
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         ConfigError: There is no place for the runs.
         CAHPError: Results are outside of the intervals of those that they are checked against.
     """
-    from cahp_plugin.workflow import compare_methods, load_classifier
+    from cahp_plugin.workflow import compare_methods, load_model
 
     config, recovery = method_config(arguments), recovery_settings(arguments)
     if arguments.output is None and arguments.check is None:
@@ -88,8 +90,8 @@ def run(arguments: argparse.Namespace) -> None:
     if len(given) > len(set(given)):
         raise ConfigError("`--check` and `--output` name one folder: its results would be held against themselves.")
     train, test, validation = (load_data(arguments, name) for name in ("train", "test", "eval"))
-    model = load_classifier(arguments.model)
-    options = chosen(arguments, "methods", "heads", "seeds", "gate_epochs", "knee", "check", *COLUMNS)
+    model = load_model(arguments.model, **chosen(arguments, "task", "device"))
+    options = chosen(arguments, "methods", "heads", "seeds", "gate_epochs", "knee", "check", *DATA)
     options |= {"validation": validation, "recoveries": arguments.recover, "config": config, "recovery": recovery}
     place: Any = contextlib.nullcontext(arguments.output)
     if arguments.output is None:

@@ -32,17 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
     given = [name for name in ("model", "train", "eval") if getattr(arguments, name)]
-    if given and len(given) < 3:
-        raise ConfigError(
-            "`--model`, `--train` and `--eval` go together; without any of them the demo brings its own."
-        )
+    if given and not {"model", "train"} <= set(given):
+        raise ConfigError("`--model` and `--train` go together; without any of them the demo brings its own.")
     (prune.run if given else _prune_minilm)(arguments)
 
 
 def _prune_minilm(arguments: argparse.Namespace) -> None:
     from cahp_plugin.data import graded_sentiment
     from cahp_plugin.prune import check_output_directory
-    from cahp_plugin.workflow import prune_classifier
+    from cahp_plugin.workflow import prune_model
 
     options = pruning_options(arguments)
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
@@ -50,7 +48,7 @@ def _prune_minilm(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     model, tokenizer = finetuned_minilm(corpus["train"], seed=options["config"].seed)
     finetuned = time.perf_counter() - start
-    report = prune_classifier(model, tokenizer, corpus["train"], corpus["test"], **options)
+    report = prune_model(model, tokenizer, corpus["train"], corpus["test"], **options)
     report.seconds["fine-tune the dense model"] = finetuned
     print_result(arguments, report)
 
@@ -79,14 +77,14 @@ def finetuned_minilm(train: Any, *, seed: int) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from cahp_plugin.data import encode, find_columns
     from cahp_plugin.recover import finetune
+    from cahp_plugin.tasks import encode
 
     folder = minilm_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.random.fork_rng():  # the new classification head is random
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(set(train["label"])))
-    encoded = encode(train, find_columns(train), tokenizer, model)
-    finetune(model, encoded, tokenizer, epochs=_FINETUNE_EPOCHS, learning_rate=_FINETUNE_LEARNING_RATE, seed=seed)
+    examples = encode(train, model, tokenizer)
+    finetune(model, examples, epochs=_FINETUNE_EPOCHS, learning_rate=_FINETUNE_LEARNING_RATE, seed=seed)
     return model, tokenizer

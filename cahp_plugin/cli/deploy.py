@@ -9,8 +9,8 @@ from cahp_plugin.cli.common import add_pruning_options, chosen, print_result, pr
 
 HELP = "prune, recover, export, quantize and measure, in one go"
 DESCRIPTION = (
-    "Prunes and recovers a classifier, exports it and the dense model to ONNX, quantizes both to int8, and compares "
-    "size, accuracy and latency."
+    "Prunes and recovers a model, exports it and the dense model to ONNX, quantizes both to int8, and compares "
+    "size, quality and latency."
 )
 
 
@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_preset_option(parser)
     group = parser.add_argument_group("latency")
     group.add_argument(
-        "--sequence-length", type=int, nargs="+", default=[32, 128, 512], help="tokens (default: 32 128 512)"
+        "--sequence-length", type=int, nargs="+", help="tokens (default: 32 128 512, as far as the model takes them)"
     )
     benchmark.add_measurement_options(group)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    from cahp_plugin.workflow import deploy_classifier
+    from cahp_plugin.workflow import deploy_model
 
     options = pruning_options(arguments) | {"sequence_lengths": arguments.sequence_length}
-    options |= chosen(arguments, "preset", "threads", "rounds", "warmup", "memory", *prune.COLUMNS)
-    print_result(arguments, deploy_classifier(*prune.load_inputs(arguments), **options))
+    options |= chosen(arguments, "preset", "threads", "rounds", "warmup", "memory", *prune.DATA)
+    print_result(arguments, deploy_model(*prune.load_inputs(arguments), **options))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
-from cahp_plugin.cli.common import add_data_sets, add_output_options, chosen, load_data, print_result
+from cahp_plugin.cli.common import add_data_sets, add_output_options, add_task_options, chosen, load_data, print_result
 
 HELP = "export to ONNX, compare with torch, optimize, quantize"
 DESCRIPTION = (
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--model", required=True, help="checkpoint, pruned or not, or a folder with a graph")
     parser.add_argument("-o", "--output", required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
-    parser.add_argument("--task", help="Optimum's name of the task (default: what the model's class does)")
+    add_task_options(parser, device=False)
     parser.add_argument(
         "--quantize", choices=("dynamic", "static", "fp16"), help="int8 (dynamic needs no data), or fp16 for GPUs"
     )
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, default=1e-4, help="largest difference from torch allowed (default: 1e-4)"
     )
     sets = {
-        "eval": "labelled data that accuracy and agreement are measured on (classifiers)",
+        "eval": "data that what the graphs achieve, and their agreement, are measured on",
         "calibration": "data for static quantization; labels are not needed",
     }
     group = add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets)
@@ -66,27 +67,32 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.calibration_examples < 1:
         raise ConfigError("`--calibration-examples` must be at least 1.")
     evaluation, calibration = _batches(arguments) if arguments.eval or arguments.calibration else (None, None)
-    options = chosen(arguments, "task", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite")
+    options = chosen(
+        arguments, "task", "metric", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite"
+    )
     options |= {"calibration": calibration, "evaluation": evaluation}
     print_result(arguments, export_pruned(arguments.model, arguments.output, **options))
 
 
 def _batches(arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Batches of the evaluation and of the calibration set, each ``None`` where it is not given."""
-    from cahp_plugin.data import encode, find_columns, find_text_columns, make_dataloader, tokenize
-    from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
+    """Examples to evaluate on and batches to calibrate with, each ``None`` where it is not given."""
+    from cahp_plugin.export.tasks import task_of
+    from cahp_plugin.prune.checkpoint import load_config, untrained_model
+    from cahp_plugin.tasks import Options, encode_sets
 
-    tokenizer = load_tokenizer(arguments.model)
     shape = untrained_model(load_config(arguments.model))  # its classes and positions are all that is needed
-    evaluation, calibration = load_data(arguments, "eval"), load_data(arguments, "calibration")
-    if evaluation is not None:
-        columns = find_columns(evaluation, arguments.text_columns, arguments.label_column)
-        encoded = encode(evaluation, columns, tokenizer, shape, max_length=arguments.max_length)
-        evaluation = make_dataloader(encoded, tokenizer)
-    if calibration is not None:
-        count = min(arguments.calibration_examples, len(calibration))
-        examples = calibration.shuffle(seed=0).select(range(count))
-        text = find_text_columns(examples, arguments.text_columns)
-        encoded = tokenize(examples, text, tokenizer, shape, max_length=arguments.max_length)
-        calibration = make_dataloader(encoded, tokenizer)
-    return evaluation, calibration
+    task = task_of(shape, arguments.task)
+    processor = task.load_processor(arguments.model)
+    options = Options(arguments.text_columns, arguments.label_column, arguments.max_length)
+
+    def examples(name: str, count: int | None = None) -> Any:
+        data = load_data(arguments, name)
+        if data is None:
+            return None
+        own = dataclasses.replace(options, labelled=name == "eval")
+        if count is not None:
+            data = data.shuffle(seed=0).select(range(min(count, len(data))))
+        return encode_sets({name: data}, shape, processor, task, own)[name]
+
+    calibration = examples("calibration", arguments.calibration_examples)
+    return examples("eval"), None if calibration is None else calibration.batches()

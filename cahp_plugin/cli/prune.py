@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cahp_plugin.cli.common import add_data_sets, add_pruning_options, chosen, load_data, print_result, pruning_options
+from cahp_plugin.cli.common import (
+    DATA_HELP,
+    add_data_sets,
+    add_pruning_options,
+    add_task_options,
+    chosen,
+    load_data,
+    print_result,
+    pruning_options,
+)
 
-HELP = "prune a fine-tuned classifier and save it"
+HELP = "prune a fine-tuned model and save it"
 DESCRIPTION = "Removes the attention heads that add nothing, fine-tunes, saves, reloads and compares."
-COLUMNS = ("text_columns", "label_column", "max_length")  # of :func:`add_data_options`
-MODEL_HELP = "folder or Hub id of a fine-tuned sequence classifier"
+#: Options of :func:`add_data_options` that ``prune_model`` takes under their own names.
+DATA = ("task", "metric", "text_columns", "label_column", "max_length")
+MODEL_HELP = "folder or Hub id of a fine-tuned model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,25 +32,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Adds the options that name the data."""
-    about = "a .jsonl, .json, .csv, .tsv or .parquet file, a folder saved by `datasets`, or a Hub data set id"
-    sets = {"train": "training set: selects the heads and recovers the model", "eval": "evaluation set"}
-    add_data_sets(parser, about, sets, required=list(sets) if required else ())
+    sets = {
+        "train": "training set: selects the heads and recovers the model",
+        "eval": "evaluation set (default: a tenth of the training set, held out)",
+    }
+    add_data_sets(parser, DATA_HELP, sets, required=["train"] if required else ())
+    add_task_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
-    from cahp_plugin.workflow import prune_classifier
+    from cahp_plugin.workflow import prune_model
 
-    options = pruning_options(arguments) | chosen(arguments, *COLUMNS)
-    print_result(arguments, prune_classifier(*load_inputs(arguments), **options))
+    options = pruning_options(arguments) | chosen(arguments, *DATA)
+    print_result(arguments, prune_model(*load_inputs(arguments), **options))
 
 
 def load_inputs(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
-    """Loads the model, its tokenizer, the training and the evaluation set, once the output folder may be written."""
+    """Loads the model, its processor, the training and the evaluation set, once the output folder may be written."""
     from cahp_plugin.prune import check_output_directory
-    from cahp_plugin.workflow import load_classifier
+    from cahp_plugin.workflow import load_model
 
     inputs = (arguments.model, arguments.train, arguments.eval)
     check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
     train, evaluation = load_data(arguments, "train"), load_data(arguments, "eval")
-    return *load_classifier(arguments.model), train, evaluation
+    return *load_model(arguments.model, **chosen(arguments, "task", "device")), train, evaluation

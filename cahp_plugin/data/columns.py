@@ -1,4 +1,4 @@
-"""Which columns hold the text and the label."""
+"""Which columns hold the input and what is to be predicted."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from cahp_plugin.errors import DataError
 
-#: Usual names of the text columns, tried in this order.
+#: Usual names of text columns, tried in this order.
 TEXT_COLUMNS = (
     ("premise", "hypothesis"),
     ("sentence1", "sentence2"),
     ("question1", "question2"),
     ("question", "sentence"),
+    ("query", "passage"),
     ("text",),
     ("sentence",),
     ("content",),
@@ -27,55 +28,53 @@ class Columns:
     """Columns of a data set.
 
     Attributes:
-        text: One text column, or two for pairs.
-        label: Column of the labels.
+        text: Columns of the input: one, or two for pairs.
+        label: Column of what is to be predicted; empty where there is none.
     """
 
     text: tuple[str, ...]
-    label: str
+    label: str = ""
 
 
-def find_columns(dataset: Any, text_columns: Sequence[str] | None = None, label_column: str | None = None) -> Columns:
-    """Finds the text and label columns of a data set by their usual names, or checks the named ones.
+def find_columns(
+    dataset: Any,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    *,
+    usual_text: Sequence[tuple[str, ...]] = TEXT_COLUMNS,
+    usual_labels: Sequence[str] = LABEL_COLUMNS,
+    labelled: bool = True,
+) -> Columns:
+    """Finds the columns of a data set by their usual names, or checks the named ones.
 
     Args:
         dataset: A ``datasets.Dataset``.
-        text_columns: One or two names.
-        label_column: A name.
+        text_columns: Names of the input columns.
+        label_column: Name of the column that is to be predicted.
+        usual_text: Usual names of the input columns, tried in this order.
+        usual_labels: Usual names of the other.
+        labelled: Whether there has to be such a column.
 
     Raises:
         DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
     """
-    text = find_text_columns(dataset, text_columns)
-    label = label_column or next((usual for usual in LABEL_COLUMNS if usual in dataset.column_names), "")
-    if not label:
+    text = text_columns or next((usual for usual in usual_text if set(usual) <= set(dataset.column_names)), ())
+    what = usual_text[-1][0] if usual_text[-1][0] in ("image", "audio") else "text"
+    if not text:
+        told = f"No {what} column with a usual name was found; {_there(dataset)}."
+        raise DataError(f"{told} Name it with `text_columns`.")
+    most = max(map(len, usual_text))
+    if len(text) > most:
+        allowed = "One or two text columns are" if most == 2 else f"{most} columns of the input are"
+        raise DataError(f"{allowed} expected, got {len(text)}: {list(text)}.")
+    label = label_column or next((usual for usual in usual_labels if usual in dataset.column_names), "")
+    if labelled and not label:
         told = f"No label column with a usual name was found; {_there(dataset)}."
         raise DataError(f"{told} Name it with `label_column`.")
-    _check_present(dataset, [label])
-    return Columns(text, label)
-
-
-def find_text_columns(dataset: Any, text_columns: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Finds the text columns of a data set, labelled or not, as :func:`find_columns` does.
-
-    Raises:
-        DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
-    """
-    if text_columns is None:
-        text_columns = next((usual for usual in TEXT_COLUMNS if set(usual) <= set(dataset.column_names)), ())
-        if not text_columns:
-            told = f"No text column with a usual name was found; {_there(dataset)}."
-            raise DataError(f"{told} Name it with `text_columns`.")
-    if not 1 <= len(text_columns) <= 2:
-        raise DataError(f"One or two text columns are expected, got {len(text_columns)}: {list(text_columns)}.")
-    _check_present(dataset, text_columns)
-    return tuple(text_columns)
-
-
-def _check_present(dataset: Any, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in dataset.column_names]
+    missing = [name for name in (*text, label) if name and name not in dataset.column_names]
     if missing:
         raise DataError(f"Missing column {', '.join(missing)}; {_there(dataset)}.")
+    return Columns(tuple(text), label)
 
 
 def _there(dataset: Any) -> str:

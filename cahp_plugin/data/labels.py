@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers.utils import logging
@@ -64,6 +65,121 @@ def encode_labels(dataset: Any, column: str, config: Any) -> list[int]:
             )
         labels.append(number)
     return labels
+
+
+def encode_numbers(dataset: Any, column: str) -> list[float]:
+    """Reads a column of numbers.
+
+    Raises:
+        DataError: One is missing, or is none; the message names the row.
+    """
+    found = []
+    for row, value in enumerate(dataset.with_format(None)[column]):
+        number = math.nan
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
+                number = float(value)
+        if not math.isfinite(number):
+            raise DataError(f"Column {column!r}, row {row}: expected a number, got {value!r}.")
+        found.append(number)
+    return found
+
+
+def encode_label_sets(dataset: Any, column: str, config: Any) -> list[list[float]]:
+    """Turns a column of sets of labels into rows of 0 and 1.
+
+    A row is a list: of names or numbers of the labels that are present, or of 0 or 1 for each label of the model. It
+    is read as the latter where all rows have as many numbers as the model has labels, and all are 0 or 1.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        column: Its label column.
+        config: The model's config.
+
+    Raises:
+        DataError: A row is missing or is none, or a label is none of the model's.
+    """
+    values = list(dataset.with_format(None)[column])
+    for row, value in enumerate(values):
+        if not isinstance(value, (list, tuple)):
+            raise DataError(f"Column {column!r}, row {row}: expected a list of labels, got {value!r}.")
+    count = config.num_labels
+    named = getattr(getattr(dataset.features[column], "feature", None), "names", None)
+    flat = [label for value in values for label in value]
+    if named is None and all(len(value) == count for value in values) and all(label in (0, 1) for label in flat):
+        return [[float(label) for label in value] for value in values]
+    numbers = _numbers_of(flat, [row for row, value in enumerate(values) for _ in value], column, config, named)
+    found = [[0.0] * count for _ in values]
+    for row, value in enumerate(values):
+        for _ in value:
+            found[row][next(numbers)] = 1.0
+    return found
+
+
+def encode_tags(
+    dataset: Any, column: str, words: Sequence[Sequence[str]], config: Any
+) -> tuple[list[list[int]], dict[int, str]]:
+    """Turns a column of tags, one for each word, into class numbers.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        column: Its column of tags: names, or numbers.
+        words: The words of each row.
+        config: The model's config.
+
+    Returns:
+        The class of each word, and the name of each class.
+
+    Raises:
+        DataError: A row has not a tag for each word, or a tag is none of the model's: of another scheme, perhaps.
+    """
+    values = list(dataset.with_format(None)[column])
+    for row, (tags, own) in enumerate(zip(values, words, strict=True)):
+        if not isinstance(tags, (list, tuple)) or len(tags) != len(own):
+            got = f"{len(tags)} tags" if isinstance(tags, (list, tuple)) else repr(tags)
+            raise DataError(f"Column {column!r}, row {row}: expected {len(own)} tags, one for each word; got {got}.")
+    named = getattr(getattr(dataset.features[column], "feature", None), "names", None)
+    flat = [tag for tags in values for tag in tags]
+    numbers = _numbers_of(flat, [row for row, tags in enumerate(values) for _ in tags], column, config, named)
+    found = [[next(numbers) for _ in tags] for tags in values]
+    names = class_names(config) or ({name: number for number, name in enumerate(named)} if named else {})
+    given = {number: name for name, number in names.items()}
+    return found, {number: given.get(number, f"LABEL_{number}") for number in range(config.num_labels)}
+
+
+def _numbers_of(
+    values: Sequence[Any], rows: Sequence[int], column: str, config: Any, named: Sequence[str] | None
+) -> Iterator[int]:
+    """Class numbers of labels: by name where the data have names and the model does too, else as they are."""
+    classes = class_names(config)
+    table = classes or {f"LABEL_{number}": number for number in range(config.num_labels)}
+    for row, value in zip(rows, values, strict=True):
+        where, number = f"Column {column!r}, row {row}", value
+        if named is not None and classes and isinstance(value, int) and 0 <= value < len(named):
+            value = named[value]
+        if isinstance(value, str):
+            number = _find(value, table)
+            if number is None:
+                raise DataError(
+                    f"{where}: the model has no label {value!r}; it has {', '.join(table)}.{_schemes(value, table)}"
+                )
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < config.num_labels:
+            raise DataError(
+                f"{where}: expected a label of the model's, from 0 to {config.num_labels - 1} or by name; got "
+                f"{value!r}."
+            )
+        yield number
+
+
+def _schemes(tag: str, known: Iterable[str]) -> str:
+    """What to say where a tag has a prefix that the model's do not have."""
+    prefixes = {name[:2] for name in known if name[1:2] == "-"}
+    if tag[1:2] != "-" or tag[:2] in prefixes:
+        return ""
+    return (
+        f" The data seem to be tagged in another scheme than the model's ({', '.join(sorted(prefixes)) or 'no prefix'}"
+        " and O): convert them first."
+    )
 
 
 def class_names(config: Any) -> dict[str, int]:

@@ -1,14 +1,20 @@
-"""Loads labelled examples from a file, a saved data set or the Hub."""
+"""Loads data sets: from files, folders, the Hub, lists and streams."""
 
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from cahp_plugin.errors import DataError
+
+logger = logging.get_logger(__name__)
 
 _READERS = {
     ".jsonl": ("json", {}),
@@ -16,7 +22,11 @@ _READERS = {
     ".csv": ("csv", {}),
     ".tsv": ("csv", {"delimiter": "\t"}),
     ".parquet": ("parquet", {}),
+    ".txt": ("text", {}),
 }
+_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff")
+_PATHS = ("image", "audio")  # columns of paths, in files
 
 _BUILDERS = {"arrow", "cache", "csv", "generator", "json", "pandas", "parquet", "spark", "sql", "text", "xml",
              "audiofolder", "imagefolder", "pdffolder", "videofolder", "webdataset", "hdf5", "lance"}  # fmt: skip
@@ -26,12 +36,14 @@ def load_examples(source: str, split: str | None = None) -> Any:
     """Loads a data set.
 
     Args:
-        source: A .jsonl, .json, .csv, .tsv or .parquet file; a folder written by ``datasets``' ``save_to_disk``; or
-            the id of a data set on the Hub.
+        source: A .jsonl, .json, .csv, .tsv or .parquet file, or a .txt file of a text a line; a folder of images or
+            recordings, in a folder for each class or with a metadata file; a folder written by ``datasets``'
+            ``save_to_disk``; or the id of a data set on the Hub. Columns ``image`` and ``audio`` of a file hold paths,
+            from the file's folder on.
         split: Split to take, where there are several. A file has only one.
 
     Returns:
-        A ``datasets.Dataset`` with at least one row.
+        A ``datasets.Dataset`` with at least one row. Images and recordings in it are not decoded.
 
     Raises:
         DataError: There is nothing to load, the split is missing or not there, or the data set is empty.
@@ -50,12 +62,126 @@ def load_examples(source: str, split: str | None = None) -> Any:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds, pyarrow's and pandas' among them
         raise DataError(f"{source} can't be read: {type(error).__name__}: {error}") from error
-    dataset = _choose_split(found, source, split)
+    dataset = undecoded(_choose_split(found, source, split))
+    if path.suffix == ".txt":
+        dataset = _without_blank_lines(dataset)
     if len(dataset) == 0:
         raise DataError(f"{source} is empty.")
+    if path.is_file():
+        dataset = _with_absolute_paths(dataset, path.absolute().parent)
     if path.exists():
         dataset.source_path = str(path.absolute())  # an output folder that holds it is not replaced
     return dataset
+
+
+def as_dataset(data: Any) -> Any:
+    """Makes a data set of what Python users have.
+
+    Args:
+        data: A ``datasets.Dataset``; a file, folder or id as for :func:`load_examples`; a list of texts (column
+            ``text``) or of rows; a streaming ``datasets.IterableDataset``, or another iterable of rows, which is
+            written to a temporary folder, and read from there piece by piece.
+
+    Returns:
+        A ``datasets.Dataset`` with at least one row.
+
+    Raises:
+        DataError: It is something else, or empty.
+    """
+    import datasets
+
+    if isinstance(data, (str, os.PathLike)):
+        return load_examples(os.fspath(data))
+    if isinstance(data, Mapping):
+        raise DataError(f"A data set has the splits {', '.join(map(str, data))}: hand over one of them.")
+    if isinstance(data, (list, tuple)) and data:
+        rows = [{"text": row} for row in data] if all(isinstance(row, str) for row in data) else data
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise DataError("A list of data must hold texts, or rows as dicts; it holds something else.")
+        data = datasets.Dataset.from_list(list(rows))
+    elif not isinstance(data, (datasets.Dataset, list, tuple)):
+        if not isinstance(data, Iterable):
+            raise DataError(
+                f"Got a {type(data).__name__} as data; expected a `datasets.Dataset`, streaming or not, a file, a "
+                "list of texts or rows, or an iterable of rows."
+            )
+        data = _spooled(data)
+    if len(data) == 0:
+        raise DataError("The data set is empty.")
+    return undecoded(data)
+
+
+def undecoded(dataset: Any) -> Any:
+    """A data set whose images and recordings stay as they are stored until they are read."""
+    import datasets
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, (datasets.Image, datasets.Audio)) and feature.decode:
+            dataset = _like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
+    return dataset
+
+
+def _like(dataset: Any, before: Any) -> Any:
+    """A data set that stands for another, with what this library has noted of that one."""
+    for name in ("source_path", "spooled"):
+        if hasattr(before, name):
+            setattr(dataset, name, getattr(before, name))
+    return dataset
+
+
+def _spooled(rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Writes a stream to a temporary folder, which goes with the data set, and maps the file into memory."""
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    folder = tempfile.TemporaryDirectory(prefix="cahp-stream-")
+    path = Path(folder.name, "data.arrow")
+    features = getattr(rows, "features", None)
+    decoding = {name: type(feature)(decode=False) if isinstance(feature, (datasets.Image, datasets.Audio)) else feature
+                for name, feature in (features or {}).items()}  # fmt: skip
+    for name, feature in decoding.items():
+        if features is not None and feature is not features[name]:
+            rows = rows.cast_column(name, feature)  # type: ignore[attr-defined]  # a streaming data set
+    count = 0
+    with ArrowWriter(
+        path=str(path), features=datasets.Features(decoding) if decoding else None, writer_batch_size=1000
+    ) as writer:
+        for row in rows:
+            if not isinstance(row, (Mapping, str)):
+                raise DataError(f"Row {count} of the stream is a {type(row).__name__}; expected a dict or a text.")
+            writer.write({"text": row} if isinstance(row, str) else dict(row))
+            count += 1
+        if not count:
+            raise DataError("The data set is empty.")
+        writer.finalize()
+    logger.info(
+        f"{count} rows of a stream were written to a temporary folder ({path.stat().st_size / 2**20:.0f} MiB)."
+    )
+    dataset = datasets.Dataset.from_file(str(path))
+    dataset.spooled = folder
+    return dataset
+
+
+def _without_blank_lines(dataset: Any) -> Any:
+    full = [row for row, text in enumerate(dataset["text"]) if text.strip()]
+    if len(full) < len(dataset):
+        logger.info(f"{len(dataset) - len(full)} of {len(dataset)} lines are blank and were left out.")
+    return dataset.select(full) if len(full) < len(dataset) else dataset
+
+
+def _with_absolute_paths(dataset: Any, folder: Path) -> Any:
+    """Paths of images and recordings, which a file gives from its own folder on."""
+    names = [name for name in _PATHS if name in dataset.column_names and isinstance(dataset[0][name], str)]
+
+    def absolute(value: Any) -> Any:
+        relative = isinstance(value, str) and "://" not in value
+        return str(folder / value) if relative else value
+
+    if not names:
+        return dataset
+    return dataset.map(
+        lambda row: {name: absolute(row[name]) for name in names}, keep_in_memory=True, load_from_cache_file=False
+    )
 
 
 def _load_file(path: Path) -> Any:
@@ -98,11 +224,32 @@ def _plain_name(path: Path, folder: Path) -> Path:
 def _load_folder(path: Path) -> Any:
     import datasets
 
-    if not any((path / name).exists() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
-        raise DataError(
-            f"{path} is not a data set saved by `datasets` (`save_to_disk`). Name a file inside it, if that is meant."
-        )
-    return datasets.load_from_disk(str(path))
+    if any((path / name).exists() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
+        return datasets.load_from_disk(str(path))
+    endings = {file.suffix.lower() for file in path.rglob("*") if not file.name.startswith(".")}
+    if endings & set(_IMAGES):
+        with tempfile.TemporaryDirectory() as cache:
+            place = glob.escape(str(path.resolve()))  # `datasets` takes it for a pattern
+            return datasets.load_dataset("imagefolder", data_dir=place, cache_dir=cache, keep_in_memory=True)
+    if endings & set(_RECORDINGS):
+        return _load_recordings(path)
+    raise DataError(
+        f"{path} is not a data set saved by `datasets` (`save_to_disk`), and holds no images "
+        f"({', '.join(_IMAGES)}) or recordings ({', '.join(_RECORDINGS)}). Name a file inside "
+        "it, if that is meant."
+    )
+
+
+def _load_recordings(path: Path) -> Any:
+    """Recordings and what is said in them, as the metadata file beside them has it."""
+    known = [path / f"metadata{ending}" for ending in (".jsonl", ".csv", ".parquet")]
+    metadata = next((file for file in known if file.is_file()), None)
+    if metadata is None:
+        raise DataError(f"{path} holds recordings and no metadata.jsonl or .csv with columns `file_name` and `text`.")
+    dataset = _load_file(metadata)
+    if "file_name" not in dataset.column_names:
+        raise DataError(f"{metadata} has no column `file_name`; its columns are {', '.join(dataset.column_names)}.")
+    return _with_absolute_paths(dataset.rename_column("file_name", "audio"), path.absolute())
 
 
 def _load_hub(source: str) -> Any:

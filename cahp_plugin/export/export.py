@@ -22,15 +22,13 @@ from cahp_plugin.export.companions import save_companions
 from cahp_plugin.export.graph import check_graph
 from cahp_plugin.export.optimize import Optimization, optimize_graph
 from cahp_plugin.export.parity import Parity, compare, require_parity
-from cahp_plugin.export.parts import MODEL
 from cahp_plugin.export.quantize import PRESETS, Preset, Quantization, quantize_graph, warn_of_saturation
+from cahp_plugin.export.runner import GraphRunner
 from cahp_plugin.export.session import (
     EXPORT_REPORT_NAME,
     graph_inputs,
-    open_session,
     open_sessions,
     recorded_preset,
-    run_session,
 )
 from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
@@ -38,13 +36,12 @@ from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, writ
 from cahp_plugin.export.tools import onnx_module, onnxruntime
 from cahp_plugin.files import from_plain, write_text
 from cahp_plugin.prune import check_output_directory, replaced_folder
-from cahp_plugin.recover import Evaluation
-from cahp_plugin.recover.evaluate import evaluate_logits
 from cahp_plugin.table import format_table
+from cahp_plugin.tasks import TASKS, Evaluation, Examples, evaluate
+from cahp_plugin.tasks.evaluate import agreeing, mean_divergence, with_targets
 
 OPSET = 18
 _ENDINGS = {None: "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
-_CLASSIFICATION = ("text-classification", "image-classification")
 _FP16_TOLERANCE = 2e-2
 
 Batches = Iterable[Mapping[str, torch.Tensor]]
@@ -72,9 +69,12 @@ class ExportReport:
             that was there, before it was optimized) on the same inputs; ``None`` without quantization.
         tolerance: Bound that ``parity`` was held to.
         fused: Operator -> number of fused nodes.
-        fp32: Accuracy of the fp32 graph on the evaluation set, or ``None`` without one.
-        quantized: Accuracy of the quantized graph, or ``None``.
-        agreement: Share of evaluation examples that both graphs put into the same class, or ``None``.
+        fp32: How the fp32 graph does on the evaluation set, or ``None`` without one.
+        quantized: How the quantized graph does, or ``None``.
+        agreement: Share of evaluation examples that both graphs predict the same for (of tokens, where these are
+            predicted), or ``None``.
+        divergence: Mean distance of the quantized graph's outputs from the fp32 graph's on them, as the task has it
+            (nat where it is of classes), or ``None``.
         seconds: Wall-clock seconds of the whole.
         versions: Versions of the packages that decide the result.
     """
@@ -97,6 +97,7 @@ class ExportReport:
     fp32: Evaluation | None
     quantized: Evaluation | None
     agreement: float | None
+    divergence: float | None
     seconds: float
     versions: dict[str, str]
 
@@ -121,9 +122,10 @@ class ExportReport:
             KeyError: A part is missing.
             TypeError: A part is of another type.
         """
-        told = {"output": "", "files": [values.get("file")]} | dict(values)  # an older report names one file
+        # An older report names one file.
+        told = {"output": "", "files": [values.get("file")], "divergence": None} | dict(values)
         for name in ("fp32", "quantized"):
-            told[name] = values[name] and {"predictions": []} | values[name]
+            told[name] = values[name] and Evaluation.from_dict(values[name])
         return from_plain(cls, told)
 
     def save(self, folder: Path) -> None:
@@ -156,16 +158,19 @@ class ExportReport:
         elif not self.parity:
             lines.append("A copy of the graph that was there: nothing to compare.")
         rows = [
-            {"graph": name, "accuracy": f"{100 * evaluation.accuracy:.2f} %", "loss (nat)": f"{evaluation.loss:.3f}"}
+            {"graph": name, **{score.title: str(score.shown()) for score in evaluation.scores},
+             "loss": f"{evaluation.loss:.3f}", "n": f"{evaluation.num_examples}"}
             for name, evaluation in (("fp32", self.fp32), (str(self.quantize), self.quantized))
             if evaluation is not None
-        ]
+        ]  # fmt: skip
         if rows:
             lines += ["", format_table(rows)]
         if self.agreement is not None:
-            lines.append(f"Same class as fp32 for {100 * self.agreement:.2f} % of the examples.")
+            lines.append(f"Same prediction as fp32 for {100 * self.agreement:.2f} %.")
+        if self.divergence is not None:
+            lines.append(f"Divergence from fp32 ({TASKS[self.task].compared}): {self.divergence:.2g}.")
         elif self.quantize is not None:
-            lines.append("Accuracy not measured: no evaluation data was given.")
+            lines.append("What it costs was not measured: no evaluation data was given.")
         return "\n".join(lines)
 
 
@@ -178,7 +183,8 @@ def export_pruned(
     preset: Preset | None = None,
     optimize: Optimization | None = None,
     calibration: Batches | None = None,
-    evaluation: Batches | None = None,
+    evaluation: Examples | None = None,
+    metric: str | None = None,
     tokenizer: Any = None,
     backend: str = "auto",
     opset: int = OPSET,
@@ -201,7 +207,9 @@ def export_pruned(
             (x86 with VNNI) and ``"arm64"`` use the eighth bit of the weights, which is wrong on other x86 ones.
         optimize: ``"O1"`` or ``"O2"``; on CPUs neither makes these models faster.
         calibration: Batches that give the ranges of the activations, for ``"static"``.
-        evaluation: Labelled batches that accuracy and agreement are measured on, for classifiers of texts or images.
+        evaluation: Examples that the graphs' scores and their agreement are measured on, from
+            :func:`cahp_plugin.tasks.encode`.
+        metric: A metric besides the task's, as for :func:`cahp_plugin.prune_model`.
         tokenizer: Saved beside the graph; taken from the source folder without it.
         backend: ``"auto"`` (Optimum's exporter where it runs and knows the model), ``"optimum"`` or ``"torch"``.
         opset: Version of ONNX's operators, 14 to 20.
@@ -216,7 +224,7 @@ def export_pruned(
         ConfigError: A setting is unknown, out of range or not for this model.
         ExportError: The model can't be exported, or the graph differs from it by more than the tolerance.
         CheckpointError: The source is no model, or the output folder is not empty or holds the source.
-        DataError: ``"static"`` without calibration data, or an evaluation of a model that is no classifier.
+        DataError: ```"static"`` without calibration data, or an evaluation set for another task.
         MissingDependencyError: onnx or onnxruntime is not installed.
     """
     start = time.perf_counter()
@@ -277,11 +285,16 @@ def export_pruned(
                 require_parity(drift, _FP16_TOLERANCE, "The fp16 graph", original.called)
             difference = max(entry.max_abs for entry in drift)
             bar.update()
-        batches = None if evaluation is None else list(evaluation)
-        fp32, measured, agreement = _accuracy(sessions, batches), _accuracy(quantized, batches), None
-        if fp32 is not None and measured is not None:
-            same = sum(ours == theirs for ours, theirs in zip(fp32.predictions, measured.predictions, strict=True))
-            agreement = same / fp32.num_examples
+        fp32, measured, agreement, divergence = None, None, None, None
+        if evaluation is not None:
+            run = GraphRunner(sessions, original.config)
+            evaluation = with_targets(run, evaluation)
+            fp32 = evaluate(run, evaluation, metric=metric)
+            if quantized is not None:
+                smaller = GraphRunner(quantized, original.config)
+                measured = evaluate(smaller, evaluation, metric=metric)
+                agreement = agreeing(fp32.predictions, measured.predictions)
+                divergence = mean_divergence(smaller, run, evaluation)
         written = {name: f"{name}{_ENDINGS[quantize]}.onnx" for name in graphs}
         report = ExportReport(
             output=Path(output),
@@ -302,6 +315,7 @@ def export_pruned(
             fp32=fp32,
             quantized=measured,
             agreement=agreement,
+            divergence=divergence,
             seconds=time.perf_counter() - start,
             versions=package_versions("onnx", "onnxruntime", "optimum-onnx"),
         )
@@ -338,10 +352,8 @@ def _check(
 
 def _check_fit(original: Source, quantize: str | None, evaluation: Any) -> None:
     """What can be said about the settings only when the model is known, before any work."""
-    if evaluation is not None and original.task.name not in _CLASSIFICATION:
-        raise DataError(
-            f"Accuracy is measured for {' and '.join(_CLASSIFICATION)}; this model does {original.task.name}."
-        )
+    if evaluation is not None and evaluation.task.name != original.task.name:
+        raise DataError(f"The evaluation set is one for {evaluation.task.name}; this model does {original.task.name}.")
     if quantize == "static" and len(original.parts) > 1:
         raise ConfigError(
             f"Static quantization takes one graph; {original.task.name} is exported as "
@@ -352,24 +364,3 @@ def _check_fit(original: Source, quantize: str | None, evaluation: Any) -> None:
 
 def _mib(graphs: Mapping[str, Path]) -> float:
     return sum(path.stat().st_size for path in graphs.values()) / 2**20
-
-
-def _accuracy(sessions: Mapping[str, Any] | None, batches: Batches | None) -> Evaluation | None:
-    """How a classifier's graph does; ``None`` without one, or without data."""
-    if sessions is None or batches is None:
-        return None
-    return evaluate_logits(lambda inputs: run_session(sessions[MODEL], inputs)["logits"], batches)
-
-
-def evaluate_graph(path: Path, batches: Batches) -> Evaluation:
-    """Accuracy and loss of an exported classifier.
-
-    Args:
-        path: The graph.
-        batches: Dict batches with ``labels`` of shape ``(batch,)``.
-
-    Raises:
-        DataError: There is no batch, or one without labels.
-    """
-    session = open_session(path)
-    return evaluate_logits(lambda inputs: run_session(session, inputs)["logits"], batches)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import ExportError
-from cahp_plugin.export.tasks import BATCH, TARGETS, TOKENS, Task
-from cahp_plugin.observe.inputs import call_options
+from cahp_plugin.tasks import Task
+from cahp_plugin.tasks.base import BATCH, TARGETS, TOKENS
+from cahp_plugin.units.state import call_options
 
 MODEL, ENCODER, DECODER = "model", "encoder_model", "decoder_model"
 

@@ -16,10 +16,13 @@ from cahp_plugin.errors import CheckpointError, DataError, ExportError
 from cahp_plugin.export.parts import Part, feed, parts_of
 from cahp_plugin.export.quantize import warn_of_saturation
 from cahp_plugin.export.session import graph_files, open_sessions, recorded_preset, run_session
-from cahp_plugin.export.tasks import TASKS, Task, exported_model, own_task, task_named, task_of
+from cahp_plugin.export.tasks import exported_model, task_named, task_of
 from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
-from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
+from cahp_plugin.prune.checkpoint import load_config, untrained_model
+from cahp_plugin.tasks import TASKS, Task
+from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.registry import task_of_class
 from cahp_plugin.units import attention_layers, kept_set, kept_state
 from cahp_plugin.units.positions import config_positions, max_positions
 
@@ -191,7 +194,7 @@ def _task_of_graphs(config: Any, parts: tuple[Part, ...]) -> Task:
     main_input = next((name for name in ("input_features", "pixel_values") if name in parts[0].inputs), "input_ids")
     if len(parts) > 1:
         return next(task for task in TASKS.values() if task.two_graphs and task.main_input == main_input)
-    own = own_task((config.architectures or [""])[0], main_input)
+    own = task_of_class((config.architectures or [""])[0], main_input, config)
     if own is not None and not own.two_graphs and set(own.outputs) <= outputs:
         return own
     fitting = [task for task in TASKS.values() if set(task.outputs) <= outputs and not task.two_graphs]

@@ -66,14 +66,15 @@ def exporter_of(source: Source, name: str) -> Backend:
         ExportError: Optimum is asked for and does not know the architecture or the task.
     """
     backend, kind = choose_backend(name), source.model.config.model_type
-    if backend == "torch" or _optimum_knows(kind, source.task.name):
+    if backend == "torch" or _optimum_knows(kind, source.task.optimum):
         return backend
     if name == "optimum":
         raise ExportError(
-            f"Optimum's exporter does not export {kind!r} for {source.task.name!r} without more files than the model; "
+            f"Optimum's exporter does not export {kind!r} for {source.task.optimum!r} without more files than the "
+            "model; "
             'the exporter "torch" does.'
         )
-    logger.info(f"Optimum's exporter does not export {kind!r} for {source.task.name!r}; torch's is taken.")
+    logger.info(f"Optimum's exporter does not export {kind!r} for {source.task.optimum!r}; torch's is taken.")
     return "torch"
 
 
@@ -182,7 +183,7 @@ def _write_with_optimum(source: Source, folder: Path, opset: int, example: dict[
             source.model,
             written,
             opset=opset,
-            task=source.task.name,
+            task=source.task.optimum,
             do_validation=False,
             no_post_process=True,
             library_name="transformers",  # a folder of sentence-transformers would be exported as such

@@ -10,10 +10,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.observe.inputs import call_options, fixed_length, model_inputs, random_inputs
+from cahp_plugin.observe.inputs import fixed_length, model_inputs, random_inputs
 from cahp_plugin.prune.checkpoint import untrained_model
 from cahp_plugin.units import attention_layers
 from cahp_plugin.units.positions import max_positions
+from cahp_plugin.units.state import call_options
 
 CONVENTION = (
     "Theory: the ratio of multiply-accumulates, counted by torch.utils.flop_counter over all matrix products and "

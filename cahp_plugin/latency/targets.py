@@ -16,7 +16,6 @@ from cahp_plugin.export.quantize import warn_of_saturation
 from cahp_plugin.export.session import PROVIDERS, graph_files, graph_inputs, open_session, recorded_preset
 from cahp_plugin.export.tools import onnx_module, onnxruntime
 from cahp_plugin.observe.inputs import (
-    call_options,
     fixed_length,
     image_shape,
     model_inputs,
@@ -27,6 +26,7 @@ from cahp_plugin.observe.inputs import (
 from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.checkpoint import load_config, model_class
 from cahp_plugin.units.positions import config_positions
+from cahp_plugin.units.state import call_options
 
 _LENGTH = 128
 

@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe.conditioning import LABEL, Conditioning
-from cahp_plugin.observe.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
 from cahp_plugin.processes import processes
+from cahp_plugin.tasks.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
 from cahp_plugin.units.positions import max_positions
 
 logger = logging.get_logger(__name__)

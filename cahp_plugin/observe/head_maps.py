@@ -13,11 +13,11 @@ from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.conditioning import classifier_logits
 from cahp_plugin.observe.js import MeanDistances
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
-from cahp_plugin.observe.objective import forward_arguments
 from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps
 from cahp_plugin.observe.sums import Accumulator, exact
 from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
 from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units.state import call_options
 
 
 def run_with_maps(
@@ -40,7 +40,7 @@ def run_with_maps(
         consume(position, maps if single else maps.unflatten(1, (count, -1)).mean(dim=2))
 
     with torch.inference_mode(), attention_maps(model, layers, consume_units):
-        return model(**batch.inputs_on(device), **forward_arguments(model), **map_arguments(model, layers))
+        return model(**batch.inputs_on(device), **call_options(type(model)), **map_arguments(model, layers))
 
 
 def not_numbers(position: int) -> DataError:

@@ -145,8 +145,3 @@ def model_inputs(model_class: Any) -> list[str]:
     if "decoder_input_ids" in accepted and not model_class.__name__.endswith(_CLASSIFIERS):
         names.append("decoder_input_ids")
     return names
-
-
-def call_options(model_class: Any) -> dict[str, Any]:
-    """Settings of a call that is to compute outputs and nothing beside: no key-value cache, as in a graph."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model_class.forward).parameters else {}

@@ -17,9 +17,10 @@ from cahp_plugin.observe.batches import Batch, PreparedBatches
 from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.head_maps import HeadDistances, Signatures, run_with_maps
 from cahp_plugin.observe.masks import unit_masks
-from cahp_plugin.observe.objective import Loss, example_losses, forward_arguments
+from cahp_plugin.observe.objective import Loss, example_losses
 from cahp_plugin.observe.sums import Accumulator, accumulate, exact, frozen_eval
 from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units.state import call_options
 
 logger = logging.get_logger(__name__)
 
@@ -200,7 +201,7 @@ class Salience(Accumulator):
             for layer in self._present
         }
         with torch.enable_grad(), unit_masks(self._layers, masks):
-            output = model(**batch.inputs_on(device), **forward_arguments(model))
+            output = model(**batch.inputs_on(device), **call_options(type(model)))
             loss = example_losses(model, output, batch, self._conditioning, self._loss).sum()
             if not torch.isfinite(loss):
                 raise DataError(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch, first_examples, read_inputs
-from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.units import PrunableLayer
+from cahp_plugin.units.state import call_options
 
 
 @dataclasses.dataclass(frozen=True)

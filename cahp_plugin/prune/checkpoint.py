@@ -26,7 +26,6 @@ from cahp_plugin.units.record import RECORD_KEY, HeadEntry, NeuronEntry
 
 #: Arguments of ``from_pretrained`` that say where on the Hub, or in its cache, a file is looked for.
 HUB_ARGUMENTS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
 def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
@@ -103,24 +102,6 @@ def _unknown_attention(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((key, name) for name in given if str(name).removeprefix("paged|") not in known)
         elif isinstance(value, (PretrainedConfig, dict)):
             yield from _unknown_attention(value if isinstance(value, dict) else vars(value))
-
-
-def load_tokenizer(name: str) -> Any:
-    """Loads the tokenizer of a checkpoint or of an exported folder.
-
-    Raises:
-        CheckpointError: There is none that loads.
-    """
-    from transformers import AutoTokenizer
-
-    folder = Path(name)
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        # Transformers 5 would make one with an empty vocabulary.
-        raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
 
 
 def model_class(config: Any, name: str) -> type[Any]:

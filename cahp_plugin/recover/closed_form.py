@@ -17,13 +17,12 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
-from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.observe.streams import calibration_batches, layer_tokens
 from cahp_plugin.recover.refit import Fitted, Pair, check_finite, refit
 from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.units import kept_state, prunable_layers
 from cahp_plugin.units.linear import weight_of
-from cahp_plugin.units.state import plain_calls
+from cahp_plugin.units.state import call_options, plain_calls
 
 logger = logging.get_logger(__name__)
 

@@ -17,6 +17,7 @@ import torch
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.processes import processes
 from cahp_plugin.recover.state import in_fp32, without_traces
+from cahp_plugin.tasks import Examples, Task
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
 
@@ -40,8 +41,7 @@ class FinetuneResult:
 
 def finetune(
     model: Any,
-    train_dataset: Any,
-    tokenizer: Any,
+    examples: Examples,
     *,
     epochs: float = 3,
     learning_rate: float = 2e-5,
@@ -60,9 +60,8 @@ def finetune(
     same seed gives the same weights.
 
     Args:
-        model: A sequence classifier, pruned or not.
-        train_dataset: Encoded training set with ``labels``, from :func:`cahp_plugin.data.encode`.
-        tokenizer: Pads the batches.
+        model: The model, pruned or not.
+        examples: Training set, from :func:`cahp_plugin.tasks.encode`.
         epochs: Passes over the training set; 0 returns at once.
         learning_rate: Peak learning rate.
         batch_size: Examples a step; several processes share them.
@@ -95,18 +94,18 @@ def finetune(
         raise ConfigError(
             f"`batch_size` is {batch_size}; {processes().size} processes share it, so it must be a multiple of that."
         )
-    if len(train_dataset) == 0:
+    if len(examples) == 0:
         raise DataError("The training set is empty.")
     if epochs == 0:
         model.eval()
         return FinetuneResult(0, math.nan, 0.0, ())
 
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers import TrainingArguments
     from transformers.utils import logging
 
     start = time.perf_counter()
     device = model.device
-    steps = math.ceil(len(train_dataset) / batch_size / extra.get("gradient_accumulation_steps", 1)) * epochs
+    steps = math.ceil(len(examples) / batch_size / extra.get("gradient_accumulation_steps", 1)) * epochs
     values: dict[str, Any] = {
         "num_train_epochs": epochs,
         "learning_rate": learning_rate,
@@ -118,6 +117,7 @@ def finetune(
         "seed": seed,
         "save_strategy": "no",
         "report_to": [],
+        "remove_unused_columns": False,
         "logging_steps": 50,
         "logging_nan_inf_filter": False,
         "disable_tqdm": not logging.is_progress_bar_enabled(),
@@ -138,12 +138,12 @@ def finetune(
             arguments = TrainingArguments(output_dir=folder, **(values | extra))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`training_arguments` can't be used: {error}") from error
-        trainer = Trainer(
+        trainer = _trainer(
+            examples.task,
             model=model,
             args=arguments,
-            train_dataset=train_dataset,
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=_Numbered(examples),
+            data_collator=lambda rows: examples.batch([row["index"] for row in rows]),
             callbacks=callbacks and list(callbacks),
         )
         _replace_printing_callbacks(trainer)
@@ -152,6 +152,40 @@ def finetune(
     return FinetuneResult(
         output.global_step, output.training_loss, time.perf_counter() - start, tuple(trainer.state.log_history)
     )
+
+
+class _Numbered(torch.utils.data.Dataset[Any]):
+    """The numbers of examples, of which a batch is made at once; and as many tokens as they have, for their length."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._lengths = examples.lengths
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"index": index, "input_ids": range(self._lengths[index])}
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+def _trainer(task: Task, **arguments: Any) -> Any:
+    """A ``Trainer`` whose loss is the task's, where the model does not make it."""
+    from transformers import Trainer
+
+    class TaskTrainer(Trainer):
+        """Takes the loss from the task."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            """The mean loss of a batch."""
+            labels = inputs.pop("labels")
+            output = model(**inputs)
+            loss = task.losses(output, inputs, labels).mean()
+            return (loss, output) if return_outputs else loss
+
+    if task.own_loss:
+        return Trainer(**arguments)
+    trainer = TaskTrainer(**arguments)
+    trainer.model_accepts_loss_kwargs = False  # the mean of each of the batches that one step is made of
+    return trainer
 
 
 def _replace_printing_callbacks(trainer: Any) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.observe.inputs import call_options
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.layers import parent
+from cahp_plugin.units.state import call_options
 
 #: Bytes that what waits between two layers, and the targets of a layer, may take in memory.
 MEMORY = 2**30

@@ -26,6 +26,7 @@ from cahp_plugin.processes import processes
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.salience import normalize_salience
 from cahp_plugin.selectors.cahp.separation import separation_matrix
+from cahp_plugin.tasks import Task, known_task
 from cahp_plugin.units import AttentionLayer, KeptSet, attention_layers
 from cahp_plugin.units.counts import HeadUnits
 
@@ -48,6 +49,13 @@ class Needs(enum.Flag):
     EVIDENCE = enum.auto()  #: What CAHP chooses by, measured in one walk for all who need it.
     CLASSES = enum.auto()  #: Evidence from classes.
     SHRINK = enum.auto()  #: A way to prune and repair a copy of the model.
+
+
+def resolved(config: CAHPConfig, task: Task | None) -> CAHPConfig:
+    """Settings in which what heads are compared by is no longer open: the task says it, and the paper without one."""
+    if config.conditioning != "auto":
+        return config
+    return dataclasses.replace(config, conditioning="label" if task is None else task.conditioning)
 
 
 class View:
@@ -81,7 +89,7 @@ class View:
         shrink: Shrink | None = None,
     ) -> None:
         self.model = model
-        self.config = CAHPConfig() if config is None else config
+        self.config = resolved(CAHPConfig() if config is None else config, known_task(model))
         self.shrink = shrink
         self.layers: tuple[AttentionLayer, ...] = attention_layers(model)
         self.units = HeadUnits.of(self.layers, self.config.min_heads_per_layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ class Metric:
         higher_is_better: Its direction.
         percent: Whether it is a share that is shown in %.
         resamples: Resamples of its bootstrap interval.
+        of_loss: Whether its rows are made of the summed loss and the weight of each example, in place of predictions.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Metric:
     higher_is_better: bool = True
     percent: bool = False
     resamples: int = 1000
+    of_loss: bool = False
 
     def score(self, rows: Array) -> Score:
         """The number of these rows, with its interval."""
@@ -121,7 +124,7 @@ def _ratio(rows: Array) -> float:
 
 
 def _given(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
-    """The predictions as they are: what the references are was looked at when they were made."""
+    """Summed loss and weight of each example, as they are."""
     return _numbers(predictions)
 
 
@@ -147,6 +150,12 @@ def _of_entities(predictions: Sequence[Any], references: Sequence[Any]) -> Array
         predicted, true = set(get_entities(list(ours))), set(get_entities(list(theirs)))
         row[:] = 2 * len(predicted & true), len(predicted) + len(true)
     return rows
+
+
+def _of_words(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
+    """Words that are right, and words there."""
+    pairs = zip(predictions, references, strict=True)
+    return _numbers([(sum(map(operator.eq, ours, theirs)), len(theirs)) for ours, theirs in pairs])
 
 
 def _f1(average: str) -> Callable[[Array], float]:
@@ -222,14 +231,16 @@ METRICS: Mapping[str, Metric] = {
         Metric("f1_micro", _sets, _f1("micro"), percent=True),
         Metric("f1_macro", _sets, _f1("macro"), percent=True),
         Metric("f1_entities", _of_entities, _ratio, percent=True),
+        Metric("word_accuracy", _of_words, _ratio, percent=True),
         Metric("exact_match", _squad("exact_match"), _mean, percent=True),
         Metric("f1_words", _squad("f1"), _mean, percent=True),
         Metric("spearman", lambda ours, theirs: np.stack([_numbers(ours), _numbers(theirs)], axis=1), _spearman),
         Metric("mean_squared_error", lambda ours, theirs: (_numbers(ours) - _numbers(theirs)) ** 2, _mean,
                higher_is_better=False),
-        Metric("perplexity", _given, lambda rows: math.exp(min(_ratio(rows), 700)), higher_is_better=False),
-        Metric("token_loss", _given, _ratio, higher_is_better=False),
-        Metric("cosine", _given, _mean),
+        Metric("perplexity", _given, lambda rows: math.exp(min(_ratio(rows), 700)), higher_is_better=False,
+               of_loss=True),
+        Metric("token_loss", _given, _ratio, higher_is_better=False, of_loss=True),
+        Metric("cosine", _given, lambda rows: 1 - _ratio(rows), of_loss=True),
         Metric("rouge1", _rouge("rouge1"), _mean, percent=True),
         Metric("rouge2", _rouge("rouge2"), _mean, percent=True),
         Metric("rougeL", _rouge("rougeL"), _mean, percent=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -52,3 +53,8 @@ def plain_calls(*models: nn.Module) -> Iterator[None]:
     beside = ("use_cache", "output_hidden_states", "output_attentions")
     with switched_off(configs_of(*models), *beside), switched_off(modules, "chunk_size_feed_forward"):
         yield
+
+
+def call_options(model_class: Any) -> dict[str, Any]:
+    """Settings of a call that is to compute outputs and nothing beside: no key-value cache, as in a graph."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model_class.forward).parameters else {}

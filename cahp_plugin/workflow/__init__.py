@@ -1,4 +1,4 @@
-"""The stages wired together: prune a classifier, compare ways of choosing heads, go all the way to deployment.
+"""The stages wired together: prune a model, compare ways of choosing heads, go all the way to deployment.
 
 The names below are loaded when they are first used.
 """
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from cahp_plugin.results import DeployReport, PruneReport
     from cahp_plugin.workflow.choose import prune_and_repair
     from cahp_plugin.workflow.compare import compare_methods
-    from cahp_plugin.workflow.deploy import deploy_classifier
-    from cahp_plugin.workflow.prune import load_classifier, prune_classifier
+    from cahp_plugin.workflow.deploy import deploy_model
+    from cahp_plugin.workflow.prune import load_model, prune_model
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "deploy": ["DeployReport", "deploy_classifier"],
-        "prune": ["PruneReport", "load_classifier", "prune_classifier"],
+        "deploy": ["DeployReport", "deploy_model"],
+        "prune": ["PruneReport", "load_model", "prune_model"],
         "choose": ["prune_and_repair"],
         "compare": ["compare_methods"],
     },

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.latency import measure_latency
@@ -18,20 +17,26 @@ from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import save_latency
 from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
-from cahp_plugin.workflow.prune import prune_classifier, read_from
+from cahp_plugin.tasks import Options, encode_sets, task_of, with_targets
+from cahp_plugin.units.positions import max_positions
+from cahp_plugin.workflow.prune import prune_model, read_from, training_and_evaluation
+
+_LENGTHS = (32, 128, 512)
 
 
-def deploy_classifier(
+def deploy_model(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     train: Any,
-    evaluation: Any,
+    evaluation: Any = None,
     config: CAHPConfig | None = None,
     *,
+    task: str | None = None,
+    metric: str | None = None,
     output_dir: str | os.PathLike[str],
     recovery: RecoverySettings | None = None,
     preset: Preset | None = None,
-    sequence_lengths: Sequence[int] = (32, 128, 512),
+    sequence_lengths: Sequence[int] | None = None,
     threads: int = 1,
     rounds: int = 50,
     warmup: int = 10,
@@ -42,27 +47,30 @@ def deploy_classifier(
     overwrite: bool = False,
     figures: bool = True,
 ) -> DeployReport:
-    """Prunes and recovers a classifier, exports it and the dense model, quantizes both to int8, and compares all.
+    """Prunes and recovers a model, exports it and the dense model, quantizes both to int8, and compares all.
 
     The folder appears only when everything went well.
 
     Args:
-        model: The classifier; pruned in place.
-        tokenizer: Its tokenizer.
-        train: Training set with text and label columns.
-        evaluation: Evaluation set with the same columns.
+        model: The model; pruned in place.
+        processor: Its tokenizer, or its processor of images or speech.
+        train: Training set, as for :func:`cahp_plugin.prune_model`.
+        evaluation: Evaluation set; without it, a tenth of the training set is held out.
         config: Settings of the method.
+        task: As for :func:`cahp_plugin.prune_model`.
+        metric: As for :func:`cahp_plugin.prune_model`.
         output_dir: Folder to write.
         recovery: Fine-tuning after pruning; the paper's by default.
         preset: Processors that the int8 graphs are for; see :func:`cahp_plugin.export.export_pruned`.
-        sequence_lengths: Lengths that latency is measured at, in tokens; the model needs positions for all.
+        sequence_lengths: Lengths that latency is measured at, in tokens; the model needs positions for all. Without
+            it 32, 128 and 512 as far as it has, and the one length of images and speech.
         threads: Threads inside an operator.
         rounds: Timed calls of each graph at each length.
         warmup: Calls before them.
         memory: Whether each graph's peak memory is measured, in a process of its own.
-        text_columns: As for :func:`cahp_plugin.prune_classifier`.
-        label_column: As for :func:`cahp_plugin.prune_classifier`.
-        max_length: As for :func:`cahp_plugin.prune_classifier`.
+        text_columns: As for :func:`cahp_plugin.prune_model`.
+        label_column: As for :func:`cahp_plugin.prune_model`.
+        max_length: As for :func:`cahp_plugin.prune_model`.
         overwrite: Whether a non-empty folder is replaced.
         figures: Whether pictures of the selection are drawn.
 
@@ -70,30 +78,38 @@ def deploy_classifier(
         What was made and measured.
 
     Raises:
-        CAHPError: As ``prune_classifier``, ``export_pruned`` and ``measure_latency``.
+        CAHPError: As ``prune_model``, ``export_pruned`` and ``measure_latency``.
     """
-    check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, tokenizer, train, evaluation))
-    columns = find_columns(evaluation, text_columns, label_column)
-    check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
-    encoded = encode(evaluation, columns, tokenizer, model, max_length=max_length)
-    batches = list(make_dataloader(encoded, tokenizer))
+    check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, processor, train, evaluation))
+    does, device = task_of(model, task), model.device
+    train, evaluation = training_and_evaluation(train, evaluation).values()
+    options = Options(text_columns, label_column, max_length)
+    examples = encode_sets({"evaluation": evaluation}, model, processor, does, options)["evaluation"]
+    examples = with_targets(model, examples)
+    if sequence_lengths is None and does.main_input == "input_ids":
+        longest = max_positions(model) or max(_LENGTHS)
+        sequence_lengths = [length for length in _LENGTHS if length <= longest] or [longest]
     exports: dict[str, ExportReport] = {}
     with replaced_folder(output_dir, overwrite=overwrite) as partial:
 
         def export(source: Any, name: str, **settings: Any) -> None:
-            report = export_pruned(source, partial / name, evaluation=batches, tokenizer=tokenizer, **settings)
+            report = export_pruned(
+                source, partial / name, evaluation=examples, metric=metric, tokenizer=processor, **settings
+            )
             exports[name] = dataclasses.replace(report, output=Path(output_dir) / name)
 
         # First what can fail soon: the dense model's export, and lengths that it has no positions for.
-        export(model, "dense")
+        export(model.cpu(), "dense")
         export(partial / "dense", "dense-int8", quantize="dynamic", preset=preset)
         measure_latency([partial / "dense"], sequence_lengths=sequence_lengths, rounds=2, warmup=0, memory=False)
-        pruning = prune_classifier(
-            model,
-            tokenizer,
+        pruning = prune_model(
+            model.to(device),
+            processor,
             train,
             evaluation,
             config,
+            task=task,
+            metric=metric,
             output_dir=partial / "pruned",
             recovery=recovery,
             text_columns=text_columns,

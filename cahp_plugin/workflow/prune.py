@@ -15,10 +15,10 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.compare.runs import fingerprint_of_data, fingerprint_of_model
+from cahp_plugin.compare.runs import fingerprint_of_model
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import check_same_classes, encode, find_columns, make_dataloader
-from cahp_plugin.errors import CheckpointError, DataError, UnsupportedModelError
+from cahp_plugin.data import as_dataset
+from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import (
@@ -29,29 +29,45 @@ from cahp_plugin.prune import (
     load_pruned,
     replaced_folder,
 )
-from cahp_plugin.prune.checkpoint import class_named, load_tokenizer
+from cahp_plugin.prune.checkpoint import class_named
 from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
-from cahp_plugin.recover import Evaluation, RecoverySettings, evaluate_classifier
+from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import save_figures, write_folder_page
 from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport
+from cahp_plugin.selectors.base import resolved
 from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.selectors.complementary import select_heads
+from cahp_plugin.tasks import (
+    Evaluation,
+    Options,
+    encode_sets,
+    evaluate,
+    known_task,
+    metric_named,
+    save_beside,
+    task_of,
+    with_targets,
+)
 from cahp_plugin.units import attention_layers
+from cahp_plugin.units.state import call_options
 
 logger = logging.get_logger(__name__)
 
 _RELOAD_TOLERANCE = 1e-6
+_HELD_OUT = 0.1
 
 
-def prune_classifier(
+def prune_model(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     train: Any,
-    evaluation: Any,
+    evaluation: Any = None,
     config: CAHPConfig | None = None,
     *,
+    task: str | None = None,
+    metric: str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     recovery: RecoverySettings | None = None,
     text_columns: Sequence[str] | None = None,
@@ -60,20 +76,22 @@ def prune_classifier(
     overwrite: bool = False,
     figures: bool = True,
 ) -> PruneReport:
-    """Prunes a fine-tuned sequence classifier by CAHP, recovers it, saves it and checks the saved copy.
+    """Prunes a fine-tuned model by CAHP, recovers it, saves it and checks the saved copy.
 
     Args:
-        model: The classifier, of a supported architecture; pruned in place.
-        tokenizer: Its tokenizer.
-        train: Training set, a ``datasets.Dataset`` with text and label columns.
-        evaluation: Evaluation set with the same columns.
+        model: The model, of a supported architecture and a task of ``cahp_plugin.tasks.TASKS``; pruned in place.
+        processor: Its tokenizer, or its processor of images or speech.
+        train: Training set: a ``datasets.Dataset``, streaming or not, a file or an id, or a list of texts or rows.
+        evaluation: Evaluation set with the same columns; without it, a tenth of the training set is held out.
         config: Settings of the method.
+        task: Name of the task; the model's class tells it.
+        metric: A number to report besides the task's own: a name that the task has, or ``module:function``.
         output_dir: Folder to write the pruned model, tokenizer, selection, report and figures to; it appears whole or
             not at all. Nothing is written without it.
         recovery: Fine-tuning after pruning; the paper's by default.
-        text_columns: One or two text columns; found by their usual names without it.
-        label_column: Column of the labels; found without it.
-        max_length: Tokens that examples are truncated to; the model's own limit without it.
+        text_columns: Columns of the input; found by their usual names without it.
+        label_column: Column of what is to be predicted; found without it.
+        max_length: Tokens of an example at most; the model's own limit without it.
         overwrite: Whether a non-empty ``output_dir`` is replaced.
         figures: Whether pictures are drawn, and ``report.html`` with all of it.
 
@@ -93,7 +111,7 @@ def prune_classifier(
     if here.device is not None:
         model.to(here.device)
     if output is not None:
-        inputs = read_from(model, tokenizer, train, evaluation)
+        inputs = read_from(model, processor, train, evaluation)
         here.share(lambda: check_output_directory(output, overwrite=overwrite, inputs=inputs))
         if class_named(model.config, type(model).__name__) is not type(model):
             raise UnsupportedModelError(
@@ -101,29 +119,38 @@ def prune_classifier(
                 "(`AutoModelFor....register`): what is saved could not be loaded again."
             )
     attention_layers(model)
+    does = task_of(model, task)
+    config = resolved(config, does)
+    if metric is not None:
+        metric_named(metric)
     clock = _Clock()
     with (
         replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
     ):
         with clock("encode"):
-            columns = find_columns(train, text_columns, label_column)
-            find_columns(evaluation, columns.text, columns.label)
-            check_same_classes({"training": train, "evaluation": evaluation}, columns.label, model.config)
-            encoded, encoded_evaluation = (
-                encode(data, columns, tokenizer, model, max_length=max_length) for data in (train, evaluation)
-            )
+            sets = training_and_evaluation(train, evaluation)
+            options = Options(text_columns, label_column, max_length)
+            examples, evaluated = encode_sets(sets, model, processor, does, options).values()
+            does.chosen_metrics(evaluated, metric)
         if here.size > 1:
             given = {"recovery": recovery, "model": fingerprint_of_model(model)}
-            data = {"train": fingerprint_of_data(encoded), "evaluation": fingerprint_of_data(encoded_evaluation)}
+            data = {"train": examples.fingerprint(), "evaluation": evaluated.fingerprint()}
             here.check_same({**given, **data, "settings": config.to_dict(), "versions": package_versions()})
-        observed = make_dataloader(encoded, tokenizer, batch_size=recovery.batch_size)
-        evaluated = make_dataloader(encoded_evaluation, tokenizer, batch_size=recovery.batch_size)
+        if does.needs_targets(examples):
+            with clock("embed"):
+                examples, evaluated = with_targets(model, examples), with_targets(model, evaluated)
+        first = evaluated.batch([0])
 
         stages = []
+
+        def stage(name: str) -> None:
+            found = evaluate(model, evaluated, metric=metric, batch_size=recovery.batch_size)
+            stages.append(_stage(name, model, found))
+
         with clock("evaluate dense"):
-            stages.append(_stage("dense", model, evaluate_classifier(model, evaluated)))
+            stage("dense")
         with clock("select heads"):
-            selection = select_heads(model, observed, config)
+            selection = select_heads(model, examples.batches(recovery.batch_size), config)
         pictures: dict[str, Path] = {}
         if partial is not None and output is not None and figures:
             with clock("figures"):  # before the long part: a failure here costs no training
@@ -131,27 +158,28 @@ def prune_classifier(
                 pictures = {name: output / path.relative_to(partial) for name, path in drawn.items()}
         original = copy.deepcopy(model) if recovery.closed_form else None
         with clock("prune"):
-            prune_to(model, selection, next(iter(evaluated)))
+            prune_to(model, selection, first)
         with clock("evaluate one-shot"):
-            stages.append(_stage("one-shot", model, evaluate_classifier(model, evaluated)))
+            stage("one-shot")
         if original is not None:
             with clock("repair"):
-                repair(model, original, encoded, tokenizer, recovery, seed=config.seed)
+                repair(model, original, examples, recovery, seed=config.seed)
             original = None
             with clock("evaluate repaired"):
-                stages.append(_stage(str(recovery.closed_form), model, evaluate_classifier(model, evaluated)))
+                stage(str(recovery.closed_form))
         if recovery.finetunes:
             with clock("recover"):
-                train_again(model, encoded, tokenizer, recovery, seed=config.seed)
+                train_again(model, examples, recovery, seed=config.seed)
             with clock("evaluate recovered"):
-                stages.append(_stage("recovered", model, evaluate_classifier(model, evaluated)))
+                stage("recovered")
 
         difference = None
         if partial is not None and output is not None:
             with clock("save and reload"):
-                write_checkpoint(model, partial, place=output, selection=selection, tokenizer=tokenizer, stages=stages)
+                write_checkpoint(model, partial, place=output, selection=selection, tokenizer=processor, stages=stages)
+                save_beside(does, partial)
                 try:
-                    difference = reload_difference(model, partial, next(iter(evaluated)))
+                    difference = reload_difference(model, partial, evaluated.batch(range(min(len(evaluated), 32))))
                 except CheckpointError as error:
                     raise CheckpointError(f"{error} It is in {keep_beside(partial, output)}.") from error
         report = PruneReport(
@@ -164,6 +192,8 @@ def prune_classifier(
             package_versions(),
             recovery,
             here.size,
+            does.name,
+            tuple(set_.told for set_ in (examples, evaluated) if set_.told),
         )
         if partial is not None and output is not None:
             # The folder may be moved: what it holds does not say where it lies.
@@ -190,13 +220,38 @@ def read_from(*sources: Any) -> list[str]:
     return places + [entry["filename"] for source in sources for entry in getattr(source, "cache_files", ())]
 
 
-def load_classifier(name: str) -> tuple[Any, Any]:
-    """Loads a fine-tuned classifier, pruned before or not, and its tokenizer from a folder or the Hub.
+def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
+    """The two sets; where there is none to evaluate on, a tenth of the training set is held out for that.
 
     Raises:
-        CheckpointError: There is no such checkpoint, or it has no tokenizer.
+        DataError: They are no data sets, or a single row.
     """
-    return load_pruned(name), load_tokenizer(name)
+    train = as_dataset(train)
+    if evaluation is not None:
+        return {"training": train, "evaluation": as_dataset(evaluation)}
+    if len(train) < 2:
+        raise DataError("No evaluation data was given, and the training set has too few rows to hold some out.")
+    logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
+    parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
+    return {"training": parts["train"], "evaluation": parts["test"]}
+
+
+def load_model(name: str, *, task: str | None = None, device: str | None = None) -> tuple[Any, Any]:
+    """Loads a fine-tuned model, pruned before or not, and its tokenizer or processor, from a folder or the Hub.
+
+    Args:
+        name: Folder or Hub id.
+        task: Name of its task; its class tells it.
+        device: Where it is moved; where it lies in several processes is Accelerate's choice.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it has no tokenizer or processor.
+        ConfigError: The device can't be used, or there are several processes.
+    """
+    if device is not None and processes().size > 1:
+        raise ConfigError(f"`device` is {device!r}; of several processes each has its own. Leave it out.")
+    model = load_pruned(name, device=device)
+    return model, task_of(model, task).load_processor(name)
 
 
 def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:
@@ -209,20 +264,25 @@ def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> 
 
 
 def reload_difference(model: Any, folder: Path, batch: Mapping[str, Any]) -> float:
-    """Largest absolute difference of a logit between a model and its saved copy, on one batch.
+    """Largest absolute difference of an output between a model and its saved copy, on one batch.
 
     Raises:
-        CheckpointError: It exceeds 1e-6 of the largest logit: the copy is not the model.
+        CheckpointError: It exceeds 1e-6 of the largest output: the copy is not the model.
     """
     attention = model.config._attn_implementation
     copy = load_pruned(folder, dtype=model.dtype, attn_implementation=attention).to(model.device)
-    inputs = _inputs(model, batch)
+    inputs, options = _inputs(model, batch), call_options(type(model))
     with torch.inference_mode():
-        ours, theirs = model.eval()(**inputs).logits, copy.eval()(**inputs).logits
-    difference = float((ours - theirs).abs().max())
-    if not difference <= _RELOAD_TOLERANCE * max(1.0, float(ours.abs().max())):
-        raise CheckpointError(f"The saved model differs from the one in memory by {difference:.2e}.")
-    return difference
+        ours, theirs = model.eval()(**inputs, **options), copy.eval()(**inputs, **options)
+    found = 0.0
+    for name in known.outputs if (known := known_task(model)) else ["logits"]:
+        if not hasattr(ours, name):
+            continue
+        difference = float((ours[name] - theirs[name]).abs().max())
+        if not difference <= _RELOAD_TOLERANCE * max(1.0, float(ours[name].abs().max())):
+            raise CheckpointError(f"The saved model differs from the one in memory by {difference:.2e} in `{name}`.")
+        found = max(found, difference)
+    return found
 
 
 def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -235,7 +295,7 @@ def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _stage(name: str, model: Any, evaluation: Evaluation) -> Stage:
     heads = sum(len(layer.heads) for layer in attention_layers(model))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Stage(name, heads, parameters, evaluation.accuracy, evaluation.loss)
+    return Stage(name, heads, parameters, evaluation.loss, evaluation.scores, evaluation.num_examples)
 
 
 class _Clock:

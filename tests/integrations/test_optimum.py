@@ -59,13 +59,13 @@ def test_evaluation_examples_are_found_or_held_out(given, splits, evaluated, mon
     import optimum.cahp.pruner as module
 
     seen = {}
-    real = module.prune_classifier
+    real = module.prune_model
 
     def watched(model, tokenizer, train, evaluation, *args, **kwargs):
         seen.update(train=len(train), evaluation=len(evaluation))
         return real(model, tokenizer, train, evaluation, *args, **kwargs)
 
-    monkeypatch.setattr(module, "prune_classifier", watched)
+    monkeypatch.setattr(module, "prune_model", watched)
     dataset = DatasetDict({name: examples(count) for name, count in splits.items()})
     given_data = dataset if len(splits) > 1 else dataset["train"]
     HeadPruner.from_pretrained(given / "model").prune(

@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPConfig, load_pruned, prune_classifier, save_pruned
+from cahp_plugin import CAHPConfig, load_pruned, prune_model, save_pruned
 from cahp_plugin.cli import main
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
@@ -101,9 +101,9 @@ def test_python_knows_what_models_and_data_were_read_from(given):
     model, tokenizer = load_pruned(given / "model"), load_tokenizer(str(given / "model"))
     settings = {"recovery": RecoverySettings(method="none"), "overwrite": True, "figures": False}
     with pytest.raises(CheckpointError, match=r"out holds .*\.arrow: what is read here"):
-        prune_classifier(model, tokenizer, data, data, CAHPConfig(num_heads=6), output_dir=out, **settings)
+        prune_model(model, tokenizer, data, data, CAHPConfig(num_heads=6), output_dir=out, **settings)
     with pytest.raises(CheckpointError, match=r"model is what is read here"):
-        prune_classifier(model, tokenizer, data, data, CAHPConfig(num_heads=6), output_dir=given / "model", **settings)
+        prune_model(model, tokenizer, data, data, CAHPConfig(num_heads=6), output_dir=given / "model", **settings)
     assert load_pruned(given / "model").num_parameters() == model.num_parameters()
 
 
@@ -255,7 +255,7 @@ def test_data_that_was_loaded_from_a_file_is_known(given):
     (given / "train.jsonl").rename(given / "out" / "train.jsonl")
     train, model = load_examples(str(given / "out" / "train.jsonl")), load_pruned(given / "model")
     with pytest.raises(CheckpointError, match=r"out holds .*train.jsonl: what is read here"):
-        prune_classifier(model, tiny_tokenizer(), train, train, output_dir=given / "out", overwrite=True)
+        prune_model(model, tiny_tokenizer(), train, train, output_dir=given / "out", overwrite=True)
 
 
 def test_a_model_whose_files_are_links_into_the_output(given, capsys):
@@ -324,4 +324,4 @@ def test_classes_that_would_not_load_again_are_told_before_the_work(given):
     model.__class__ = Mine
     data = Dataset.from_list(word_examples(30))
     with pytest.raises(UnsupportedModelError, match="Mine is no class of transformers"):
-        prune_classifier(model, tiny_tokenizer(), data, data, output_dir=given / "out")
+        prune_model(model, tiny_tokenizer(), data, data, output_dir=given / "out")

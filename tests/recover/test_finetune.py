@@ -13,7 +13,7 @@ from tiny import model_inputs, tiny_batches, tiny_model
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallback
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, prune_classifier, save_pruned
+from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, prune_model, save_pruned
 from cahp_plugin.data import Columns, encode, make_dataloader
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.recover import RecoverySettings, evaluate_classifier
@@ -233,7 +233,7 @@ def test_arguments_that_a_trainer_does_not_know(arguments):
 def test_a_half_precision_model_is_pruned_saved_and_the_same_again(dtype, tmp_path):
     data = Dataset.from_list(word_examples(60))
     recovery = RecoverySettings(method="least-squares+finetune", epochs=1, batch_size=8)
-    report = prune_classifier(
+    report = prune_model(
         tiny_model().to(dtype), tiny_tokenizer(), data, data, CAHPConfig(num_heads=6), output_dir=tmp_path / "a",
         recovery=recovery, figures=False,
     )  # fmt: skip

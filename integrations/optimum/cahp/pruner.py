@@ -13,7 +13,7 @@ from cahp_plugin.data import load_examples
 from cahp_plugin.errors import DataError
 from cahp_plugin.prune import check_output_directory
 from cahp_plugin.recover import RecoverySettings
-from cahp_plugin.workflow import PruneReport, load_classifier, prune_classifier
+from cahp_plugin.workflow import PruneReport, load_model, prune_model
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +44,7 @@ class HeadPruner:
         Raises:
             CheckpointError: There is no such checkpoint, or it has no tokenizer.
         """
-        return cls(*load_classifier(os.fspath(model_name_or_path)))
+        return cls(*load_model(os.fspath(model_name_or_path)))
 
     def prune(
         self,
@@ -87,7 +87,7 @@ class HeadPruner:
         named = [data for data in (dataset, eval_dataset) if isinstance(data, (str, os.PathLike))]
         check_output_directory(save_dir, overwrite=overwrite, inputs=named)
         train, evaluation = _train_and_evaluation(dataset, eval_dataset)
-        self.report = prune_classifier(
+        self.report = prune_model(
             self.model,
             self.tokenizer,
             train,

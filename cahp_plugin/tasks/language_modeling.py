@@ -1,0 +1,91 @@
+"""What two kinds of language models share: texts without labels, perplexity."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from cahp_plugin.errors import DataError
+from cahp_plugin.tasks.base import TOKENS, Options, Task, tokens_counted
+from cahp_plugin.tasks.decoder_inputs import IGNORED
+from cahp_plugin.tasks.examples import Examples
+from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
+from cahp_plugin.tasks.text import Padding, check_texts, length_limit, mapped, told_chunks
+
+
+class LanguageModeling(Task):
+    """Texts in, distributions of tokens out; long texts are taken apart."""
+
+    text_columns = (("text",), ("content",), ("sentence",), ("review",))
+    labelled = False
+    metrics = ("perplexity",)
+    outputs = {"logits": TOKENS}  # noqa: RUF012
+    chunks = True
+
+    def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
+        """See the base class."""
+        (column,) = self.columns(data, options).text
+        check_texts(data, [column])
+        limit = length_limit(processor, model, options.max_length, chunks=True)
+        taken = 0
+
+        def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
+            nonlocal taken
+            whole = bool(getattr(processor, "is_fast", False))
+            found = processor(batch[column], truncation=True, max_length=limit, return_overflowing_tokens=whole)
+            samples = found.get("overflow_to_sample_mapping", range(len(indices)))
+            pieces: dict[str, list[Any]] = {"input_ids": [], "attention_mask": [], "row": [], "labels": []}
+            for sample, ids in zip(samples, found["input_ids"], strict=True):
+                ids, labels = self.labels(ids, indices[sample] * 1009 + len(pieces["row"]), processor)
+                if sum(label != IGNORED for label in labels[1:]):  # a single token has nothing to predict it from
+                    new = (ids, [1] * len(ids), indices[sample], labels)
+                    for name, value in zip(pieces, new, strict=True):
+                        pieces[name].append(value)
+            taken += len({row for row in pieces["row"] if pieces["row"].count(row) > 1})
+            return pieces
+
+        examples = mapped(data, encoded, with_indices=True)
+        if not len(examples):
+            raise DataError(f"Column {column!r}: no text has two tokens, so there is nothing to predict.")
+        told = told_chunks(taken, len(data), limit, len(examples))
+        lengths = [len(ids) for ids in examples["input_ids"]]
+        head = model.get_output_embeddings()
+        width = 0 if head is None else int(head.weight.shape[0])
+        references, rows = list(data.with_format(None)[column]), list(examples["row"])
+        return Examples(self, examples, Padding(processor, side="right"), lengths, references, rows, width, told)
+
+    @abc.abstractmethod
+    def labels(self, ids: list[int], seed: int, tokenizer: Any) -> tuple[list[int], list[int]]:
+        """What the model reads, and what it is to predict: token ids, -100 where nothing."""
+
+    @abc.abstractmethod
+    def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Outputs of shape ``(batch, tokens, ...)`` and the labels that they are about."""
+
+    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return of_tokens(*self.at(output.logits, labels, inputs), name=self.auto.removeprefix("Auto"))
+
+    def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return tokens_counted(self.at(labels, labels, inputs)[1])
+
+    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        found, own = self.at(divergence_of_classes(ours.logits, theirs.logits), labels, inputs)
+        return mean_over(found, own != IGNORED)
+
+    def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
+        """The most likely token at each place; what texts are compared by is the loss."""
+        found: list[Any] = output.logits.argmax(dim=-1).tolist()
+        return [tokens[: len(feature["input_ids"])] for tokens, feature in zip(found, features, strict=True)]
+
+    def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The most likely tokens of each text, and the texts."""
+        found: list[list[int]] = [[] for _ in examples.references]
+        for row, tokens in zip(examples.rows, outcomes, strict=True):
+            found[row].extend(tokens)
+        return found, list(examples.references)

@@ -1,0 +1,185 @@
+"""The part of a context that answers a question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cahp_plugin.errors import DataError
+from cahp_plugin.tasks.base import TOKENS, Options, Task, real_tokens
+from cahp_plugin.tasks.examples import Examples
+from cahp_plugin.tasks.losses import divergence_of_classes, of_spans
+from cahp_plugin.tasks.text import Padding, check_texts, length_limit, mapped, told_chunks
+
+_LONGEST_ANSWER = 30
+_CANDIDATES = 20
+
+
+class QuestionAnswering(Task):
+    """A span of the context; long contexts are read in windows that overlap by a quarter.
+
+    As in the scripts for SQuAD of transformers: of the best starts and ends of all windows, the pair of the highest
+    sum that is in the context, in order and at most 30 tokens long. Where some questions have no answer, the first
+    token stands for none.
+    """
+
+    name = "question-answering"
+    about = "the part of a context that answers a question"
+    auto = "AutoModelForQuestionAnswering"
+    suffixes = ("ForQuestionAnswering",)
+    text_columns = (("question", "context"),)
+    label_columns = ("answers", "answer")
+    metrics = ("f1_words", "exact_match")
+    compared = "the first and the last token of the answer"
+    outputs = {"start_logits": TOKENS, "end_logits": TOKENS}  # noqa: RUF012
+    own_loss = False
+    chunks = True
+
+    def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
+        """See the base class."""
+        if not getattr(processor, "is_fast", False):
+            raise DataError(
+                f"{type(processor).__name__} does not say where a token is; answers need a fast tokenizer."
+            )
+        columns = self.columns(data, options)
+        check_texts(data, columns.text)
+        question, context = columns.text
+        answers = _read_answers(data, columns.label, context)
+        limit, taken = length_limit(processor, model, options.max_length), 0
+
+        def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
+            nonlocal taken
+            # Room for the context is what the question leaves: at most half of the tokens go to a question.
+            found = processor(
+                [_cut(processor, text, limit // 2) for text in batch[question]],
+                batch[context],
+                truncation="only_second",
+                max_length=limit,
+                stride=limit // 8,
+                return_overflowing_tokens=True,
+                return_offsets_mapping=True,
+            )
+            rows = [indices[sample] for sample in found.pop("overflow_to_sample_mapping")]
+            taken += len({row for row in rows if rows.count(row) > 1})
+            offsets, labels = [], []
+            for position, (row, places) in enumerate(zip(rows, found.pop("offset_mapping"), strict=True)):
+                ids = found.sequence_ids(position)
+                own = [list(place) if part == 1 else [-1, -1] for place, part in zip(places, ids, strict=True)]
+                offsets.append(own)
+                labels.append(_span(own, *answers[row][0]) if answers[row] else [0, 0])
+            return {**{name: found[name] for name in found}, "labels": labels, "row": rows, "offsets": offsets}
+
+        examples = mapped(data, encoded, with_indices=True)
+        told = told_chunks(taken, len(data), limit, len(examples))
+        lengths = [len(ids) for ids in examples["input_ids"]]
+        references = [[text for _, text in found] for found in answers]
+        extra = {"contexts": data.with_format(None)[context]}
+        rows = list(examples["row"])
+        return Examples(self, examples, _Padding(processor), lengths, references, rows, told=told, extra=extra)
+
+    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return of_spans(output.start_logits, output.end_logits, labels)
+
+    def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
+        """For each window: score and characters of its best answer, and the score of there being none."""
+        found = []
+        starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
+        shifts = real_tokens(inputs).int().argmax(dim=1).tolist()  # padding on the left
+        for feature, start, end, shift in zip(features, starts, ends, shifts, strict=True):
+            places = torch.as_tensor(feature["offsets"])
+            window = slice(shift, shift + len(places))
+            found.append([*_best(start[window], end[window], places), float(start[shift] + end[shift])])
+        return found
+
+    def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """See the base class."""
+        contexts, references = examples.extra["contexts"], list(examples.references)
+        may_be_none = any(not reference for reference in references)
+        best: dict[int, list[Any]] = {}
+        for row, (score, first, last, none) in zip(examples.rows, outcomes, strict=True):
+            known = best.setdefault(row, [-1e30, 0, 0, 1e30])
+            if score > known[0]:
+                known[:3] = score, first, last
+            known[3] = min(known[3], none)  # none of the windows has an answer
+        texts = ["" for _ in references]
+        for row, (score, first, last, none) in best.items():
+            texts[row] = "" if may_be_none and none > score else contexts[row][first:last]
+        return texts, references
+
+    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        pairs = ((ours.start_logits, theirs.start_logits), (ours.end_logits, theirs.end_logits))
+        padding = ~real_tokens(inputs).to(ours.start_logits.device)
+        return sum(
+            (divergence_of_classes(*(logits.masked_fill(padding, -1e4) for logits in pair)) for pair in pairs),
+            torch.zeros(()),
+        )
+
+
+class _Padding(Padding):
+    """Windows with the first and the last token of the answer, moved where the padding is on the left."""
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+        batch = super().__call__([{name: row[name] for name in row if name != "labels"} for row in rows])
+        labels = torch.tensor([row["labels"] for row in rows])
+        return batch | {"labels": labels + real_tokens(batch).int().argmax(dim=1)[:, None]}
+
+
+def _cut(tokenizer: Any, text: str, limit: int) -> str:
+    """A question without what is beyond the limit; nearly all are short."""
+    if len(text) <= limit:
+        return text
+    places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return text if len(places) <= limit else text[: places[limit - 1][1]]
+
+
+def _span(offsets: Sequence[Sequence[int]], start: int, text: str) -> list[int]:
+    """First and last token of an answer; the first token twice where the window does not hold it."""
+    end = start + len(text)
+    inside = [i for i, (first, last) in enumerate(offsets) if first >= 0 and first < end and last > start]
+    whole = inside and offsets[inside[0]][0] <= start and offsets[inside[-1]][1] >= end
+    return [inside[0], inside[-1]] if whole else [0, 0]
+
+
+def _best(start: Tensor, end: Tensor, offsets: Tensor) -> tuple[float, int, int]:
+    """Score of the best span in the context, and its first and its last character."""
+    inside = offsets[:, 0] >= 0
+    first = start.masked_fill(~inside, -1e9).topk(min(_CANDIDATES, len(start))).indices
+    last = end.masked_fill(~inside, -1e9).topk(min(_CANDIDATES, len(end))).indices
+    length = last[None] - first[:, None]
+    good = inside[first][:, None] & inside[last][None] & (length >= 0) & (length < _LONGEST_ANSWER)
+    scores = (start[first][:, None] + end[last][None]).masked_fill(~good, -1e9)
+    row, column = divmod(int(scores.argmax()), len(last))
+    return (
+        float(scores[row, column]),
+        int(offsets[first[row], 0].clamp(min=0)),
+        int(offsets[last[column], 1].clamp(min=0)),
+    )
+
+
+def _read_answers(data: Any, column: str, context: str) -> list[list[tuple[int, str]]]:
+    """Where each answer begins, and its text; empty for a question without one.
+
+    Raises:
+        DataError: A row holds something else, or an answer is not where it is said to be.
+    """
+    rows = data.with_format(None)
+    found = []
+    for row, (value, text) in enumerate(zip(rows[column], rows[context], strict=True)):
+        where = f"Column {column!r}, row {row}"
+        if isinstance(value, str):
+            value = (
+                {"text": [value], "answer_start": [text.find(value)]} if value else {"text": [], "answer_start": []}
+            )
+        if not isinstance(value, Mapping) or not {"text", "answer_start"} <= set(value):
+            raise DataError(f"{where}: expected {{'text': [...], 'answer_start': [...]}} as in SQuAD, got {value!r}.")
+        answers = list(zip(value["answer_start"] or [], value["text"] or [], strict=False))
+        for start, answer in answers:
+            if not isinstance(start, int) or start < 0 or text[start : start + len(answer)] != answer:
+                raise DataError(f"{where}: {answer!r} is not in the context at character {start}.")
+        found.append(answers)
+    return found

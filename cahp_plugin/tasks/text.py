@@ -1,0 +1,177 @@
+"""From texts to tokens, and from tokens to padded batches: what the tasks of text share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers.utils import logging
+
+from cahp_plugin.errors import DataError
+from cahp_plugin.tasks.decoder_inputs import IGNORED
+from cahp_plugin.units.positions import max_positions
+
+logger = logging.get_logger(__name__)
+
+#: Tokens of a piece of text at most where `max_length` leaves it open and long texts are taken apart: attention maps
+#: grow with its square.
+LONGEST_CHUNK = 1024
+
+
+def length_limit(tokenizer: Any, model: Any, max_length: int | None, *, chunks: bool = False) -> int:
+    """Tokens that an example may have.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        model: The model.
+        max_length: What was asked for.
+        chunks: Whether longer texts are taken apart.
+
+    Raises:
+        DataError: ``max_length`` is out of range.
+    """
+    limits = [limit for limit in (max_positions(model), tokenizer.model_max_length) if limit]
+    limit = int(min(limits)) if limits else 2**30
+    if max_length is None:
+        return min(limit, LONGEST_CHUNK) if chunks else limit
+    if max_length < 3:
+        raise DataError(f"`max_length` must be at least 3 tokens, got {max_length}.")
+    if max_length > limit:
+        raise DataError(f"`max_length` is {max_length}; the model takes at most {limit} tokens.")
+    return max_length
+
+
+def check_texts(dataset: Any, columns: Sequence[str]) -> None:
+    """Checks that columns hold texts, and that some of them are not empty.
+
+    Raises:
+        DataError: One is no text, or all are empty.
+    """
+    empty: set[int] = set()
+    for name in columns:
+        found = dataset.with_format(None)[name]
+        for row, text in enumerate(found):
+            if not isinstance(text, str):
+                raise DataError(f"Column {name!r}, row {row}: expected text, got {text!r}.")
+            if not text.strip():
+                empty.add(row)
+        if len(found) and len(empty) == len(found):
+            raise DataError(f"All {len(found)} texts of column {name!r} are empty.")
+    if empty:
+        rows = ", ".join(map(str, sorted(empty)[:5])) + (", ..." if len(empty) > 5 else "")
+        logger.warning(f"{len(empty)} of {len(dataset)} texts are empty (rows {rows}).")
+
+
+def tokenized(
+    dataset: Any, columns: Sequence[str], tokenizer: Any, limit: int, *, cuts: bool = False
+) -> tuple[Any, str]:
+    """Tokenizes one text or a pair a row, and cuts what is longer than the limit.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        columns: One or two text columns.
+        tokenizer: The model's tokenizer.
+        limit: Tokens at most.
+        cuts: Whether all may be cut: a limit that was asked for.
+
+    Returns:
+        A ``datasets.Dataset`` with what the tokenizer gives, and what was cut in a sentence.
+
+    Raises:
+        DataError: A text is no string, all are empty, have no token, or are longer than the limit.
+    """
+    check_texts(dataset, columns)
+    long = 0
+
+    def encoded(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        nonlocal long
+        texts = [batch[name] for name in columns]
+        found = tokenizer(*texts, truncation=False, verbose=False)
+        over = sum(len(ids) > limit for ids in found["input_ids"])
+        if over:
+            long += over
+            found = tokenizer(*texts, truncation=True, max_length=limit)
+        return dict(found)
+
+    found = mapped(dataset, encoded)
+    for row, ids in enumerate(found["input_ids"]):
+        if not ids:
+            raise DataError(f"Row {row} has no token: {[dataset[row][name] for name in columns]!r}. Leave it out.")
+    told = f"{long} of {len(dataset)} examples are longer than {limit} tokens and were truncated." if long else ""
+    if long == len(dataset) and not cuts:
+        raise DataError(
+            f"All {long} examples are longer than the {limit} tokens that the model takes: the end of each would be "
+            f"lost. Give shorter texts, or cut them on purpose with `max_length` ({limit} or less)."
+        )
+    if told:
+        logger.warning(told)
+    return found, told
+
+
+def mapped(dataset: Any, function: Any) -> Any:
+    """A data set made batch by batch from another; where that lies on disk, so does this."""
+    return dataset.with_format(None).map(
+        function,
+        batched=True,
+        remove_columns=dataset.column_names,
+        keep_in_memory=not getattr(dataset, "spooled", False),
+        load_from_cache_file=False,
+        desc="Tokenizing",
+    )
+
+
+def pieces(ids: Sequence[int], limit: int, special: int = 0) -> list[Sequence[int]]:
+    """Takes a row of tokens apart into pieces of ``limit - special`` tokens at most, as even as whole tokens go."""
+    room = limit - special
+    count = max(1, -(-len(ids) // room))
+    size = -(-len(ids) // count)
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def told_chunks(taken: int, rows: int, limit: int, examples: int) -> str:
+    """What was taken apart, in a sentence, which is said too."""
+    if not taken:
+        return ""
+    told = f"{taken} of {rows} texts are longer than {limit} tokens and were taken apart: {examples} examples."
+    logger.info(told)
+    return told
+
+
+class Padding:
+    """Makes padded batches of rows of token ids and labels.
+
+    Args:
+        tokenizer: Pads; one without a padding token pads with the end of a text, which the mask hides.
+        side: Side of the padding; the tokenizer's without it.
+    """
+
+    def __init__(self, tokenizer: Any, *, side: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        if tokenizer.pad_token is None or (side or tokenizer.padding_side) != tokenizer.padding_side:
+            self._tokenizer = copy.deepcopy(tokenizer)
+            self._tokenizer.padding_side = side or tokenizer.padding_side
+            if tokenizer.pad_token is None:
+                self._tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pads the token ids and masks of the rows, and labels of tokens along with them."""
+        from transformers import DataCollatorWithPadding
+
+        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in rows[0]]
+        batch = dict(DataCollatorWithPadding(self._tokenizer)([{name: row[name] for name in names} for row in rows]))
+        if "labels" in rows[0]:
+            batch["labels"] = self.labels([row["labels"] for row in rows])
+        return batch
+
+    def labels(self, labels: Sequence[Any], side: str | None = None) -> torch.Tensor:
+        """Labels of examples, or of tokens: those are padded by -100 on the side of the inputs' padding."""
+        tensors = [torch.as_tensor(value) for value in labels]
+        if not tensors[0].dim():
+            return torch.stack(tensors)
+        left = (side or self._tokenizer.padding_side) == "left"
+        flipped = [value.flip(0) for value in tensors] if left else tensors
+        padded = pad_sequence(flipped, batch_first=True, padding_value=IGNORED)
+        return padded.flip(1) if left else padded

@@ -1,0 +1,95 @@
+"""Encoder-decoders: a text from a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from cahp_plugin.tasks.base import TARGETS, Options, Task, tokens_counted
+from cahp_plugin.tasks.decoder_inputs import IGNORED, add_decoder_inputs
+from cahp_plugin.tasks.examples import Examples
+from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
+from cahp_plugin.tasks.text import Padding, check_texts, length_limit, tokenized
+
+logger = logging.get_logger(__name__)
+
+
+class Text2Text(Task):
+    """A text from another: translation, summaries. Reported is the loss of a token; texts are made where asked for."""
+
+    name = "text2text-generation"
+    about = "encoder-decoders: a text from a text"
+    auto = "AutoModelForSeq2SeqLM"
+    suffixes = ("ForConditionalGeneration", "MTModel")
+    text_columns = (("source",), ("input",), ("document",), ("article",), ("dialogue",), ("text",), ("en",))
+    label_columns = ("target", "output", "summary", "highlights", "translation", "label", "labels")
+    metrics = ("token_loss",)
+    more_metrics = ("rouge1", "rouge2", "rougeL", "chrf", "wer")
+    compared = "the next token of the target, at every token"
+    outputs = {"logits": TARGETS}  # noqa: RUF012
+    two_graphs = True
+
+    def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
+        """See the base class."""
+        columns = self.columns(data, options)
+        limit = length_limit(processor, model, options.max_length)
+        encoded, told = tokenized(data, columns.text, processor, limit, cuts=options.max_length is not None)
+        check_texts(data, [columns.label])
+        targets = list(data.with_format(None)[columns.label])
+        found = processor(text_target=targets, truncation=True, max_length=limit)["input_ids"]
+        encoded = encoded.add_column("labels", found)
+        lengths = [len(ids) + len(own) for ids, own in zip(encoded["input_ids"], found, strict=True)]
+        width = int(model.get_output_embeddings().weight.shape[0])
+        collate, extra = DecoderPadding(processor, model), {"tokenizer": processor}
+        return Examples(self, encoded, collate, lengths, targets, range(len(targets)), width, told, extra=extra)
+
+    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return of_tokens(output.logits, labels, name=self.auto.removeprefix("Auto"))
+
+    def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return tokens_counted(labels)
+
+    def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
+        """Token ids that were generated; see :meth:`prompts`."""
+        found: list[Any] = output.logits.argmax(dim=-1).tolist() if hasattr(output, "logits") else output.tolist()
+        return found
+
+    def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """See the base class."""
+        tokenizer = examples.extra["tokenizer"]
+        return tokenizer.batch_decode(outcomes, skip_special_tokens=True), list(examples.references)
+
+    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return mean_over(divergence_of_classes(ours.logits, theirs.logits), labels != IGNORED)
+
+
+class DecoderPadding(Padding):
+    """Pads texts and their targets, and makes what the decoder reads of the targets.
+
+    Args:
+        tokenizer: Pads.
+        model: Says what a decoder starts from.
+    """
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        super().__init__(tokenizer)
+        self._model = model
+
+    def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """See the base class."""
+        batch = super().__call__([{name: row[name] for name in row if name != "labels"} for row in rows])
+        return self.with_targets(batch, [row["labels"] for row in rows])
+
+    def with_targets(self, batch: dict[str, Any], targets: Sequence[Any]) -> dict[str, Any]:
+        """Adds the targets, padded on the right, as labels and as what the decoder reads."""
+        labels = self.labels(targets, side="right")
+        mask = batch.get("attention_mask", torch.ones(len(targets), 0)).bool()
+        inputs, _ = add_decoder_inputs(self._model, batch, labels, mask, 0)
+        return inputs | {"labels": labels}

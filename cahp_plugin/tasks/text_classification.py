@@ -1,0 +1,75 @@
+"""Texts, or pairs of texts, of one class each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from cahp_plugin.data.columns import LABEL_COLUMNS
+from cahp_plugin.data.labels import encode_labels
+from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.tasks.base import BATCH, Options, Task
+from cahp_plugin.tasks.examples import Examples
+from cahp_plugin.tasks.losses import divergence_of_classes, of_classes
+from cahp_plugin.tasks.text import Padding, length_limit, tokenized
+
+
+class TextClassification(Task):
+    """One class for a text or a pair."""
+
+    name = "text-classification"
+    about = "one class for a text or a pair of texts"
+    auto = "AutoModelForSequenceClassification"
+    suffixes = ("ForSequenceClassification",)
+    label_columns = LABEL_COLUMNS
+    conditioning = "label"
+    metrics = ("accuracy",)
+    compared = "the classes"
+    outputs = {"logits": BATCH}  # noqa: RUF012
+
+    def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
+        """See the base class."""
+        columns = self.columns(data, options)
+        labels = self.read_labels(data, columns.label, model.config) if columns.label else [0] * len(data)
+        return classified(self, data, columns.text, labels, model, processor, options)
+
+    def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
+        """What is right for each row, as the loss takes it."""
+        return encode_labels(data, column, config)
+
+    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return of_classes(output.logits, labels)
+
+    def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
+        """See the base class."""
+        found: list[Any] = output.logits.argmax(dim=-1).tolist()
+        return found
+
+    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
+        """See the base class."""
+        return divergence_of_classes(ours.logits, theirs.logits)
+
+
+def classified(
+    task: Task, data: Any, columns: Sequence[str], labels: list[Any], model: Any, tokenizer: Any, options: Options
+) -> Examples:
+    """Examples of a task whose rows are a text or a pair and its label.
+
+    Raises:
+        DataError: A text can't be used.
+        UnsupportedModelError: A decoder does not know which token is padding.
+    """
+    decoder = not getattr(model.config, "is_encoder_decoder", False) and tokenizer.pad_token is None
+    if decoder and getattr(model.config, "pad_token_id", None) is None:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} looks for the last token of each text, and neither its config nor its tokenizer "
+            "names a padding token. Set `pad_token_id` in config.json and the tokenizer's `pad_token`."
+        )
+    limit = length_limit(tokenizer, model, options.max_length)
+    encoded, told = tokenized(data, columns, tokenizer, limit, cuts=options.max_length is not None)
+    encoded = encoded.add_column("labels", labels)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return Examples(task, encoded, Padding(tokenizer), lengths, labels, range(len(labels)), told=told)
