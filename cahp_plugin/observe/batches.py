@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
-from cahp_plugin.observe.conditioning import LABEL, Conditioning
+from cahp_plugin.observe.classes import classes_of
+from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning
 from cahp_plugin.processes import processes
 from cahp_plugin.tasks.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
 from cahp_plugin.units.positions import max_positions
@@ -28,12 +29,13 @@ class Batch:
 
     Attributes:
         inputs: Arguments of the model's forward call, without labels.
-        labels: Class of each example, int64 of shape ``(batch,)``; where none are needed also labels of tokens,
-            ``(batch, tokens)``, anything else as it came, or ``None``.
+        labels: Class of each example, int64 of shape ``(batch,)``; of each token, ``(batch, tokens)``; or 0 and 1 of
+            shape ``(batch, labels)``. Where none are needed also anything else as it came, or ``None``.
         mask: Real tokens, bool of shape ``(batch, tokens)``. Images and audio features, whose tokens the model makes
             and never pads, have a width of 0.
         decoder_mask: Real tokens of the decoder's input, where the model takes one.
         first: Number of its first example in the data set.
+        label_sets: Whether labels are 0 and 1 of shape ``(batch, labels)``: no column of them is a token's.
     """
 
     inputs: dict[str, Any]
@@ -41,6 +43,7 @@ class Batch:
     mask: Tensor
     decoder_mask: Tensor | None = None
     first: int = 0
+    label_sets: bool = False
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -56,9 +59,8 @@ class Batch:
             return value[chosen] if isinstance(value, Tensor) and value.dim() and len(value) == len(self) else value
 
         mask, decoder_mask = self.mask[chosen], pick(self.decoder_mask)
-        batch = Batch(
-            {name: pick(value) for name, value in self.inputs.items()}, pick(self.labels), mask, decoder_mask
-        )
+        inputs = {name: pick(value) for name, value in self.inputs.items()}
+        batch = Batch(inputs, pick(self.labels), mask, decoder_mask, label_sets=self.label_sets)
         width, decoder_width = _width(mask), 0 if decoder_mask is None else _width(decoder_mask)
         return batch.columns(slice(0, width), slice(0, decoder_width))
 
@@ -72,11 +74,11 @@ class Batch:
                 inputs[name] = value[:, decoder_window if decodes else window]
         labels, decoder_mask = self.labels, self.decoder_mask
         target = self.mask if decoder_mask is None else decoder_mask
-        if _is_of_tokens(labels, target):
+        if _is_of_tokens(labels, target) and not self.label_sets:
             labels = labels[:, window if decoder_mask is None else decoder_window]
         if decoder_mask is not None:
             decoder_mask = decoder_mask[:, decoder_window]
-        return Batch(inputs, labels, self.mask[:, window], decoder_mask)
+        return Batch(inputs, labels, self.mask[:, window], decoder_mask, label_sets=self.label_sets)
 
 
 def _is_of_tokens(value: Any, mask: Tensor) -> bool:
@@ -96,7 +98,7 @@ class PreparedBatches:
     Attributes:
         source: The batches as given (or, for an iterator that can be walked through only once, their list).
         lengths: Number of real tokens of each example, in the order of the first walk; empty for images and audio.
-        classes: Labels that occur, ascending; empty where no labels were asked for.
+        classes: Labels that heads are compared by, ascending; empty where no labels were asked for.
         sizes: Examples of each batch.
         reader: How a batch is read.
         digest: Where several processes are at work, what tells other data or another order from these.
@@ -141,19 +143,21 @@ def prepare_batches(
             ``pixel_values`` or ``input_features``), ``attention_mask`` (all tokens are real without it), what else the
             model takes, and labels. An iterator is read into memory.
         model: The model that will see them.
-        conditioning: Where it compares labelled classes, ``labels`` of shape ``(batch,)`` are needed and checked;
-            else they may be absent, or labels of tokens.
+        conditioning: Where it compares labelled classes, ``labels`` are needed and checked: whole numbers of shape
+            ``(batch,)``; of shape ``(batch, tokens)``, -100 where a token has none; or 0 and 1 of shape
+            ``(batch, labels)``. Else they may be absent, or labels of tokens.
 
     Raises:
-        DataError: No example; labels missing, not whole numbers, outside the model's classes; a single class; a class
-            with fewer than two examples, which has no variance; an example without tokens; no input for the decoder.
+        DataError: No example; labels missing, of another shape or type, or none of the model's; a single class; a
+            class with fewer than two examples, which has no variance (of tokens, and of several labels, it is left out
+            with a warning while others are there); an example without tokens; no input for the decoder.
     """
     source = dataloader if iter(dataloader) is not dataloader else list(dataloader)
-    reader = Reader(model, classes=conditioning.labelled)
+    reader, kind = Reader(model, conditioning), classes_of(conditioning)
     config: Any = model.config
     num_labels = int(config.num_labels)
     lengths: list[int] = []
-    counts = torch.zeros(num_labels, dtype=torch.long)
+    counts = torch.zeros((), dtype=torch.long)
     sizes: list[int] = []
     longest = 0
     digest = hashlib.sha256()
@@ -161,14 +165,7 @@ def prepare_batches(
         batch = reader.read(raw, position)
         longest = max(longest, _raw_width(raw))
         if reader.classes:
-            low, high = int(batch.labels.min()), int(batch.labels.max())
-            if low < 0 or high >= num_labels:
-                raise DataError(
-                    f"Batch {position} has the label {low if low < 0 else high}; the model has {num_labels} classes, "
-                    f"so labels go from 0 to {num_labels - 1}. Map the labels or load the model with the right "
-                    "`num_labels`."
-                )
-            counts += torch.bincount(batch.labels, minlength=num_labels)
+            counts = counts + kind.count(batch.labels, batch.mask, num_labels, position)
         _check_tokens(batch, position)
         if batch.mask.shape[1]:
             lengths.extend(batch.mask.sum(dim=1).tolist())
@@ -182,25 +179,8 @@ def prepare_batches(
         logger.warning(
             f"Batches of up to {longest} tokens are truncated to the {reader.limit} that the model has positions for."
         )
-    if reader.classes:
-        _check_counts(counts)
-    classes = tuple(int(label) for label in counts.nonzero().flatten())
+    classes = kind.labelled(counts) if reader.classes else ()
     return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader, digest.hexdigest()[:16])
-
-
-def _check_counts(counts: Tensor) -> None:
-    present = counts.nonzero().flatten().tolist()
-    if len(present) < 2:
-        raise DataError(
-            f"All {int(counts.sum())} examples have the label {present[0]}. The method compares classes: it needs "
-            'examples of at least two; or compare the heads themselves with `conditioning="none"`.'
-        )
-    scarce = [label for label in present if counts[label] < 2]
-    if scarce:
-        raise DataError(
-            f"Class {', '.join(map(str, scarce))} has a single example. A variance takes at least two of each class: "
-            "add examples or leave the class out."
-        )
 
 
 def _check_tokens(batch: Batch, position: int) -> None:
@@ -225,7 +205,7 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> It
     Raises:
         DataError: There is no batch, one is malformed, or an example has no real token.
     """
-    reader, position = Reader(model, classes=False), -1
+    reader, position = Reader(model, CONDITIONINGS["none"]), -1
     for position, raw in enumerate(dataloader):
         batch = reader.read(raw, position)
         _check_tokens(batch, position)
@@ -250,11 +230,12 @@ class Reader:
 
     Args:
         model: The model.
-        classes: Whether every batch must have labels of shape ``(batch,)``.
+        conditioning: Which labels every batch must have, if any.
     """
 
-    def __init__(self, model: nn.Module, *, classes: bool) -> None:
-        self.classes = classes
+    def __init__(self, model: nn.Module, conditioning: Conditioning) -> None:
+        self.classes = conditioning.labelled
+        self.conditioning = conditioning
         self.limit = max_positions(model)
         self.main = str(getattr(model, "main_input_name", "input_ids"))
         self._model = model if takes_decoder_inputs(model) else None
@@ -281,10 +262,11 @@ class Reader:
         main, shape = inputs.get(self.main), _SHAPES.get(self.main, "(batch, ...)")
         if not isinstance(main, Tensor) or main.dim() != 1 + shape.count(","):
             raise DataError(f"Batch {position} has no `{self.main}` of shape {shape}; its keys: {keys}.")
-        labels = _read_labels(labels, len(main), position, classes=self.classes)
+        labels = _read_labels(labels, main.shape, position, self.conditioning)
         if not len(main):
             raise DataError(f"Batch {position} has 0 examples.")
-        batch = Batch(inputs, labels, _token_mask(inputs, len(main)))
+        mask, sets = _token_mask(inputs, len(main)), self.conditioning.of == "labels"
+        batch = Batch(inputs, labels, mask, label_sets=sets)
         if self._model is not None:
             inputs, decoder_mask = add_decoder_inputs(self._model, inputs, labels, batch.mask, position)
             batch = dataclasses.replace(batch, inputs=inputs, decoder_mask=decoder_mask)
@@ -298,22 +280,25 @@ _SHAPES = {
 }
 
 
-def _read_labels(labels: Any, count: int, position: int, *, classes: bool) -> Any:
+def _read_labels(labels: Any, shape: torch.Size, position: int, conditioning: Conditioning) -> Any:
     if labels is None:
         return None
-    if classes or isinstance(labels, (list, tuple)):
-        labels = torch.as_tensor(labels)
+    if conditioning.labelled or isinstance(labels, (list, tuple)):
+        try:
+            labels = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"Batch {position}: `labels` make no tensor: {error}.") from error
     if not isinstance(labels, Tensor):
         return labels
     whole = not labels.is_floating_point() and labels.dtype != torch.bool
-    if classes and (labels.dim() != 1 or not whole):
+    fault = classes_of(conditioning).fault(labels, shape) if conditioning.labelled else None
+    if fault:
         raise DataError(
-            f"Batch {position}: `labels` must be whole numbers of shape (batch,), got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
+            f"Batch {position}: `labels` must be {fault}, got {labels.dtype} of shape {tuple(labels.shape)}."
         )
-    if labels.dim() == 0 or len(labels) != count:
+    if labels.dim() == 0 or len(labels) != shape[0]:
         got = "a single" if labels.dim() == 0 else str(len(labels))
-        raise DataError(f"Batch {position} has {count} examples and {got} labels.")
+        raise DataError(f"Batch {position} has {shape[0]} examples and {got} labels.")
     return labels.to("cpu", torch.long) if whole else labels.cpu()
 
 

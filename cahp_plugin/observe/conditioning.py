@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.errors import ConfigError, UnsupportedModelError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,28 +18,39 @@ class Conditioning:
         name: Its name in the settings.
         classes: Whether heads are compared by how they tell classes apart; else by the distances of their maps.
         labelled: Whether the classes are those of the labels; else those that the model predicts.
+        of: What has a class: ``"examples"``, ``"tokens"``, or ``"labels"`` (each of several labels splits the examples
+            into those with it and those without it). :mod:`cahp_plugin.observe.classes` says what that means.
     """
 
     name: str
     classes: bool
     labelled: bool
-
-    def check_output(self, output: Any, batch_size: int, *, own_loss: bool) -> None:
-        """Checks that a model's output has the classes that are needed: for a loss, or to be predicted.
-
-        Raises:
-            UnsupportedModelError: It has none.
-        """
-        if self.classes and not (self.labelled and own_loss):
-            classifier_logits(output, batch_size)
+    of: str = "examples"
 
 
 LABEL = Conditioning("label", classes=True, labelled=True)
-#: Settings' name -> what it means.
+TOKEN_LABEL = dataclasses.replace(LABEL, of="tokens")
+LABEL_SETS = dataclasses.replace(LABEL, of="labels")
+#: Settings' name -> what it means where examples have classes.
 CONDITIONINGS = {
     found.name: found
     for found in (LABEL, Conditioning("prediction", classes=True, labelled=False), Conditioning("none", False, False))
 }
+
+
+def conditioning_of(name: str, kind: str = "examples") -> Conditioning:
+    """The way of comparing heads that a setting means for a model's task.
+
+    Args:
+        name: ``"label"``, ``"prediction"`` or ``"none"``.
+        kind: What the task's labels are about: ``"examples"``, ``"tokens"`` or ``"labels"``.
+
+    Raises:
+        ConfigError: There is no such kind.
+    """
+    if kind not in ("examples", "tokens", "labels"):
+        raise ConfigError(f"`kind` must be 'examples', 'tokens' or 'labels'; got {kind!r}.")
+    return dataclasses.replace(CONDITIONINGS[name], of=kind) if kind != "examples" else CONDITIONINGS[name]
 
 
 def classifier_logits(output: Any, batch_size: int) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.observe.conditioning import classifier_logits
+from cahp_plugin.observe.classes import classes_of
+from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.js import MeanDistances
 from cahp_plugin.observe.maps import MapConsumer, attention_maps, map_arguments
-from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps
+from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps, resize_rows
 from cahp_plugin.observe.sums import Accumulator, exact
-from cahp_plugin.observe.tokens import group_of, map_sides, spread_queries
+from cahp_plugin.observe.tokens import check_token_queries, group_of, map_sides, spread_queries
 from cahp_plugin.units import AttentionLayer
 from cahp_plugin.units.state import call_options
 
@@ -58,7 +59,7 @@ def _precise(maps: Tensor) -> torch.dtype:
 class Signatures(ClassMoments, Accumulator):
     """Moments of the resized attention maps of each class (paper, step 1).
 
-    One layer's maps are held at a time; where classes are predicted, all layers' resized maps of a batch wait for the
+    One layer's maps are held at a time; where classes are predicted, all layers' signatures of a batch wait for the
     logits. A layer that several depths of the model share is seen as the mean of its maps at them.
 
     Args:
@@ -66,13 +67,25 @@ class Signatures(ClassMoments, Accumulator):
         layers: Its attention layers.
         size: Side B of the signatures, in cells.
         classes: Classes of the labels; ``None`` takes those that the same forward pass predicts.
+        conditioning: What has a class.
+
+    Raises:
+        UnsupportedModelError: Tokens have classes, and a layer's queries are others.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[AttentionLayer], size: int, classes: Sequence[int] | None = None
+        self,
+        model: nn.Module,
+        layers: Sequence[AttentionLayer],
+        size: int,
+        classes: Sequence[int] | None = None,
+        conditioning: Conditioning = LABEL,
     ) -> None:
         super().__init__()
+        if conditioning.of == "tokens":
+            check_token_queries(model, layers)
         self._model, self._layers, self._size, self._classes = model, layers, size, classes
+        self._kind = classes_of(conditioning)
 
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
@@ -81,21 +94,26 @@ class Signatures(ClassMoments, Accumulator):
         Raises:
             UnsupportedModelError: A layer gives no map, or the output has no classes to predict.
         """
+        kind, classes = self._kind, self._classes
         waiting: list[tuple[int, Tensor]] = []
+        if classes is not None:
+            members, groups = kind.members(kind.of_rows(batch.labels), classes), kind.groups(classes)
 
         def done(layer: int, resized: Tensor) -> None:
-            if self._classes is None:
+            if classes is None:
                 waiting.append((layer, resized))
             else:
-                self.add(layer, resized, batch.labels, self._classes)
+                self.add(layer, resized, members, groups)
 
-        resizer = _Resizer(self._layers, batch, self._size, done)
+        chosen = kind.choose(batch.labels, batch.mask, predicted=classes is None)
+        resizer = _Resizer(self._layers, batch, self._size, done, chosen)
         output = run_with_maps(self._model, self._layers, batch, resizer.consume)
         resizer.flush()
-        if self._classes is None:
-            labels = classifier_logits(output, len(batch)).argmax(dim=1).cpu()
+        if classes is None:
+            labels = kind.of_rows(kind.predict(output, batch.mask))
+            members, groups = kind.members(labels, kind.present(labels)), kind.groups(kind.present(labels))
             while waiting:
-                self.add(*waiting.pop(0), labels, labels.unique().tolist())
+                self.add(*waiting.pop(0), members, groups)
 
     def check(self) -> None:
         """See the base class."""
@@ -105,13 +123,21 @@ class Signatures(ClassMoments, Accumulator):
 
 
 class _Resizer:
-    """Resizes maps and hands a layer's on when the next layer comes, averaged over the depths that share it."""
+    """Resizes maps, or the chosen queries' rows of them, and hands a layer's on when the next layer comes.
+
+    They are averaged over the depths that share the layer.
+    """
 
     def __init__(
-        self, layers: Sequence[AttentionLayer], batch: Batch, size: int, done: Callable[[int, Tensor], None]
+        self,
+        layers: Sequence[AttentionLayer],
+        batch: Batch,
+        size: int,
+        done: Callable[[int, Tensor], None],
+        chosen: Tensor | None = None,
     ) -> None:
         self._layers = [layer for layer in layers if layer.heads]
-        self._batch, self._size, self._done = batch, size, done
+        self._batch, self._size, self._done, self._chosen = batch, size, done, chosen
         self._operators: dict[tuple[str, int, torch.dtype], Tensor] = {}
         self._position = -1
         self._sum: Tensor | None = None
@@ -121,14 +147,17 @@ class _Resizer:
         dtype = _precise(maps)
         query, key = map_sides(self._layers[position], self._batch, maps.shape[2], maps.shape[3])
         operators = []
-        for side in (query, key):
+        for side in (query, key) if self._chosen is None else (key,):
             which = side.stream, side.mask.shape[1], dtype
             if which not in self._operators:
                 self._operators[which] = batch_operator(side.mask, self._size, dtype).to(maps.device)
             operators.append(self._operators[which])
         if position != self._position:
             self.flush()
-        resized = resize_maps(maps.to(dtype), *operators)
+        if self._chosen is None:
+            resized = resize_maps(maps.to(dtype), *operators)
+        else:
+            resized = resize_rows(maps.to(dtype), self._chosen, *operators)
         self._sum = resized if self._sum is None else self._sum.add_(resized)
         self._position, self._times = position, self._times + 1
 

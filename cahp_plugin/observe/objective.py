@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.classes import classes_of
 from cahp_plugin.observe.conditioning import LABEL, Conditioning, classifier_logits, described
 from cahp_plugin.tasks import known_task
 from cahp_plugin.tasks.losses import OWN_LOSS, of_classes, of_tokens
@@ -50,7 +51,7 @@ def example_losses(
     task = known_task(model)
     if task is not None and all(hasattr(output, name) for name in task.outputs):
         if conditioning.classes:
-            conditioning.check_output(output, len(batch), own_loss=False)
+            classes_of(conditioning).predict(output, batch.mask)  # it has the classes that are compared
         return task.salience_losses(output, batch.inputs, labels)
     if isinstance(logits, Tensor) and logits.dim() == 2:
         return of_classes(classifier_logits(output, len(batch)), labels)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe.batches import Batch, PreparedBatches
+from cahp_plugin.observe.classes import classes_of
 from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.head_maps import HeadDistances, Signatures, run_with_maps
 from cahp_plugin.observe.masks import unit_masks
@@ -21,8 +21,6 @@ from cahp_plugin.observe.objective import Loss, example_losses
 from cahp_plugin.observe.sums import Accumulator, accumulate, exact, frozen_eval
 from cahp_plugin.units import AttentionLayer
 from cahp_plugin.units.state import call_options
-
-logger = logging.get_logger(__name__)
 
 Array = np.ndarray[Any, Any]
 
@@ -38,10 +36,12 @@ class Observation:
         salience: Mean absolute gradient of the loss by each unit's mask, in nats (or the unit of the caller's loss),
             float64 of shape ``(N,)``.
         num_salience_examples: Number of examples behind ``salience``.
-        mean: Mean signature of each class and head, float64 of shape ``(C, N, size * size)``; ``None`` without
-            classes.
+        mean: Mean signature of each group and head, float64 of shape ``(C, N, cells)``; ``None`` without classes. C
+            groups are the classes, of examples or tokens; or of each label the examples without it and with it. Maps
+            of examples have ``size * size`` cells, rows of tokens ``size``.
         variance: Unbiased variance of each cell, same shape; ``None`` without classes.
-        classes: Labels of the classes, ascending, length C.
+        classes: Labels of the classes, ascending; or the several labels that examples can have.
+        pairs: Positions in ``mean`` of the groups that are compared; ``None`` for every pair.
         distances: Mean Jensen-Shannon distances between heads, float64 of shape ``(N, N)``; ``None`` with classes.
     """
 
@@ -50,6 +50,7 @@ class Observation:
     mean: Array | None = None
     variance: Array | None = None
     classes: tuple[int, ...] = ()
+    pairs: Sequence[tuple[int, int]] | None = None
     distances: Array | None = None
 
 
@@ -72,7 +73,7 @@ def observe(
         batches: The training set.
         salience_share: Share of the examples that the salience is measured on, in (0, 1].
         size: Side B of the signatures, in cells.
-        conditioning: Whether classes make signatures, or the maps distances.
+        conditioning: Whether classes, and of what, make signatures, or the maps distances.
         max_queries: Queries of each example that distances look at.
         loss: The caller's loss, see :func:`cahp_plugin.observe.objective.example_losses`.
 
@@ -85,27 +86,13 @@ def observe(
         distances = HeadDistances(model, layers, max_queries)
         accumulate(model, batches, [distances, salience], "Observing heads")
         return Observation(salience.finish(), salience.num_examples, distances=distances.finish().numpy())
-    signatures = Signatures(model, layers, size, batches.classes if conditioning.labelled else None)
+    kind, labelled = classes_of(conditioning), conditioning.labelled
+    signatures = Signatures(model, layers, size, batches.classes if labelled else None, conditioning)
     accumulate(model, batches, [signatures, salience], "Observing heads")
-    classes = batches.classes if conditioning.labelled else _predicted_classes(signatures.counts())
-    mean, variance = signatures.finish(classes)
-    return Observation(salience.finish(), salience.num_examples, mean.numpy(), variance.numpy(), classes)
-
-
-def _predicted_classes(counts: Mapping[int, int]) -> tuple[int, ...]:
-    """The predicted classes that have a variance, ascending."""
-    usable = tuple(label for label, count in counts.items() if count >= 2)
-    if len(usable) < 2:
-        told = ", ".join(f"{label} ({count})" for label, count in counts.items())
-        raise DataError(
-            f"The model predicts the classes (examples) {told}; at least two of two examples are needed to compare "
-            "classes. Give more varied examples, check that the model is fine-tuned, or use "
-            '`conditioning="label"` or `conditioning="none"`.'
-        )
-    if len(usable) < len(counts):
-        left_out = [label for label in counts if label not in usable]
-        logger.warning(f"Predicted for a single example, so without a variance, and left out: classes {left_out}.")
-    return usable
+    classes = batches.classes if labelled else kind.usable(signatures.counts(), predicted=True)
+    mean, variance = signatures.finish(kind.groups(classes))
+    moments = mean.numpy(), variance.numpy()
+    return Observation(salience.finish(), salience.num_examples, *moments, classes, kind.pairs(len(classes)))
 
 
 def probe(
@@ -134,7 +121,8 @@ def probe(
     widths: list[int] = []
     with frozen_eval(model):
         output = run_with_maps(model, layers, batch, lambda _, maps: widths.append(maps.shape[3]))
-        conditioning.check_output(output, len(batch), own_loss=loss is not None)
+        if conditioning.classes and not (conditioning.labelled and loss is not None):
+            classes_of(conditioning).predict(output, batch.mask)
         with torch.inference_mode():
             example_losses(model, output, batch, conditioning, loss)
     return widths[0]

@@ -77,6 +77,22 @@ def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor | None = No
     return torch.bmm(operator, half).view(batch, size, heads, size)
 
 
+def resize_rows(maps: Tensor, chosen: Tensor, key_operator: Tensor) -> Tensor:
+    """Crops and resizes some rows of the attention maps of one layer along the keys, ``A W_k^T``.
+
+    Args:
+        maps: Attention maps, shape ``(batch, heads, queries, keys)``.
+        chosen: The rows' queries, bool of shape ``(batch, queries)``.
+        key_operator: From :func:`batch_operator` for the keys, shape ``(batch, size, keys)``.
+
+    Returns:
+        Resized rows of shape ``(rows, 1, heads, size)``, as of maps with one query cell.
+    """
+    batch, heads, queries, keys = maps.shape
+    rows = torch.bmm(maps.reshape(batch, heads * queries, keys), key_operator.transpose(1, 2))
+    return rows.view(batch, heads, queries, -1).transpose(1, 2)[chosen.to(maps.device)][:, None]
+
+
 class ClassMoments(Sums):
     """Running mean and unbiased variance of each cell, for each class, over batches.
 
@@ -84,20 +100,22 @@ class ClassMoments(Sums):
     added up in float64, whatever the batch size and order. Memory does not grow with the examples.
     """
 
-    def add(self, layer: int, resized: Tensor, labels: Tensor, classes: Sequence[int]) -> None:
+    def add(self, layer: int, resized: Tensor, members: Tensor, classes: Sequence[int]) -> None:
         """Adds a batch of one layer.
 
         Args:
             layer: Position of the layer among those observed, from 0.
-            resized: From :func:`resize_maps`, shape ``(batch, size, heads, size)``; overwritten.
-            labels: Class of each example, shape ``(batch,)``, on the CPU.
-            classes: Classes to add up; examples of others are left out.
+            resized: From :func:`resize_maps`, shape ``(batch, size, heads, size)``, or from :func:`resize_rows`;
+                overwritten.
+            members: Which of the batch are in which class, bool of shape ``(C, batch)``, on the CPU: in one, several
+                or none.
+            classes: Names of the C classes.
         """
-        cells = resized.view(len(resized), -1)
+        cells = resized.view(len(resized), resized.shape[1:].numel())
         if layer not in self.fixed:
-            self.fixed[layer] = cells.mean(dim=0).view(resized.shape[1:])
+            reference = cells.mean(dim=0) if len(cells) else cells.new_zeros(cells.shape[1])
+            self.fixed[layer] = reference.view(resized.shape[1:])
         cells.sub_(self.fixed[layer].to(cells).flatten())
-        members = labels[None] == torch.tensor(classes)[:, None]
         one_hot = members.to(cells)
         sums, squares = exact(one_hot @ cells), exact(one_hot @ cells.square_())
         for row, count in enumerate(members.sum(dim=1).tolist()):
@@ -119,7 +137,7 @@ class ClassMoments(Sums):
         return min(bad, default=None)
 
     def finish(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Returns mean and unbiased variance, each float64 of shape ``(C, N, size * size)``, on the CPU.
+        """Returns mean and unbiased variance, each float64 of shape ``(C, N, cells)``, on the CPU.
 
         N counts the heads of all layers in order. A class with fewer than two examples has variance NaN.
 
@@ -131,14 +149,14 @@ class ClassMoments(Sums):
             parts = []
             for layer in sorted(self.fixed):
                 reference = self.fixed[layer]
-                size, heads, _ = reference.shape
+                rows, heads, size = reference.shape
                 count, total, squares = (self.state[layer, label, name] for name in ("count", "sum", "squares"))
                 shift = total.cpu() / count
                 mean = reference.to("cpu", torch.float64).flatten() + shift
                 spread = squares.cpu() - count * shift.square()
                 variance = (spread / (count - 1)).clamp_(min=0) if count > 1 else torch.full_like(mean, torch.nan)
-                heads_first = torch.stack([mean, variance]).view(2, size, heads, size).transpose(1, 2)
-                parts.append(heads_first.reshape(2, heads, size * size))
+                heads_first = torch.stack([mean, variance]).view(2, rows, heads, size).transpose(1, 2)
+                parts.append(heads_first.reshape(2, heads, rows * size))
             found.append(torch.cat(parts, dim=1))
         mean, variance = torch.stack(found, dim=1)
         return mean, variance

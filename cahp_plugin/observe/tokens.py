@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.tasks.decoder_inputs import takes_decoder_inputs
 from cahp_plugin.units import AttentionLayer, PrunableLayer
 
 
@@ -28,6 +30,23 @@ class Side:
 def group_of(layer: AttentionLayer) -> tuple[str, str]:
     """Heads of one group see the same queries and keys; heads of different groups can't be compared cell by cell."""
     return layer.pattern, "vision" if _in_vision_tower(layer) else "tokens"
+
+
+def check_token_queries(model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
+    """Makes sure that the queries and keys of all layers are the tokens of the model's input.
+
+    Raises:
+        UnsupportedModelError: They are not.
+    """
+    main = getattr(model, "main_input_name", "input_ids")
+    others = [layer.name for layer in layers if layer.heads and (layer.pattern == "cross" or _in_vision_tower(layer))]
+    if main == "input_ids" and not takes_decoder_inputs(model) and not others:
+        return
+    where = f"the queries of {others[0]} are others" if others else f"{type(model).__name__} has tokens of its own"
+    raise UnsupportedModelError(
+        f"Classes of tokens are told apart by the rows of self-attention among the tokens of `input_ids`; {where}. "
+        'Use `conditioning="none"`, which compares heads without classes.'
+    )
 
 
 def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> tuple[Side, Side]:

@@ -19,9 +19,11 @@ from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
 from cahp_plugin.observe import PreparedBatches, observe, prepare_batches
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning
+from cahp_plugin.observe.classes import classes_of
+from cahp_plugin.observe.conditioning import Conditioning, conditioning_of
 from cahp_plugin.observe.objective import Loss
 from cahp_plugin.observe.observation import probe
+from cahp_plugin.observe.tokens import check_token_queries
 from cahp_plugin.processes import processes
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.salience import normalize_salience
@@ -44,7 +46,7 @@ class Needs(enum.Flag):
 
     NOTHING = 0
     DATA = enum.auto()  #: Batches, labelled or not.
-    LABELS = enum.auto()  #: Labels of shape ``(batch,)``.
+    LABELS = enum.auto()  #: Labels: of shape ``(batch,)``; with CLASSES, of any kind.
     GRADIENTS = enum.auto()  #: The gradient of a loss.
     EVIDENCE = enum.auto()  #: What CAHP chooses by, measured in one walk for all who need it.
     CLASSES = enum.auto()  #: Evidence from classes.
@@ -73,6 +75,7 @@ class View:
     Attributes:
         layers: The model's attention layers.
         units: What there is to choose among.
+        kind: What has a class by the model's task: ``"examples"``, ``"tokens"`` or ``"labels"``.
 
     Raises:
         UnsupportedModelError: The model has no heads that can be chosen among.
@@ -89,11 +92,13 @@ class View:
         shrink: Shrink | None = None,
     ) -> None:
         self.model = model
-        self.config = resolved(CAHPConfig() if config is None else config, known_task(model))
+        task = known_task(model)
+        self.config = resolved(CAHPConfig() if config is None else config, task)
         self.shrink = shrink
+        self.kind = "examples" if task is None else task.classes_of
         self.layers: tuple[AttentionLayer, ...] = attention_layers(model)
         self.units = HeadUnits.of(self.layers, self.config.min_heads_per_layer)
-        self.conditioning = CONDITIONINGS[self.config.conditioning]
+        self.conditioning = conditioning_of(self.config.conditioning, self.kind)
         self._loss, self._shuffled = loss, shuffled
         self._prepared: dict[Conditioning, PreparedBatches] = {}
         self._data = dataloader
@@ -117,6 +122,12 @@ class View:
                 f"{name} replaces the class separation, and conditioning {self.conditioning.name!r} has none. Choose "
                 "with conditioning 'label', or without it."
             )
+        if Needs.LABELS in needs and Needs.CLASSES not in needs and self.kind != "examples":
+            raise ConfigError(
+                f"The selector {name!r} takes one class for each example, and here the labels are "
+                f"{'classes of tokens' if self.kind == 'tokens' else 'sets of labels'}. Choose by one of those that "
+                "look at the heads themselves, such as 'cahp' or 'salience'."
+            )
         if Needs.SHRINK in needs and self.shrink is None:
             raise ConfigError(
                 f"The selector {name!r} prunes and repairs on its way: give `shrink`, such as "
@@ -135,8 +146,8 @@ class View:
     def conditioning_of(self, needs: Needs) -> Conditioning:
         """What is asked of the data: labels where they are needed, or what the settings compare heads by."""
         if Needs.LABELS in needs:
-            return LABEL
-        return self.conditioning if Needs.EVIDENCE in needs else CONDITIONINGS["none"]
+            return conditioning_of("label", self.kind)
+        return self.conditioning if Needs.EVIDENCE in needs else conditioning_of("none", self.kind)
 
     @property
     def dataloader(self) -> Data:
@@ -151,8 +162,11 @@ class View:
 
         Raises:
             DataError: It can't be used.
+            UnsupportedModelError: Tokens have classes, and a layer's queries are others.
         """
         if conditioning not in self._prepared:
+            if conditioning.classes and conditioning.of == "tokens":
+                check_token_queries(self.model, self.layers)
             self._prepared[conditioning] = prepare_batches(self.dataloader, self.model, conditioning)
             processes().check_same({"data": self._prepared[conditioning].digest})
         return self._prepared[conditioning]
@@ -178,7 +192,7 @@ class View:
             if batches.lengths:
                 size = round(float(np.percentile(batches.lengths, config.signature_percentile)))
             config = dataclasses.replace(config, signature_size=max(2, size))
-        _check_memory(len(units.firsts), len(batches.classes), config)
+        _check_memory(len(units.firsts), len(batches.classes), how, config)
         seen = observe(
             self.model,
             self.layers,
@@ -191,21 +205,28 @@ class View:
         )
         separation = None
         if seen.mean is not None and seen.variance is not None:
-            _check_memory(len(units.firsts), len(seen.classes), config)
-            separation = separation_matrix(seen.mean, seen.variance, variance_floor=config.variance_floor)
+            _check_memory(len(units.firsts), len(seen.classes), how, config)
+            floor, pairs = config.variance_floor, seen.pairs
+            separation = separation_matrix(seen.mean, seen.variance, variance_floor=floor, pairs=pairs)
         salience = normalize_salience(seen.salience)
         return Evidence(units, salience, config, separation, seen.distances, batches.num_examples)
 
 
-def _check_memory(count: int, classes: int, config: CAHPConfig) -> None:
-    """X grows with the square of the number of classes: a thousand need terabytes."""
-    size = config.signature_size or 0
-    needed = 4 * count * size * size * classes * (classes - 1) // 2
+def _check_memory(count: int, classes: int, how: Conditioning, config: CAHPConfig) -> None:
+    """X (float32) grows with the square of the number of classes, where a thousand need terabytes.
+
+    Its moments, the mean and variance of each group (float64), are more where few pairs are compared.
+    """
+    kind, size = classes_of(how), config.signature_size or 0
+    some, groups = kind.pairs(classes), len(kind.groups(range(classes)))
+    pairs = groups * (groups - 1) // 2 if some is None else len(some)
+    needed = count * kind.cells(size) * (4 * pairs + 16 * groups)
     available = psutil.virtual_memory().total
     if needed > available:
         raise DataError(
-            f"Comparing {classes} classes pair by pair at {size} x {size} cells takes {needed / 2**30:,.0f} GiB for "
-            f"{count} heads; this machine has {available / 2**30:,.0f} GiB. Use examples of fewer classes, a smaller "
+            f"Comparing {classes} {'classes pair by pair' if some is None else 'labels'} at "
+            f"{kind.cells(size) // size} x {size} cells takes {needed / 2**30:,.0f} GiB for {count} heads; this "
+            f"machine has {available / 2**30:,.0f} GiB. Use examples of fewer classes, a smaller "
             '`signature_size`, or `conditioning="none"`, which compares heads without classes.'
         )
 

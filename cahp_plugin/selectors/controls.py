@@ -12,7 +12,8 @@ import torch
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.observe import PreparedBatches
 from cahp_plugin.observe.batches import Batch
-from cahp_plugin.observe.conditioning import LABEL
+from cahp_plugin.observe.classes import classes_of
+from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Needs, View
@@ -43,11 +44,13 @@ class Shuffled(Complementary):
     needs = Complementary.needs | Needs.CLASSES | Needs.LABELS
 
     def _fit(self, view: View, seed: int) -> FittedEvidence:
-        config, batches = view.evidence.config, view.prepared(LABEL)
-        signatures = Signatures(view.model, view.layers, config.signature_size or 2, batches.classes)
-        accumulate(view.model, ShuffledLabels(batches, seed=seed), [signatures], "Observing heads")
-        mean, variance = signatures.finish(batches.classes)
-        separation = separation_matrix(mean.numpy(), variance.numpy(), variance_floor=config.variance_floor)
+        how, config = view.conditioning_of(self.needs), view.evidence.config
+        kind, batches = classes_of(how), view.prepared(how)
+        signatures = Signatures(view.model, view.layers, config.signature_size or 2, batches.classes, how)
+        accumulate(view.model, ShuffledLabels(batches, how, seed=seed), [signatures], "Observing heads")
+        mean, variance = (found.numpy() for found in signatures.finish(kind.groups(batches.classes)))
+        pairs = kind.pairs(len(batches.classes))
+        separation = separation_matrix(mean, variance, variance_floor=config.variance_floor, pairs=pairs)
         return FittedEvidence(dataclasses.replace(view.evidence, separation=separation), seed=seed)
 
 
@@ -66,18 +69,23 @@ def with_noise(evidence: Evidence, seed: int) -> Evidence:
 class ShuffledLabels:
     """Batches with their labels dealt out anew: as many of each class as before.
 
+    Labels of tokens are dealt out among the labelled tokens, sets of labels among the examples, each as a whole.
+
     Args:
         batches: Labelled batches.
+        conditioning: What has a label.
         seed: Seed of the shuffling.
     """
 
-    def __init__(self, batches: PreparedBatches, *, seed: int) -> None:
-        self._batches, self.num_batches = batches, batches.num_batches
-        flat = torch.cat([batch.labels for batch in batches])
-        self._labels = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))]
+    def __init__(self, batches: PreparedBatches, conditioning: Conditioning = LABEL, *, seed: int) -> None:
+        self._batches, self.num_batches, self._kind = batches, batches.num_batches, classes_of(conditioning)
+        rows = [self._kind.of_rows(batch.labels) for batch in batches]
+        flat = torch.cat(rows)
+        flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))]
+        self._rows = flat.split([len(found) for found in rows])
 
     def walk(self, chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
         """The positions that are chosen, ascending, and their batches."""
         for position, batch in self._batches.walk(chosen):
-            labels = self._labels[batch.first : batch.first + len(batch)]
+            labels = self._kind.dealt(batch.labels, self._rows[position])
             yield position, dataclasses.replace(batch, labels=labels)

@@ -25,9 +25,9 @@ def add_decoder_inputs(
 ) -> tuple[dict[str, Any], Tensor]:
     """Completes the inputs of an encoder-decoder model by what its decoder reads.
 
-    In this order: ``decoder_input_ids`` as given; labels of tokens, shifted right by one behind the start token as the
-    model itself would do (the labels stay here, so that the model makes no loss of them); for sequence classifiers,
-    which feed the decoder with the encoder's tokens shifted right, nothing but the mask.
+    In this order: ``decoder_input_ids`` as given; for sequence classifiers, which feed the decoder with the encoder's
+    tokens shifted right, nothing but the mask; labels of tokens, shifted right by one behind the start token as the
+    model itself would do (the labels stay here, so that the model makes no loss of them).
 
     Args:
         model: The model.
@@ -48,11 +48,11 @@ def add_decoder_inputs(
     given = inputs.get("decoder_attention_mask")
     if isinstance(ids, Tensor):
         return inputs, (torch.ones_like(ids) if given is None else given).bool().cpu()
-    if isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point():
+    if mask.shape[1] and any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
+        real = _shift(mask, True) if given is None else given.bool().cpu()
+    elif isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point():
         inputs["decoder_input_ids"] = _shifted(model, labels)
         real = _shift(labels != IGNORED, True) if given is None else given.bool().cpu()
-    elif mask.shape[1] and any(cls.__name__.endswith("ForSequenceClassification") for cls in type(model).__mro__):
-        real = _shift(mask, True) if given is None else given.bool().cpu()
     else:
         raise DataError(
             f"Batch {position} has nothing for the decoder of {type(model).__name__}: give `decoder_input_ids` (with "

@@ -4,6 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cahp_plugin.observe.classes import classes_of
+from cahp_plugin.observe.conditioning import LABEL
 from cahp_plugin.observe.signatures import ClassMoments, batch_operator, resize_maps, resize_operator
 
 
@@ -60,12 +62,16 @@ def test_queries_and_keys_of_their_own_are_cropped_and_resized():
             torch.testing.assert_close(resized[row, :, head], expected, rtol=0, atol=1e-13)
 
 
+def members_of(labels, classes):
+    return classes_of(LABEL).members(labels, classes)
+
+
 def moments_of(values, labels, parts, classes=None):
     """Moments from batches of these rows; ``None`` knows of no class but those of each batch."""
     moments = ClassMoments()
     for rows in parts:
         known = labels[rows].unique().tolist() if classes is None else classes
-        moments.add(0, values[rows].clone(), labels[rows], known)
+        moments.add(0, values[rows].clone(), members_of(labels[rows], known), known)
     return moments
 
 
@@ -99,7 +105,7 @@ def test_the_layer_that_is_not_a_number_is_named():
     for layer in range(3):
         values = torch.rand(4, 2, 1, 2)
         values[1, 0, 0, 0] = float("nan") if layer else 0
-        moments.add(layer, values, torch.tensor([0, 0, 1, 1]), [0, 1])
+        moments.add(layer, values, members_of(torch.tensor([0, 0, 1, 1]), [0, 1]), [0, 1])
         assert moments.infinite() == (1 if layer else None)
 
 

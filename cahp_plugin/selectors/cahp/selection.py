@@ -55,7 +55,7 @@ class HeadSelection:
         knee: Number of clusters at the knee; ``None`` where the number came from elsewhere.
         note: How the number of clusters came about, in words.
         config: The settings used, with ``signature_size`` filled in.
-        separation: Class separation X, Jeffries-Matusita distances in [0, 2], shape ``(N, B * B * pairs)``; ``None``
+        separation: Class separation X, Jeffries-Matusita distances in [0, 2], shape ``(N, cells * pairs)``; ``None``
             after :meth:`from_dict` and where the heads were compared without classes.
         distances: Mean Jensen-Shannon distances between heads, in [0, sqrt(ln 2)], shape ``(N, N)``, where the heads
             were compared without classes; ``None`` after :meth:`from_dict`.

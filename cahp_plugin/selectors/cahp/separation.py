@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -38,21 +39,24 @@ def jeffries_matusita(distance: Array) -> Array:
     return result
 
 
-def separation_matrix(mean: Array, variance: Array, *, variance_floor: float = 1e-6) -> Array:
-    """Builds X: one row a head, the Jeffries-Matusita distance of every class pair at every cell (paper, step 2).
+def separation_matrix(
+    mean: Array, variance: Array, *, variance_floor: float = 1e-6, pairs: Sequence[tuple[int, int]] | None = None
+) -> Array:
+    """Builds X: one row a head, the Jeffries-Matusita distance of each class pair at every cell (paper, step 2).
 
     Args:
         mean: Means of the signatures, shape ``(C, N, cells)``.
         variance: Unbiased variances, shape ``(C, N, cells)``.
         variance_floor: Lower bound of the variances.
+        pairs: Positions of the classes that are compared; ``None`` takes every pair, in lexicographic order.
 
     Returns:
-        X in [0, 2], float32 of shape ``(N, cells * C (C - 1) / 2)``; the pairs in lexicographic order, each with all
-        its cells.
+        X in [0, 2], float32 of shape ``(N, pairs * cells)``, with C (C - 1) / 2 pairs by default; each with all its
+        cells.
     """
     floored = np.maximum(variance, variance_floor)
     classes, heads, cells = mean.shape
-    pairs = list(combinations(range(classes), 2))
+    pairs = list(combinations(range(classes), 2)) if pairs is None else pairs
     separation = np.empty((heads, len(pairs), cells), dtype=np.float32)
     for position, (a, b) in enumerate(pairs):
         separation[:, position] = jeffries_matusita(bhattacharyya(mean[a], floored[a], mean[b], floored[b]))
