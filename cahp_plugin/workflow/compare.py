@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -18,7 +19,7 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
+from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, run_of
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import by_length, check_same_classes, encode, find_columns, make_dataloader
@@ -33,6 +34,7 @@ from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, ev
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import write_folder_page
 from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
+from cahp_plugin.tasks.metrics import scores_of
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.units.counts import HeadUnits
 from cahp_plugin.workflow.choose import Chooser, prune_and_repair
@@ -257,12 +259,15 @@ def _run(
     seconds: dict[str, float],
     validated: Any,
 ) -> Run:
-    return Run(
-        *key,
-        accuracy=evaluation.accuracy,
+    scored = SimpleNamespace(
+        scores=scores_of(evaluation),
+        rows=np.asarray(evaluation.predictions) == labels,
         loss=evaluation.loss,
-        correct=pack(np.asarray(evaluation.predictions) == labels),
         num_examples=evaluation.num_examples,
+    )
+    return run_of(
+        key,
+        scored,
         kept={str(layer.index): list(layer.heads) for layer in attention_layers(model)},
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         seconds={name: round(value, 2) for name, value in seconds.items()},

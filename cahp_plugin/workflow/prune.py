@@ -38,6 +38,7 @@ from cahp_plugin.report import save_figures, write_folder_page
 from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport
 from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.selectors.complementary import select_heads
+from cahp_plugin.tasks.metrics import scores_of
 from cahp_plugin.units import attention_layers
 
 logger = logging.get_logger(__name__)
@@ -235,7 +236,7 @@ def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def _stage(name: str, model: Any, evaluation: Evaluation) -> Stage:
     heads = sum(len(layer.heads) for layer in attention_layers(model))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Stage(name, heads, parameters, evaluation.accuracy, evaluation.loss)
+    return Stage(name, heads, parameters, evaluation.loss, scores_of(evaluation), evaluation.num_examples)
 
 
 class _Clock:
