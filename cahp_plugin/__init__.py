@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.selectors.complementary import select_heads
-    from cahp_plugin.tasks.evaluate import evaluate
+    from cahp_plugin.tasks.evaluation import evaluate
     from cahp_plugin.tasks.registry import encode
     from cahp_plugin.units import KeptSet
     from cahp_plugin.workflow.prune import prune_model
@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "selectors.cahp.selection": ["HeadSelection"],
         "units.kept": ["KeptSet"],
         "recover": ["finetune", "recover_least_squares"],
-        "tasks.evaluate": ["evaluate"],
+        "tasks.evaluation": ["evaluate"],
         "tasks.registry": ["encode"],
         "workflow.prune": ["prune_model"],
         "selectors.complementary": ["select_heads"],

@@ -16,12 +16,20 @@ from cahp_plugin.export import ExportReport
 from cahp_plugin.files import from_plain
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.prune import Stage
+from cahp_plugin.prune.stage import stage_rows
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
 from cahp_plugin.table import format_table
+from cahp_plugin.tasks.metrics import score_cells, scores_of
 from cahp_plugin.units import KeptSet
 
 PRUNE_NAME, DEPLOY_NAME, PAGE_NAME = "cahp_report.json", "cahp_deploy.json", "report.html"
+#: What heads are compared by -> the same in words.
+_COMPARED_BY = {
+    "label": "class separation of the labels",
+    "prediction": "class separation of predictions",
+    "none": "distances of their attention",
+}
 #: Heads of a model that are believed of a file: it must not make its reader fill the memory.
 _MOST_HEADS = 2**20
 
@@ -73,6 +81,8 @@ class PruneReport:
         versions: Versions of the packages that decide the result.
         recovery: Settings of the recovery.
         world_size: Processes that were at work.
+        task: What the model does, by the Hub's name of it.
+        told: What was done to the data: how many texts were cut or taken apart.
     """
 
     selection: HeadSelection
@@ -84,6 +94,8 @@ class PruneReport:
     versions: dict[str, str]
     recovery: RecoverySettings | None = None
     world_size: int = 1
+    task: str = "text-classification"
+    told: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
@@ -92,7 +104,9 @@ class PruneReport:
             "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.heads.items()},
             "knee": self.selection.knee,
             "note": self.selection.note,
-            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "task": self.task,
+            "told": list(self.told),
+            "stages": [stage.to_dict() for stage in self.stages],
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "reload_difference": self.reload_difference,
             "output": None if self.output is None else str(self.output),
@@ -117,36 +131,34 @@ class PruneReport:
         Raises:
             KeyError: A part is missing.
             TypeError: A part is of another type.
+            ValueError: A stage has no score.
             CAHPError: The settings or the kept heads are none.
         """
+        stages = [Stage.from_dict(stage) for stage in values["stages"]]
         if selection is None:
             kept = {int(layer): heads for layer, heads in values["kept"].items()}
             # The dense model's heads, if it was dense: the report does not name those of each layer.
-            width = values["stages"][0]["heads"] // max(len(kept), 1) if values["stages"] else 0
+            width = stages[0].heads // max(len(kept), 1) if stages else 0
             config = CAHPConfig.from_dict(values["config"])
             selection = bare_selection(kept, width, note=str(values["note"]), config=config)
-        return from_plain(cls, {"output": None, **values, "selection": selection, "figures": {}})
+        return from_plain(cls, {"output": None, **values, "stages": stages, "selection": selection, "figures": {}})
 
     def rows(self) -> list[dict[str, str]]:
-        """One row a stage: heads, parameters, accuracy, loss."""
-        return [
-            {
-                "model": stage.name,
-                "heads": f"{stage.heads}",
-                "parameters": f"{stage.parameters:,}",
-                "of dense": f"{100 * stage.parameters / max(self.stages[0].parameters, 1):.1f} %",
-                "accuracy": f"{100 * stage.accuracy:.2f} %",
-                "loss (nat)": f"{stage.loss:.3f}",
-            }
-            for stage in self.stages
-        ]
+        """One row a stage: heads, parameters, scores with their intervals, loss, examples."""
+        return stage_rows(self.stages)
+
+    def about(self) -> str:
+        """Which task it was, and what the heads were compared by."""
+        how = self.selection.config.conditioning
+        task = self.task.replace("-", " ")
+        return " ".join([f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}.", *self.told])
 
     def phases(self) -> list[dict[str, str]]:
         """One row a phase: wall-clock seconds."""
         return [{"phase": name, "seconds": f"{value:.1f}"} for name, value in self.seconds.items()]
 
     def __str__(self) -> str:
-        lines = [str(self.selection), "", format_table(self.rows()), "", format_table(self.phases())]
+        lines = [str(self.selection), self.about(), "", format_table(self.rows()), "", format_table(self.phases())]
         if self.output is not None:
             lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
         lines += [f"Figure: {path}" for path in self.figures.values()]
@@ -204,19 +216,22 @@ class DeployReport:
         )
 
     def rows(self) -> list[dict[str, str]]:
-        """One row a graph: heads, size, accuracy, and the median time and its ratio at each length."""
+        """One row a graph: heads, size, scores, and the median time and its ratio at each length."""
         reference = self.exports["dense"]
+        evaluations = [export.quantized or export.fp32 for export in self.exports.values()]
+        cells = score_cells([() if found is None else scores_of(found) for found in evaluations])
+        agrees = any(export.agreement is not None for export in self.exports.values())
         rows = []
-        for name, export in self.exports.items():
-            evaluation = export.quantized or export.fp32
-            assert evaluation is not None  # every export here was evaluated
+        for (name, export), found, scores in zip(self.exports.items(), evaluations, cells, strict=True):
             row = {
                 "graph": name,
                 "heads": f"{export.num_heads}",
                 "MiB": f"{export.mib:.1f} ({100 * export.mib / reference.mib:.0f} %)",
-                "accuracy": f"{100 * evaluation.accuracy:.2f} %",
-                "same class as fp32": "" if export.agreement is None else f"{100 * export.agreement:.2f} %",
+                **scores,
+                "examples": "-" if found is None else f"{found.num_examples:,}",
             }
+            if agrees:
+                row["same class as fp32"] = "" if export.agreement is None else f"{100 * export.agreement:.2f} %"
             for entry in self.latency.measurements:
                 if entry.target == name:
                     theory = f", theory {entry.theory:.2f}" if export.quantize is None else ""

@@ -19,7 +19,7 @@ from cahp_plugin.compare.rows import Row
 from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
-from cahp_plugin.report import save_accuracy
+from cahp_plugin.report import save_scores
 from cahp_plugin.selectors import selectors
 from cahp_plugin.table import format_table
 
@@ -33,7 +33,7 @@ def main() -> None:
     page = arguments.page.read_text(encoding="utf-8") if arguments.page else ""
     for folder in arguments.folders:
         comparison = Comparison.read(folder)
-        save_accuracy(comparison, folder)
+        save_scores(comparison, folder)
         write_text(folder / "summary.md", summary(comparison))
         print(folder / "summary.md")
         for name, table in tables(comparison).items():

@@ -5,7 +5,9 @@ from datasets import Dataset
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
-from cahp_plugin.compare.runs import Run, pack
+from cahp_plugin.compare.packing import pack
+from cahp_plugin.compare.runs import Run
+from cahp_plugin.tasks.metrics import Score
 from cahp_plugin.workflow import compare_methods
 
 
@@ -17,4 +19,5 @@ def compare(folder, **changes):
 
 
 def made_up(method, seed, hits):
-    return Run(method, 6, seed, "none", float(np.mean(hits)), 1.0, pack(hits), len(hits), {}, 0, {})
+    score = Score.of_accuracy(float(np.mean(hits)))
+    return Run(method, 6, seed, "none", score, 1.0, len(hits), {}, 0, {}, correct=pack(hits))

@@ -1,6 +1,5 @@
 """Folders that the page is made from, and a reader of the page, for its tests."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -12,8 +11,10 @@ from selecting import made_up
 
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import main
-from cahp_plugin.compare.runs import Run, pack
+from cahp_plugin.compare.packing import pack
+from cahp_plugin.compare.runs import Run
 from cahp_plugin.selectors.cahp.representatives import select
+from cahp_plugin.tasks.metrics import Score
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "results"
 VOID = {"meta", "br", "hr"}
@@ -104,9 +105,9 @@ def write_runs(folder, methods, *, layers=6, heads=8, counts=(24, 12), recoverie
             places = np.random.default_rng([len(method), count, seed]).permutation(layers * heads)
             drawn = sorted(int(place) for place in places[:count])  # the recovery does not change the choice
             kept = {str(layer): [p % heads for p in drawn if p // heads == layer] for layer in range(layers)}
-            run = Run(method, count, seed, how, float(hits.mean()), 1.0, pack(hits), 200, kept, 1000 * count,
-                      {"choose": 1.0, "recover": 2.0})  # fmt: skip
-            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
+            run = Run(method, count, seed, how, Score.of_accuracy(float(hits.mean())), 1.0, 200, kept, 1000 * count,
+                      {"choose": 1.0, "recover": 2.0}, correct=pack(hits))  # fmt: skip
+            file.write(json.dumps(run.to_dict()) + "\n")
     (folder / "setup.json").write_text(json.dumps({"model": "0123", "config": {}, "recovery": {}, "versions": {}}))
 
 

@@ -62,7 +62,7 @@ def test_two_processes_see_and_choose_what_one_does(tmp_path):
     assert len(found.runs) == 5 and (tmp_path / "runs" / "runs.jsonl").read_text() == lines
     fresh = compare(tmp_path / "alone", **RUNS)
     for one, other in zip(found.runs, fresh.runs, strict=True):
-        same = ("key", "kept", "correct", "accuracy", "loss", "parameters")
+        same = ("key", "kept", "correct", "score", "loss", "parameters")
         assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
 
 

@@ -6,11 +6,14 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cahp_plugin.cli.common import add_output_options, print_result
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.units.kept import KeptSet
+
+if TYPE_CHECKING:
+    from cahp_plugin.prune import Stage
 
 HELP = "show the kept heads and neurons, parameters and origin of a pruned checkpoint"
 DESCRIPTION = (
@@ -40,7 +43,7 @@ class Inspection:
         parameters: Number of parameters in the safetensors files.
         mebibytes: Size of those files, MiB.
         note: How the number of heads came about, from ``selection.json`` where it is there.
-        stages: Accuracy and parameters of each stage, from the report where it is there.
+        stages: Scores and parameters of each stage, from the report where it is there.
     """
 
     folder: str
@@ -53,12 +56,13 @@ class Inspection:
     parameters: int
     mebibytes: float
     note: str | None
-    stages: tuple[dict[str, Any], ...]
+    stages: tuple[Stage, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the inspection as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"kept": dict(self.kept.heads), "kept_neurons": self.kept.to_dict()["neurons"]}
+        values |= {"kept": dict(self.kept.heads), "kept_neurons": self.kept.to_dict()["neurons"]}
+        return values | {"stages": [stage.to_dict() for stage in self.stages]}
 
     def __str__(self) -> str:
         total = sum(self.num_original_heads.values())
@@ -86,11 +90,12 @@ class Inspection:
             lines += [f"  {path.ljust(width)}  {out} x {into}" for path, (out, into) in self.linear_shapes.items()]
         if self.note:
             lines.append(self.note)
-        lines += [
-            f"  {stage['name']:>10}: accuracy {100 * stage['accuracy']:.2f} %, loss {stage['loss']:.3f} nat, "
-            f"{stage['heads']} heads, {stage['parameters']:,} parameters"
-            for stage in self.stages
-        ]
+        for stage in self.stages:
+            told = [str(score) for score in stage.scores]
+            told += [f"loss {stage.loss:.3f} nat"] if stage.loss is not None else []
+            told += [f"{stage.heads} heads", f"{stage.parameters:,} parameters"]
+            told += [f"{stage.num_examples:,} examples"] if stage.num_examples is not None else []
+            lines.append(f"  {stage.name:>10}: {', '.join(told)}")
         return "\n".join(lines)
 
 
@@ -102,7 +107,8 @@ def inspect_folder(folder: Path) -> Inspection:
     """
     from safetensors import SafetensorError, safe_open
 
-    from cahp_plugin.files import read_json
+    from cahp_plugin.files import load, read_json
+    from cahp_plugin.prune import Stage
     from cahp_plugin.prune.widths import linear_shapes
     from cahp_plugin.units.record import RECORD_KEY, head_entries, kept_set, neuron_entries
 
@@ -125,6 +131,10 @@ def inspect_folder(folder: Path) -> Inspection:
                     parameters += math.prod(tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} can't be read: {error}. It may be cut off; copy it again.") from error
+    stages = load(
+        folder / "cahp_report.json",
+        lambda values: tuple(Stage.from_dict(stage) for stage in values.get("stages", ())),
+    )
     return Inspection(
         folder=str(folder),
         architecture=", ".join(config.get("architectures") or ["unknown"]),
@@ -136,7 +146,7 @@ def inspect_folder(folder: Path) -> Inspection:
         parameters=parameters,
         mebibytes=sum(file.stat().st_size for file in files) / 2**20,
         note=(read_json(folder / "selection.json") or {}).get("note"),
-        stages=tuple((read_json(folder / "cahp_report.json") or {}).get("stages", ())),
+        stages=stages or (),
     )
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.compare.rows import Row, bootstrap_interval
+from cahp_plugin.compare.rows import Row, mean_of
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.table import format_table
+from cahp_plugin.tasks.metrics import Score
 
 #: What must be the same for two folders' results to be comparable; versions may differ.
-_SAME = ("model", "train", "test", "config", "recovery", "gate_epochs")
+_SAME = ("model", "train", "test", "config", "recovery", "gate_epochs", "task", "metric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +28,12 @@ class CheckRow:
         method: Name of the way.
         num_heads: Heads kept.
         recover: Recovery.
-        expected: Mean accuracy in the committed results, in [0, 1].
+        expected: Mean of the metric in the committed results; a share in [0, 1] where it is shown in %.
         interval: What still counts as the same: the wider, on each side, of the 95 % bootstrap interval over test
             examples and twice the standard deviation over seeds.
-        found: Mean accuracy now.
+        found: Mean of the metric now.
+        metric: Its name.
+        percent: Whether it is shown in %.
     """
 
     method: str
@@ -39,11 +42,23 @@ class CheckRow:
     expected: float
     interval: tuple[float, float]
     found: float
+    metric: str = "accuracy"
+    percent: bool = True
 
     @property
     def inside(self) -> bool:
-        """Whether the accuracy now is in the interval."""
+        """Whether the mean now is in the interval."""
         return self.interval[0] <= self.found <= self.interval[1]
+
+    @property
+    def score(self) -> Score:
+        """The mean now as a score, with the interval that it should be in."""
+        return Score(self.metric, self.found, self.interval, percent=self.percent)
+
+    def __str__(self) -> str:
+        found, low, high = map(self.score.bare, (self.found, *self.interval))
+        found += " %" if self.percent else ""
+        return f"{self.method} at {self.num_heads} heads ({self.recover}): {found}, allowed {low} to {high}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +89,9 @@ class Check:
                 "recovery": row.recover,
                 "heads": f"{row.num_heads}",
                 "method": row.method,
-                "committed": f"{100 * row.expected:.1f}",
-                "allowed": f"[{100 * row.interval[0]:.1f}, {100 * row.interval[1]:.1f}]",
-                "now": f"{100 * row.found:.1f}",
+                "committed": row.score.bare(row.expected),
+                "allowed": f"[{', '.join(map(row.score.bare, row.interval))}]",
+                "now": row.score.bare(),
                 "": "" if row.inside else "outside",
             }
             for row in self.rows
@@ -122,20 +137,27 @@ def committed_runs(
 def check_runs(
     now: Sequence[Row], committed: dict[tuple[str, int, str], list[Run]], folder: str | os.PathLike[str]
 ) -> Check:
-    """Compares mean accuracies with committed ones.
+    """Compares means of the metric with committed ones.
 
     Args:
         now: Rows of the runs made now.
         committed: From :func:`committed_runs`.
         folder: Where they are from.
+
+    Raises:
+        CheckpointError: They are of another metric.
     """
     rows = []
     for row in now:
         runs = committed[row.method, row.num_heads, row.recover]
-        accuracies = [run.accuracy for run in runs]
-        mean = float(np.mean(accuracies))
-        low, high = bootstrap_interval(np.mean([run.hits() for run in runs], axis=0))
-        spread = 2 * float(np.std(accuracies, ddof=1)) if len(runs) > 1 else 0.0
-        interval = (min(low, mean - spread), max(high, mean + spread))
-        rows.append(CheckRow(row.method, row.num_heads, row.recover, mean, interval, row.mean))
+        if runs[0].score.name != row.metric:
+            raise CheckpointError(f"The results in {folder} are of {runs[0].score.name}, those now of {row.metric}.")
+        values, (_, interval) = [run.score.value for run in runs], mean_of(runs)
+        mean = float(np.mean(values))
+        # What each example adds is not known: the intervals that the runs were written with say the same for each.
+        ends = [interval] if interval else [run.score.interval or (mean, mean) for run in runs]
+        low, high = np.mean(ends, axis=0).tolist()
+        spread = 2 * float(np.std(values, ddof=1)) if len(runs) > 1 else 0.0
+        allowed = (min(low, mean - spread), max(high, mean + spread))
+        rows.append(CheckRow(row.method, row.num_heads, row.recover, mean, allowed, row.mean, row.metric, row.percent))
     return Check(Path(folder), tuple(rows))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.runs import Run
+from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
 
 REFERENCE, DENSE = "cahp", "dense"
 
@@ -22,13 +23,17 @@ class Row:
         num_heads: Heads kept.
         recover: Recovery.
         num_seeds: Runs behind it.
-        mean: Mean accuracy over the runs, in [0, 1].
+        mean: Mean of the metric over the runs; a share in [0, 1] where it is shown in %.
         deviation: Standard deviation over the runs; ``None`` for a single one.
-        loss: Mean loss, nat.
-        difference: Mean accuracy minus CAHP's, ``None`` for CAHP and where CAHP was not run.
-        interval: Its 95 % bootstrap interval over test examples, both evaluated on the same ones.
+        loss: Mean loss, nat; ``None`` where the runs had none.
+        difference: Mean minus CAHP's, ``None`` for CAHP and where CAHP was not run.
+        interval: Its 95 % bootstrap interval over test examples, both evaluated on the same ones; ``None`` where it is
+            not known what each example adds.
         seconds: Median seconds of choosing and recovering.
-        validation: Mean accuracy on the validation set; ``None`` where the runs had none.
+        validation: Mean of the metric on the validation set; ``None`` where the runs had none.
+        metric: Name of the metric.
+        higher_is_better: Its direction.
+        percent: Whether it is shown in %.
     """
 
     method: str
@@ -37,34 +42,47 @@ class Row:
     num_seeds: int
     mean: float
     deviation: float | None
-    loss: float
+    loss: float | None
     difference: float | None
     interval: tuple[float, float] | None
     seconds: float
     validation: float | None
+    metric: str = "accuracy"
+    higher_is_better: bool = True
+    percent: bool = True
+
+    @property
+    def score(self) -> Score:
+        """The mean as a score."""
+        return Score(self.metric, self.mean, None, self.higher_is_better, self.percent)
 
     @property
     def side(self) -> int | None:
-        """1 where the interval is above zero, -1 where it is below, 0 where it holds zero; ``None`` without one."""
+        """1 where the interval says better than CAHP, -1 where worse, 0 where it holds zero; ``None`` without one."""
         if self.interval is None:
             return None
-        return (self.interval[0] > 0) - (self.interval[1] < 0)
+        above = (self.interval[0] > 0) - (self.interval[1] < 0)
+        return above if self.higher_is_better else -above
+
+    def gain(self, number: float | None) -> float:
+        """A number of the metric's, or a difference, turned so that more is better; 0 for none."""
+        return (number or 0.0) * (1 if self.higher_is_better else -1)
 
     def cells(self) -> dict[str, str]:
-        """The row as cells of a table, in %."""
-        spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
-        against = ""
+        """The row as cells of a table, shares in %."""
+        bare = self.score.bare
+        spread = "" if self.deviation is None else f" ± {bare(self.deviation)}"
+        against = "" if self.difference is None else bare(self.difference, "+")
         if self.difference is not None and self.interval is not None:
-            low, high = (100 * end for end in self.interval)
-            against = f"{100 * self.difference:+.1f} [{low:+.1f}, {high:+.1f}]"
+            against += f" [{bare(self.interval[0], '+')}, {bare(self.interval[1], '+')}]"
         return {
             "recovery": "" if self.method == DENSE else self.recover,
             "heads": f"{self.num_heads}",
             "method": self.method,
-            "accuracy": f"{100 * self.mean:.1f}{spread} (n={self.num_seeds})",
-            "loss": f"{self.loss:.3f}",
-            # All of a folder's runs have it, or none.
-            **({} if self.validation is None else {"validation": f"{100 * self.validation:.1f}"}),
+            self.score.title: f"{bare()}{spread} (n={self.num_seeds})",
+            # All of a folder's runs have these, or none.
+            **({} if self.loss is None else {"loss": f"{self.loss:.3f}"}),
+            **({} if self.validation is None else {"validation": bare(self.validation)}),
             f"against {REFERENCE}": against,
             "seconds": f"{self.seconds:.1f}",
         }
@@ -80,33 +98,60 @@ def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], refer
         runs: Its runs, one a seed.
         reference: CAHP's runs at the same number of heads with the same recovery, where there are any.
     """
-    accuracies = [run.accuracy for run in runs]
+    score = runs[0].score
+    values = [run.score.value for run in runs]
+    losses = [run.loss for run in runs if run.loss is not None]
     validations = [run.validation for run in runs if run.validation is not None]
     difference, interval = None, None
     if reference is not None and method != REFERENCE:
-        change = _rate(runs) - _rate(reference)
-        difference, interval = float(change.mean()), bootstrap_interval(change)
+        difference, interval = mean_of(runs, reference)
     return Row(
         method,
         num_heads,
         recover,
         len(runs),
-        float(np.mean(accuracies)),
-        float(np.std(accuracies, ddof=1)) if len(runs) > 1 else None,
-        float(np.mean([run.loss for run in runs])),
+        float(np.mean(values)),
+        float(np.std(values, ddof=1)) if len(runs) > 1 else None,
+        float(np.mean(losses)) if len(losses) == len(runs) else None,
         difference,
         interval,
         float(np.median([run.seconds.get("choose", 0.0) + run.seconds.get("recover", 0.0) for run in runs])),
         float(np.mean(validations)) if len(validations) == len(runs) else None,
+        score.name,
+        score.higher_is_better,
+        score.percent,
     )
 
 
-def _rate(runs: Sequence[Run]) -> np.ndarray[Any, Any]:
-    """How often each test example was classified right, over the runs."""
-    return np.mean([run.hits() for run in runs], axis=0)
+def mean_of(runs: Sequence[Run], reference: Sequence[Run] = ()) -> tuple[float, tuple[float, float] | None]:
+    """Mean of the metric over runs, less that over others, which were evaluated on the same test examples.
+
+    Args:
+        runs: Runs.
+        reference: The others; none for the mean alone.
+
+    Returns:
+        The number, and its 95 % bootstrap interval over the examples, ``None`` where it is not known what each adds.
+    """
+    found = [[run.examples() for run in side] for side in (runs, reference)]
+    ours, theirs = ([rows for rows in side if rows is not None] for side in found)
+    metric = METRICS.get(runs[0].score.name)
+    if metric is None or len(ours) + len(theirs) < len(runs) + len(reference):
+        values, others = ([run.score.value for run in side] for side in (runs, reference))
+        return float(np.mean(values)) - float(np.mean(others or 0.0)), None
+    if metric.is_mean:
+        change = np.mean(ours, axis=0) - (np.mean(theirs, axis=0) if theirs else 0.0)
+        return float(change.mean()), mean_interval(change.reshape(len(change), -1).mean(axis=1))
+
+    def statistic(drawn: Any) -> float:
+        values, others = ([metric.value(rows[drawn]) for rows in side] for side in (ours, theirs))
+        return float(np.mean(values)) - float(np.mean(others or 0.0))
+
+    count = runs[0].num_examples
+    return statistic(np.arange(count)), bootstrap_interval(statistic, count, metric.resamples)
 
 
-def bootstrap_interval(change: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float]:
+def mean_interval(change: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over examples ``(examples,)``."""
     from scipy.stats import bootstrap
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from cahp_plugin.compare.packing import pack, pack_rows, unpack, unpack_rows
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import checked, from_plain, load, write_text
+from cahp_plugin.tasks.metrics import Score
 
 RUNS_NAME = "runs.jsonl"
 SETUP_NAME = "setup.json"
@@ -29,29 +31,44 @@ class Run:
         num_heads: Heads kept.
         seed: Seed of the choice, of the calibration examples and of the fine-tuning.
         recover: What happened to the weights after pruning.
-        accuracy: Share of test examples classified right, in [0, 1].
-        loss: Mean cross-entropy on the test set, nat.
-        correct: One bit a test example, packed, as hexadecimal digits: which were classified right. Examples are
-            sorted by their number of tokens, the shortest first.
+        score: How it does on the test set, by the task's metric.
+        loss: Mean loss on the test set, nat; ``None`` for a task without one.
         num_examples: Test examples.
         kept: Layer -> original indices of the heads kept.
         parameters: Number of parameters.
         seconds: Wall-clock seconds by phase.
-        validation: Share of validation examples classified right; ``None`` without a validation set.
+        validation: The metric on the validation set; ``None`` without one.
+        correct: Of an accuracy: one bit a test example, packed (:func:`cahp_plugin.compare.packing.pack`): which were
+            classified right. Examples are sorted by their number of tokens, the shortest first.
+        rows: Of another metric: what each test example adds to it, packed
+            (:func:`cahp_plugin.compare.packing.pack_rows`); ``None`` where that is not numbers.
     """
 
     method: str
     num_heads: int
     seed: int
     recover: str
-    accuracy: float
-    loss: float
-    correct: str
+    score: Score
+    loss: float | None
     num_examples: int
     kept: dict[str, list[int]]
     parameters: int
     seconds: dict[str, float]
     validation: float | None = None
+    correct: str | None = None
+    rows: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns a line of :data:`RUNS_NAME`, where an accuracy has fewer parts than another metric."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.correct is not None:
+            how = {"accuracy": self.score.value, "loss": self.loss, "correct": self.correct}
+        else:
+            how = dataclasses.asdict(self.score) | {"loss": self.loss, "rows": self.rows}
+            how = {"metric": how.pop("name")} | how
+        for name in ("score", "loss", "correct", "rows"):
+            own.pop(name)
+        return {name: own.pop(name) for name in ("method", "num_heads", "seed", "recover")} | how | own
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
@@ -62,9 +79,16 @@ class Run:
             TypeError: A part is of another type.
             ValueError: Its parts do not go together.
         """
-        run = from_plain(cls, values)
-        if len(bytes.fromhex(run.correct)) != -(-run.num_examples // 8) or not [int(layer) for layer in run.kept]:
-            raise ValueError("bits and examples differ in number, or no layer is named")
+        if "metric" in values:
+            score = from_plain(Score, {**values, "name": values["metric"]})
+            parts = {"correct": None, "rows": values["rows"]}
+        else:
+            score = Score.of_accuracy(values["accuracy"])
+            parts = {"correct": str(values["correct"]), "rows": None}
+        run = from_plain(cls, {**values, **parts, "score": score})
+        run.examples()
+        if not [int(layer) for layer in run.kept]:
+            raise ValueError("no layer is named")
         return run
 
     @property
@@ -72,15 +96,47 @@ class Run:
         """What tells a run from the others of a comparison."""
         return self.method, self.num_heads, self.seed, self.recover
 
-    def hits(self) -> np.ndarray[Any, Any]:
-        """Which test examples were classified right, bool of shape ``(num_examples,)``."""
-        packed = np.frombuffer(bytes.fromhex(self.correct), dtype=np.uint8)
-        return np.unpackbits(packed, count=self.num_examples).astype(bool)
+    def examples(self) -> np.ndarray[Any, Any] | None:
+        """What each test example adds to the metric.
+
+        Returns:
+            Array of ``num_examples`` rows: bool for an accuracy, else float64; ``None`` where it was not stored.
+
+        Raises:
+            ValueError: It does not go with the number of examples.
+        """
+        if self.correct is not None:
+            return unpack(self.correct, self.num_examples)
+        return None if self.rows is None else unpack_rows(self.rows, self.num_examples)
 
 
-def pack(hits: Any) -> str:
-    """Bits as hexadecimal digits; the inverse of :meth:`Run.hits`."""
-    return np.packbits(np.asarray(hits, dtype=bool)).tobytes().hex()
+def run_of(
+    key: tuple[str, int, int, str],
+    evaluation: Any,
+    *,
+    kept: dict[str, list[int]],
+    parameters: int,
+    seconds: dict[str, float],
+    validation: float | None = None,
+) -> Run:
+    """Makes a run of an evaluation.
+
+    Args:
+        key: Method, number of heads, seed, recovery.
+        evaluation: Has ``scores``, the task's metric first, that metric's ``rows`` (what each example adds), ``loss``
+            and ``num_examples``.
+        kept: As in :class:`Run`.
+        parameters: As in :class:`Run`.
+        seconds: As in :class:`Run`.
+        validation: As in :class:`Run`.
+    """
+    score, rows = evaluation.scores[0], np.asarray(evaluation.rows)
+    shares: dict[str, Any] = {"kept": kept, "parameters": parameters, "seconds": seconds, "validation": validation}
+    shares |= {"loss": evaluation.loss, "num_examples": evaluation.num_examples}
+    # Of an accuracy the bits say all; a metric of the user's may have its name.
+    if score.name == "accuracy" and rows.ndim == 1 and np.isin(rows, (0, 1)).all():
+        return Run(*key, score=Score.of_accuracy(score.value), correct=pack(rows), **shares)
+    return Run(*key, score=score, rows=pack_rows(rows), **shares)
 
 
 class RunLog:
@@ -130,7 +186,7 @@ class RunLog:
     def add(self, run: Run) -> None:
         """Appends a run, for good when this returns."""
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(run)) + "\n")
+            file.write(json.dumps(run.to_dict()) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.runs[run.key] = run
@@ -146,7 +202,11 @@ def read_setup(path: Path) -> dict[str, Any] | None:
     """
 
     def build(setup: dict[str, Any]) -> dict[str, Any]:
-        return {"gate_epochs": 1.0, "eval": None} | setup | {"config": CAHPConfig().to_dict() | setup["config"]}
+        return (
+            {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None}
+            | setup
+            | {"config": CAHPConfig().to_dict() | setup["config"]}
+        )
 
     return load(path, build)
 
@@ -167,10 +227,16 @@ def read_runs(path: Path) -> list[Run]:
         whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
-    return [
+    runs = [
         checked(f"{path}, line {number},", lambda line=line: Run.from_dict(json.loads(line)))  # type: ignore[misc]
         for number, line in enumerate(whole.splitlines(), start=1)
     ]
+    kinds = {(run.score.name, run.score.higher_is_better, run.score.percent) for run in runs}
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"{path} holds runs of different metrics: {', '.join(sorted(kind[0] for kind in kinds))}."
+        )
+    return runs
 
 
 def fingerprint_of_model(model: Any) -> str:
@@ -179,12 +245,4 @@ def fingerprint_of_model(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def fingerprint_of_data(encoded: Any) -> str:
-    """First 16 digits of the SHA-256 of an encoded data set's tokens and labels."""
-    digest = hashlib.sha256()
-    for row in encoded.with_format(None):
-        digest.update(json.dumps([row["input_ids"], row["labels"]]).encode())
     return digest.hexdigest()[:16]

@@ -77,13 +77,14 @@ class Comparison:
         }
 
     def table(self, *, markdown: bool = False) -> str:
-        """The rows as a table, in %."""
+        """The rows as a table, shares in %."""
         return format_table([row.cells() for row in self.rows()], markdown=markdown)
 
     def __str__(self) -> str:
+        head = self._rows[0].score.legend if self._rows else "Metric"
         parts = [
             self.table(),
-            f"Accuracy in %: mean ± standard deviation over seeds (0 for a method without a seed before recovery). "
+            f"{head}: mean ± standard deviation over seeds (0 for a method without a seed before recovery). "
             f"Against {REFERENCE}: difference of the means, with a 95 % bootstrap interval over the test examples. "
             "Seconds: choosing and recovering, without the shared observation.",
             places_table(self.structure()),

@@ -38,7 +38,7 @@ from cahp_plugin.files import from_plain, write_text
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.table import format_table
 from cahp_plugin.tasks import TASKS, Evaluation, Examples, evaluate
-from cahp_plugin.tasks.evaluate import agreeing, mean_divergence, with_targets
+from cahp_plugin.tasks.evaluation import agreeing, mean_divergence, with_targets
 
 OPSET = 18
 _ENDINGS = {None: "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}

@@ -9,8 +9,9 @@ from typing import Any
 
 from cahp_plugin._version import __version__
 from cahp_plugin.prune.origin import original_width
-from cahp_plugin.prune.stage import Stage
+from cahp_plugin.prune.stage import Stage, stage_rows
 from cahp_plugin.selectors.cahp.selection import HeadSelection
+from cahp_plugin.table import format_table
 from cahp_plugin.units import kept_set
 from cahp_plugin.units.find import find_feed_forward, find_layers
 
@@ -84,7 +85,8 @@ def model_card_text(
         recorded=[layer for layer in feed_forward if layer.present == recorded.get(layer.index)],
         selection=selection,
         settings={key: value for key, value in config.items() if value is not None},
-        stages=stages,
+        results=format_table(stage_rows(stages), markdown=True),
+        scores=[score for stage in stages[:1] for score in stage.scores],
         version=__version__,
         place=repo_id or name,
         has_tokenizer=has_tokenizer,

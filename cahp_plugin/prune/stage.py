@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cahp_plugin.files import from_plain
+from cahp_plugin.tasks.metrics import Score, score_cells, scores_from_dict, scores_to_dict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,12 +18,48 @@ class Stage:
         name: ``"dense"``, ``"one-shot"``, ``"bias"`` or ``"least-squares"``, ``"recovered"`` after fine-tuning.
         heads: Attention heads present.
         parameters: Number of parameters.
-        accuracy: Share of evaluation examples classified right, in [0, 1].
-        loss: Mean cross-entropy on the evaluation set, nat.
+        loss: Mean loss on the evaluation set, nat; ``None`` for a task without one.
+        scores: How it does on the evaluation set; the first is the task's number.
+        num_examples: Evaluation examples; ``None`` where an older report does not say.
     """
 
     name: str
     heads: int
     parameters: int
-    accuracy: float
-    loss: float
+    loss: float | None
+    scores: tuple[Score, ...]
+    num_examples: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the stage as plain JSON values, each score by its name as well."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "scores"}
+        return {"name": self.name} | scores_to_dict(self.scores) | own
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Stage:
+        """Builds a stage from what :meth:`to_dict` returned, or from an older report's accuracy and loss.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: A part is of another type.
+            ValueError: There is no score.
+        """
+        return from_plain(cls, {**values, "scores": scores_from_dict(values)})
+
+
+def stage_rows(stages: Sequence[Stage]) -> list[dict[str, str]]:
+    """Stages as rows of a table: heads, parameters, scores with their intervals, loss and number of examples."""
+    losses = any(stage.loss is not None for stage in stages)
+    counts = any(stage.num_examples is not None for stage in stages)
+    return [
+        {
+            "model": stage.name,
+            "heads": f"{stage.heads}",
+            "parameters": f"{stage.parameters:,}",
+            "of dense": f"{100 * stage.parameters / max(stages[0].parameters, 1):.1f} %",
+            **cells,
+            **({"loss (nat)": "-" if stage.loss is None else f"{stage.loss:.3f}"} if losses else {}),
+            **({"examples": "-" if stage.num_examples is None else f"{stage.num_examples:,}"} if counts else {}),
+        }
+        for stage, cells in zip(stages, score_cells([stage.scores for stage in stages]), strict=True)
+    ]

@@ -1,6 +1,6 @@
 """Pictures and pages of what was pruned, compared and measured."""
 
-from cahp_plugin.report.comparison import save_accuracy
+from cahp_plugin.report.comparison import save_scores
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.page import write_folder_page, write_page
 from cahp_plugin.report.selection import save_figures
@@ -9,9 +9,9 @@ from cahp_plugin.report.times import save_latency
 __all__ = [
     "Contents",
     "read_folder",
-    "save_accuracy",
     "save_figures",
     "save_latency",
+    "save_scores",
     "write_folder_page",
     "write_page",
 ]

@@ -47,10 +47,10 @@ def dense_of(rows: Sequence[Row]) -> Row | None:
 def best_of(rows: Sequence[Row]) -> tuple[Row, Row | None]:
     """Rows of the best way with the fewest heads, and of CAHP with the same recovery, where it was run.
 
-    The best is that on the validation set where there is one, else on the test set.
+    The best is that on the validation set where there is one, else on the test set, in the metric's direction.
     """
     fewest = [row for row in rows if row.method != DENSE and row.num_heads == counts_of(rows)[-1]]
-    best = max(fewest, key=lambda row: row.mean if row.validation is None else row.validation)
+    best = max(fewest, key=lambda row: row.gain(row.mean if row.validation is None else row.validation))
     own = [row for row in fewest if row.method == REFERENCE and row.recover == best.recover]
     return best, own[0] if own else None
 

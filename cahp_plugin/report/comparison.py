@@ -1,4 +1,4 @@
-"""Pictures of a comparison: accuracy against heads, differences from CAHP, and where the heads stay."""
+"""Pictures of a comparison: the metric against heads, differences from CAHP, and where the heads stay."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ def look_of(method: str, place: int) -> dict[str, Any]:
 
 
 @styled
-def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
-    """Accuracy against heads kept: a panel for each recovery, a line for each way of choosing heads.
+def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
+    """The metric against heads kept: a panel for each recovery, a line for each way of choosing heads.
 
-    Bars are the standard deviation over seeds. CAHP is the thick line, the model before pruning the dashed one.
+    Bars are the standard deviation over seeds. CAHP is the thick line, the model before pruning the dashed one. What
+    is no share and spans more than a factor of 10, as perplexities may, is drawn on a logarithmic scale.
 
     Args:
         rows: All rows of the comparison; they give the scales, which are the same for every picture of it.
         recoveries: Those to draw.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     methods, counts, dense = methods_of(rows), counts_of(rows), dense_of(rows)
+    score, scale = rows[0].score, rows[0].score.scale
     figure, panels = new_figure(350 + 7 * len(methods), columns=len(recoveries))
-    ends = [100 * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1)]
-    pad = max(0.08 * (max(ends) - min(ends)), 0.5)
+    ends = [scale * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1)]
+    pad = max(0.08 * (max(ends) - min(ends)), 0.5 if score.percent else 0.01 * max(map(abs, ends))) or 1
+    steep = not score.percent and min(ends) > 0 and max(ends) > 10 * min(ends)
     # A little apart, so that bars do not hide each other; the lines' order is that of the legend.
     shift = 0.05 * max(counts[0] - counts[-1], 4) / len(methods)
     handles: dict[str, Any] = {}
@@ -47,23 +52,32 @@ def accuracy(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
             own = name == REFERENCE
             handles[name] = axes.errorbar(
                 [row.num_heads + (position - (len(methods) - 1) / 2) * shift for row in line],
-                [100 * row.mean for row in line],
-                [100 * (row.deviation or 0.0) for row in line],
+                [scale * row.mean for row in line],
+                [scale * (row.deviation or 0.0) for row in line],
                 lw=2.6 if own else 1.1, ms=9 if own else 7, elinewidth=1.2, zorder=5 if own else 3,
                 **look_of(name, place),
             ).lines[0]  # fmt: skip
         if dense is not None:
-            handles[f"dense, {dense.num_heads} heads"] = axes.axhline(100 * dense.mean, color=style.INK, lw=1, ls="--")
-        axes.set_ylim(min(ends) - pad, max(ends) + pad)
+            handles[f"dense, {dense.num_heads} heads"] = axes.axhline(
+                scale * dense.mean, color=style.INK, lw=1, ls="--"
+            )
+        if steep:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set_ylim(min(ends) / 1.2, max(ends) * 1.2)
+        else:
+            axes.set_ylim(min(ends) - pad, max(ends) + pad)
         axes.set_xlabel("heads kept")
         axes.set_xticks(_apart(counts))
-        axes.set_title("accuracy, %" if len(panels) == 1 else f"{named(recovery)}: accuracy, %")
+        axes.set_title(score.axis if len(panels) == 1 else f"{named(recovery)}: {score.axis}")
         axes.grid(axis="y")
     add_legend(figure, list(handles.values()), [short(name, 32) for name in handles])
     words = " and ".join(named(recovery) for recovery in recoveries)
-    title = words.capitalize() if len(panels) == 1 else "Accuracy against heads kept"
-    told = f"Accuracy against heads kept after {words}; the numbers are in the table of all methods."
-    return Chart("accuracy", title, told, figure)
+    title = words.capitalize() if len(panels) == 1 else f"{score.heading} against heads kept"
+    told = f"{score.heading} against heads kept after {words}; the numbers are in the table of all methods."
+    return Chart("accuracy" if score.name == "accuracy" else "scores", title, told, figure)
 
 
 def _apart(counts: Sequence[int]) -> list[int]:
@@ -85,6 +99,7 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     """
     methods = methods_of(rows)
     mine = [row for row in rows if row.recover == recovery]
+    score, scale = rows[0].score, rows[0].score.scale
     counts = counts_of(mine)
     figure, (axes,) = new_figure(62 + 18 * (len(mine) + 2 * len(counts)))
     axes.axvline(0, color=style.KEPT, lw=2)
@@ -92,11 +107,11 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     line = 0.0
     for count in counts:
         names[line] = f"{count} heads"
-        entries = sorted((row for row in mine if row.num_heads == count), key=lambda row: -(row.difference or 0.0))
+        entries = sorted((row for row in mine if row.num_heads == count), key=lambda row: -row.gain(row.difference))
         for row in entries:
             line += 1
             names[line] = short(row.method)
-            middle, (low, high) = 100 * (row.difference or 0.0), (100 * end for end in row.interval or (0, 0))
+            middle, (low, high) = scale * (row.difference or 0.0), (scale * end for end in row.interval or (0, 0))
             look = look_of(row.method, methods[row.method])
             if row.side == 0:  # hollow
                 look |= {"mfc": style.CARD, "mec": look["color"], "mew": 1.6}
@@ -106,11 +121,11 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     axes.set_yticks(list(names), list(names.values()))
     for label in axes.get_yticklabels():
         label.set(color=style.INK, weight="bold" if label.get_text().endswith(" heads") else "normal")
-    ends = [100 * end for row in rows for end in row.interval or ()]
+    ends = [scale * end for row in rows for end in row.interval or ()]
     pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
     axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
-    axes.set_xlabel("percentage points against cahp")
+    axes.set_xlabel("percentage points against cahp" if score.percent else f"{short(score.title, 30)} against cahp")
     axes.grid(axis="x")
     told = f"Difference from cahp after {named(recovery)}; the numbers are in the table of all methods."
     return Chart("difference", named(recovery).capitalize(), told, figure)
@@ -140,9 +155,9 @@ def layers(places: Sequence[HeadPlaces], methods: Mapping[str, int]) -> Chart:
     return Chart("layers", f"{count} heads kept", f"Heads kept in each layer, mean over seeds. {told}.", figure)
 
 
-def accuracy_charts(rows: Sequence[Row]) -> list[Chart]:
-    """A picture of the accuracy for each recovery."""
-    return [accuracy(rows, [recovery]) for recovery in recoveries_of(rows)]
+def score_charts(rows: Sequence[Row]) -> list[Chart]:
+    """A picture of the metric for each recovery."""
+    return [scores(rows, [recovery]) for recovery in recoveries_of(rows)]
 
 
 def difference_charts(rows: Sequence[Row]) -> list[Chart]:
@@ -157,7 +172,7 @@ def layer_charts(places: Sequence[HeadPlaces], rows: Sequence[Row]) -> list[Char
     return [layers([one for one in places if one.num_heads == count], methods) for count in counts_of(rows)]
 
 
-def save_accuracy(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
-    """Draws a comparison's accuracies, a panel a recovery, as ``accuracy.png``."""
+def save_scores(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
+    """Draws a comparison's metric, a panel a recovery, as ``accuracy.png``, or ``scores.png`` for another metric."""
     rows = comparison.rows()
-    return accuracy(rows, recoveries_of(rows)).save(Path(folder))
+    return scores(rows, recoveries_of(rows)).save(Path(folder))

@@ -15,16 +15,18 @@ from cahp_plugin.compare.rows import DENSE, Row
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.export import ExportReport
 from cahp_plugin.files import write_text
+from cahp_plugin.prune import Stage
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import CONTROL
 from cahp_plugin.report.commands import commands
 from cahp_plugin.report.compared import best_of, counts_of, dense_of, methods_of, named, place_of
-from cahp_plugin.report.comparison import accuracy_charts, difference_charts, layer_charts
+from cahp_plugin.report.comparison import difference_charts, layer_charts, score_charts
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.selection import selection_charts
 from cahp_plugin.report.times import latency_charts
 from cahp_plugin.results import PAGE_NAME
 from cahp_plugin.table import numeric_columns
+from cahp_plugin.tasks.metrics import Score, score_cells, scores_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -96,8 +98,8 @@ def environment() -> Environment:
 
     found = Environment(loader=FileSystemLoader(style.FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     helpers = (
-        accuracy_charts, best_of, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
-        layer_charts, method_tables, methods_of, named, numeric_columns, percent, selection_charts, settings,
+        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
+        layer_charts, method_tables, methods_of, named, numeric_columns, percent, selection_charts, settings, shown,
     )  # fmt: skip
     found.globals.update({helper.__name__: helper for helper in helpers})
     return found
@@ -106,6 +108,17 @@ def environment() -> Environment:
 def percent(share: float) -> str:
     """A share in [0, 1] in %, in one piece."""
     return f"{100 * share:.1f}\u00a0%"
+
+
+def shown(score: Score) -> str:
+    """A score's number, short and in one piece."""
+    return percent(score.value) if score.percent else score.shown()
+
+
+def changes(stages: Sequence[Stage]) -> list[tuple[Score, Score]]:
+    """Scores of the first stage, each with that of the last."""
+    before = {score.name: score for score in stages[0].scores}
+    return [(before[score.name], score) for score in stages[-1].scores if score.name in before]
 
 
 def method_tables(rows: Sequence[Row]) -> dict[str, list[dict[str, str]]]:
@@ -121,15 +134,18 @@ def method_tables(rows: Sequence[Row]) -> dict[str, list[dict[str, str]]]:
 def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
     """Exported graphs as rows of a table: what each is, its size, and how it does."""
     rows = []
-    for name, export in exports.items():
-        evaluation, kind = export.quantized or export.fp32, export.quantize
+    evaluations = [export.quantized or export.fp32 for export in exports.values()]
+    scores = score_cells([() if found is None else scores_of(found) for found in evaluations])
+    for (name, export), found, told in zip(exports.items(), evaluations, scores, strict=True):
+        kind = export.quantize
         difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
         cells = {
             "graph": name,
             "precision": "fp32" if kind is None else kind if kind == "fp16" else f"int8 {kind}",
             "heads": f"{export.num_heads}",
             "MiB": f"{export.mib:.1f}",
-            "accuracy": "-" if evaluation is None else f"{100 * evaluation.accuracy:.2f} %",
+            **told,
+            "examples": "-" if found is None else f"{found.num_examples:,}",
             "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
             "largest difference": "-" if difference is None else f"{difference:.1e}",
         }
@@ -145,7 +161,8 @@ def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:
     versions = (pruning.versions if pruning else {}) | setup.get("versions", {}) | machine.pop("versions", {})
     for export in contents.exports.values():
         versions |= export.versions
-    model = {"architecture": contents.architecture, "pruned from": contents.model.get("_name_or_path")}
+    task = pruning.task if pruning else None
+    model = {"task": task, "architecture": contents.architecture, "pruned from": contents.model.get("_name_or_path")}
     groups: dict[str, Mapping[str, Any]] = {
         "Method": contents.config.to_dict() if contents.config else {},
         "Recovery": dataclasses.asdict(pruning.recovery) if pruning and pruning.recovery else {},

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "base": ["Options", "Task"],
-        "evaluate": ["Evaluation", "evaluate", "with_targets"],
+        "evaluation": ["Evaluation", "evaluate", "with_targets"],
         "examples": ["Examples"],
         "metrics": ["Score", "metric_named"],
         "registry": ["TASKS", "encode", "encode_sets", "known_task", "save_beside", "task_of"],

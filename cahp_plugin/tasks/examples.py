@@ -14,7 +14,7 @@ import torch
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import Task
 
-Collate = Callable[[list[Mapping[str, Any]]], dict[str, Any]]
+Collate = Callable[[list[Any]], dict[str, Any]]
 
 #: Numbers that the outputs of a batch may hold: 256 MiB in fp32. Logits of a vocabulary fill the memory otherwise.
 _LARGEST_OUTPUT = 2**26

@@ -74,7 +74,8 @@ class FeatureExtraction(Task):
                  for text in pair]  # fmt: skip
         rows = [row for row in range(len(data)) for _ in columns.text]
         encoded, told = tokenized(type(data).from_dict({"text": texts}), ["text"], processor, limit, cuts=cuts)
-        lengths, references = [len(ids) for ids in encoded["input_ids"]], scores or [None] * len(data)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        references: Sequence[Any] = scores or [None] * len(data)
         return Examples(self, encoded, Padding(processor), lengths, references, rows, told=told)
 
     def embed(self, output: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -153,7 +154,7 @@ def pooling_of(name: str) -> str:
         name: Folder or Hub id of the model.
     """
     record = _record(name, POOLING)
-    modes = [mode for key, mode in _MODES.items() if record.get(key)] or [record.get("pooling_mode")]
+    modes: list[Any] = [mode for key, mode in _MODES.items() if record.get(key)] or [record.get("pooling_mode")]
     if modes == [None]:
         logger.info("How tokens are pooled to a sentence is not on record (1_Pooling/config.json): the mean is taken.")
         return "mean"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.errors import ConfigError, DataError
+from cahp_plugin.files import from_plain
 
 Array = np.ndarray[Any, Any]
 
@@ -23,26 +24,75 @@ class Score:
     Attributes:
         name: Name of the metric.
         value: The number; a share in [0, 1] where it is shown in %.
-        interval: Its 95 % percentile bootstrap interval over the examples.
+        interval: Its 95 % percentile bootstrap interval over the examples; ``None`` where it is not known.
         higher_is_better: Its direction.
         percent: Whether it is shown in %.
+
+    Raises:
+        ValueError: The interval has another number of ends than two.
     """
 
     name: str
     value: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None = None
     higher_is_better: bool = True
     percent: bool = False
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and len(self.interval) != 2:
+            raise ValueError(f"an interval has two ends, got {self.interval}")
+
+    @classmethod
+    def of_accuracy(cls, value: float) -> Score:
+        """An accuracy of which no more is known than the share, in [0, 1]."""
+        return from_plain(cls, {"name": "accuracy", "value": value, "percent": True})
 
     @property
     def title(self) -> str:
         """The name as it stands in tables and pictures."""
-        return self.name.replace("_", " ")
+        return "word error rate" if self.name == "wer" else self.name.replace("_", " ")
+
+    @property
+    def heading(self) -> str:
+        """The name as it begins a sentence."""
+        return self.title[:1].upper() + self.title[1:]
+
+    @property
+    def legend(self) -> str:
+        """What a table's column of bare numbers holds, with its direction where that is not the usual one."""
+        return f"{self.heading}{' in %' if self.percent else ''}{'' if self.higher_is_better else ', lower is better'}"
+
+    @property
+    def axis(self) -> str:
+        """What an axis holds, with its direction where that is not the usual one."""
+        return f"{self.title}{', %' if self.percent else ''}{'' if self.higher_is_better else ' (lower is better)'}"
+
+    @property
+    def direction(self) -> str:
+        """Its direction in words."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
+    def scale(self) -> int:
+        """What the number is multiplied by on an axis."""
+        return 100 if self.percent else 1
 
     def shown(self, value: float | None = None) -> str:
         """The number, or another one of its kind, as text."""
         value = self.value if value is None else value
         return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
+
+    def bare(self, value: float | None = None, sign: str = "") -> str:
+        """The number, or another one of its kind, without its unit, as text; ``sign="+"`` is for a difference."""
+        value = self.value if value is None else value
+        return f"{100 * value:{sign}.1f}" if self.percent else f"{value:{sign}.4g}"
+
+    def cell(self) -> str:
+        """The number with its interval, as it stands in tables."""
+        if self.interval is None:
+            return self.shown()
+        low, high = (self.shown(end).removesuffix(" %") for end in self.interval)
+        return f"{self.shown()} [{low}, {high}]"
 
     def change(self, before: Score) -> str:
         """The difference from an earlier score of the same metric, as text."""
@@ -51,8 +101,39 @@ class Score:
         return f"{self.value - before.value:+.3g}"
 
     def __str__(self) -> str:
-        low, high = (self.shown(end) for end in self.interval)
-        return f"{self.title} {self.shown()} [{low}, {high}]"
+        return f"{self.title} {self.cell()}"
+
+
+def scores_of(evaluation: Any) -> tuple[Score, ...]:
+    """The scores of an evaluation; of one that has none, its accuracy."""
+    return getattr(evaluation, "scores", None) or (Score.of_accuracy(evaluation.accuracy),)
+
+
+def scores_to_dict(scores: Sequence[Score]) -> dict[str, Any]:
+    """Scores as plain JSON values: each number by its name, and under ``"scores"`` all that is known of it."""
+    numbers = {score.name: score.value for score in scores}
+    return {**numbers, "scores": [dataclasses.asdict(score) for score in scores]}
+
+
+def scores_from_dict(values: Mapping[str, Any]) -> tuple[Score, ...]:
+    """Builds scores from what :func:`scores_to_dict` returned; from an older file, its accuracy.
+
+    Raises:
+        KeyError: A part is missing.
+        TypeError: A part is of another type.
+        ValueError: There is no score.
+    """
+    if "scores" not in values:
+        return (Score.of_accuracy(values["accuracy"]),)
+    if not values["scores"]:
+        raise ValueError("there is no score")
+    return tuple(from_plain(Score, score) for score in values["scores"])
+
+
+def score_cells(several: Sequence[Sequence[Score]]) -> list[dict[str, str]]:
+    """Scores of several models as cells of a table, the same columns for each; ``-`` where a model lacks one."""
+    titles = dict.fromkeys(score.title for scores in several for score in scores)
+    return [dict.fromkeys(titles, "-") | {score.title: score.cell() for score in scores} for scores in several]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +157,11 @@ class Metric:
     percent: bool = False
     resamples: int = 1000
     of_loss: bool = False
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the number is the mean of the rows."""
+        return self.value is _mean
 
     def score(self, rows: Array) -> Score:
         """The number of these rows, with its interval."""

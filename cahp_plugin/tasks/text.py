@@ -111,7 +111,7 @@ def tokenized(
     return found, told
 
 
-def mapped(dataset: Any, function: Any) -> Any:
+def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     """A data set made batch by batch from another; where that lies on disk, so does this."""
     return dataset.with_format(None).map(
         function,
@@ -120,6 +120,7 @@ def mapped(dataset: Any, function: Any) -> Any:
         keep_in_memory=not getattr(dataset, "spooled", False),
         load_from_cache_file=False,
         desc="Tokenizing",
+        **options,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,11 +24,27 @@ class Text2Text(Task):
     name = "text2text-generation"
     about = "encoder-decoders: a text from a text"
     auto = "AutoModelForSeq2SeqLM"
-    suffixes = ("ForConditionalGeneration", "MTModel")
-    text_columns = (("source",), ("input",), ("document",), ("article",), ("dialogue",), ("text",), ("en",))
-    label_columns = ("target", "output", "summary", "highlights", "translation", "label", "labels")
-    metrics = ("token_loss",)
-    more_metrics = ("rouge1", "rouge2", "rougeL", "chrf", "wer")
+    suffixes: ClassVar[tuple[str, ...]] = ("ForConditionalGeneration", "MTModel")
+    text_columns: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("source",),
+        ("input",),
+        ("document",),
+        ("article",),
+        ("dialogue",),
+        ("text",),
+        ("en",),
+    )
+    label_columns: ClassVar[tuple[str, ...]] = (
+        "target",
+        "output",
+        "summary",
+        "highlights",
+        "translation",
+        "label",
+        "labels",
+    )
+    metrics: ClassVar[tuple[str, ...]] = ("token_loss",)
+    more_metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "chrf", "wer")
     compared = "the next token of the target, at every token"
     outputs = {"logits": TARGETS}  # noqa: RUF012
     two_graphs = True

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from cahp_plugin.data.columns import LABEL_COLUMNS
+from cahp_plugin.data.columns import LABEL_COLUMNS, TEXT_COLUMNS
 from cahp_plugin.data.labels import encode_labels
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.tasks.base import BATCH, Options, Task
@@ -22,10 +22,11 @@ class TextClassification(Task):
     name = "text-classification"
     about = "one class for a text or a pair of texts"
     auto = "AutoModelForSequenceClassification"
-    suffixes = ("ForSequenceClassification",)
-    label_columns = LABEL_COLUMNS
-    conditioning = "label"
-    metrics = ("accuracy",)
+    suffixes: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    label_columns: ClassVar[tuple[str, ...]] = LABEL_COLUMNS
+    conditioning: ClassVar[Literal["label", "prediction", "none"]] = "label"
+    text_columns: ClassVar[tuple[tuple[str, ...], ...]] = TEXT_COLUMNS
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     compared = "the classes"
     outputs = {"logits": BATCH}  # noqa: RUF012
 

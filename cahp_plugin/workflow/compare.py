@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_data, fingerprint_of_model, pack
+from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_model, run_of
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.data import by_length, check_same_classes, encode, find_columns, make_dataloader
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
@@ -29,12 +27,15 @@ from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.observe.streams import layer_tokens
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
-from cahp_plugin.recover import Evaluation, RecoveryMethod, RecoverySettings, evaluate_classifier
+from cahp_plugin.recover import RecoveryMethod, RecoverySettings
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import write_folder_page
 from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
+from cahp_plugin.selectors.base import resolved
+from cahp_plugin.tasks import Evaluation, Examples, Options, encode_sets, evaluate, task_of, with_targets
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.units.counts import HeadUnits
+from cahp_plugin.units.state import call_options
 from cahp_plugin.workflow.choose import Chooser, prune_and_repair
 
 logger = logging.get_logger(__name__)
@@ -42,10 +43,12 @@ logger = logging.get_logger(__name__)
 
 def compare_methods(
     model: Any,
-    tokenizer: Any,
+    processor: Any,
     train: Any,
     test: Any,
     *,
+    task: str | None = None,
+    metric: str | None = None,
     validation: Any = None,
     output_dir: str | os.PathLike[str],
     methods: Sequence[str] | None = None,
@@ -73,12 +76,14 @@ def compare_methods(
     of the same heads as another has its figures: it is written with them and not evaluated again.
 
     Args:
-        model: The fine-tuned classifier; unchanged.
-        tokenizer: Its tokenizer.
+        model: The fine-tuned model; unchanged.
+        processor: Its tokenizer, or its processor of images or speech.
         train: Training set: for the observation, the calibration and the fine-tuning.
-        test: Examples that every run is evaluated on.
-        validation: Examples to choose among the runs by: their accuracy on them is recorded too, and the report's best
-            way is then the best on these, with its accuracy on the test set.
+        test: Rows that every run is evaluated on.
+        task: As for :func:`cahp_plugin.prune_model`.
+        metric: As for :func:`cahp_plugin.prune_model`.
+        validation: Rows to choose among the runs by: the metric on them is recorded too, and the report's best way is
+            then the best on these, with its metric on the test set.
         output_dir: Folder of the runs.
         methods: Names of :func:`cahp_plugin.selectors.selectors`; its defaults without.
         heads: Numbers of heads, each a count or a share in (0, 1).
@@ -90,9 +95,9 @@ def compare_methods(
         knee: Whether to look for the knee in noise too (:func:`cahp_plugin.compare.knee_under_noise`).
         check: Folder of an earlier comparison on the same model, data and settings, whose results are held against
             these.
-        text_columns: One or two text columns; found by their usual names without it.
-        label_column: Column of the labels; found without it.
-        max_length: Tokens that examples are truncated to.
+        text_columns: As for :func:`cahp_plugin.prune_model`.
+        label_column: As for :func:`cahp_plugin.prune_model`.
+        max_length: As for :func:`cahp_plugin.prune_model`.
 
     Returns:
         All runs of the folder.
@@ -104,7 +109,8 @@ def compare_methods(
         DataError: The data can't be used.
         PruningError: The model's activations are not finite.
     """
-    config = CAHPConfig() if config is None else config
+    does = task_of(model, task)
+    config = resolved(CAHPConfig() if config is None else config, does)
     recovery = RecoverySettings() if recovery is None else recovery
     methods = default_selectors() if methods is None else methods
     _check_names("methods", methods, tuple(selectors()))
@@ -125,45 +131,57 @@ def compare_methods(
     here = processes()
     if here.device is not None:
         model.to(here.device)
-    columns = find_columns(train, text_columns, label_column)
     sets = {"training": train, "test": test} | ({} if validation is None else {"validation": validation})
-    check_same_classes(sets, columns.label, model.config)
-    encoded, encoded_test, encoded_validation = (
-        None if examples is None else encode(examples, columns, tokenizer, model, max_length=max_length)
-        for examples in (train, test, validation)
-    )
+    encoded = encode_sets(sets, model, processor, does, Options(text_columns, label_column, max_length))
+    encoded = {name: with_targets(model, examples) for name, examples in encoded.items()}
+    examples, evaluated = encoded["training"], encoded["test"].by_length()
+    validated = encoded.get("validation")
+    does.chosen_metrics(evaluated, metric)
+
+    def measured(model: Any, on: Examples) -> Evaluation:
+        return evaluate(model, on, metric=metric, batch_size=recovery.batch_size)
+
     view = View(
         model,
-        make_dataloader(by_length(encoded), tokenizer),  # no order is better for the one walk over all
+        examples.by_length().batches(),  # no order is better for the one walk over all
         config,
-        shuffled=lambda seed, grouped: make_dataloader(
-            encoded, tokenizer, batch_size=recovery.batch_size, shuffle=True, seed=seed, group_by_length=grouped
+        shuffled=lambda seed, grouped: examples.batches(
+            recovery.batch_size, shuffle=True, seed=seed, group_by_length=grouped
         ),
         shrink=prune_and_repair,
     )
     for way in ways.values():
         view.check(way)
-    encoded_test = by_length(encoded_test)
-    evaluated = make_dataloader(encoded_test, tokenizer, batch_size=recovery.batch_size)
-    validated = None
-    if encoded_validation is not None:
-        validated = make_dataloader(by_length(encoded_validation), tokenizer, batch_size=recovery.batch_size)
     _check_activations(model, evaluated)
     dense = ("dense", present, 0, "none")
     wanted = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
-    setup = _setup(model, encoded, encoded_test, encoded_validation, config, recovery, gate_epochs)
+    setup = _setup(model, examples, evaluated, validated, config, recovery, gate_epochs)
+    setup |= {"task": does.name, "metric": metric}
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
     here.check_same({**setup, "methods": list(methods), "heads": counts, "seeds": list(seeds), "recover": recoveries})
     log = here.share(lambda: RunLog(output_dir, setup))
-    labels = np.asarray(encoded_test["labels"])
+
+    def run(key: tuple[str, int, int, str], model: Any, seconds: dict[str, float]) -> Run:
+        start = time.perf_counter()
+        evaluation = measured(model, evaluated)
+        seconds = seconds and seconds | {"evaluate": time.perf_counter() - start}
+        return run_of(
+            key,
+            evaluation,
+            kept={str(layer.index): list(layer.heads) for layer in attention_layers(model)},
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            seconds={name: round(value, 2) for name, value in seconds.items()},
+            validation=None if validated is None else measured(model, validated).score.value,
+        )
+
     if dense not in log.runs:
-        _add(log, _run(dense, model, evaluate_classifier(model, evaluated), labels, {}, validated))
+        _add(log, run(dense, model, {}))
     missing = [key for key in wanted if key not in log.runs]
     logger.info(f"{len(wanted) - len(missing)} of {len(wanted)} runs are there; {len(missing)} to go.")
     chooser = Chooser(log, view, ways)
-    inputs = {name: value[:1] for name, value in next(iter(evaluated)).items() if name != "labels"}
+    inputs = {name: value for name, value in evaluated.batch([0]).items() if name != "labels"}
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         key = (method, count, seed, how)
         kept, choosing = chooser.choose(method, count, seed)
@@ -178,12 +196,9 @@ def compare_methods(
         settings = dataclasses.replace(recovery, method=how)  # type: ignore[arg-type]  # checked above
         cut = time.perf_counter()
         if count < present:
-            repair(pruned, model, encoded, tokenizer, settings, seed=seed)
-        train_again(pruned, encoded, tokenizer, settings, seed=seed)
-        recovered = time.perf_counter()
-        evaluation = evaluate_classifier(pruned, evaluated)
-        seconds = {"choose": choosing, "recover": recovered - cut, "evaluate": evaluation.seconds}
-        _add(log, _run(key, pruned, evaluation, labels, seconds, validated))
+            repair(pruned, model, examples, settings, seed=seed)
+        train_again(pruned, examples, settings, seed=seed)
+        _add(log, run(key, pruned, {"choose": choosing, "recover": time.perf_counter() - cut}))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
     folder = Path(output_dir)
@@ -227,54 +242,35 @@ def _write_structure(comparison: Comparison) -> None:
     write_text(comparison.output / STRUCTURE_NAME, json.dumps(values, indent=2) + "\n")
 
 
-def _check_activations(model: Any, batches: Any) -> None:
+def _check_activations(model: Any, examples: Examples) -> None:
     """Runs one batch, so that a broken model is told by its first broken layer and before any work.
 
     Raises:
         PruningError: A layer's activations, or the logits, are not finite.
     """
     layers = [layer for layer in attention_layers(model) if layer.heads]
-    batch = next(read_inputs(batches, model))
+    batch = next(read_inputs([examples.batch(range(min(len(examples), 32)))], model))
     with kept_state(model), torch.inference_mode():
         model.eval()
         found = layer_tokens(model, layers, batch) if layers else {}
-        logits = model(**batch.inputs_on(model.device)).logits
+        output = model(**batch.inputs_on(model.device), **call_options(type(model)))
     for layer in layers:
         if not bool(torch.isfinite(found[layer.output_path].behind).all()):
             raise PruningError(
                 f"{layer} has activations that are not finite. Check the model's weights, and its dtype: half "
                 "precision overflows in some models."
             )
-    if not bool(torch.isfinite(logits).all()):
-        raise PruningError("The model's logits are not finite, behind attention layers that are. Check its weights.")
-
-
-def _run(
-    key: tuple[str, int, int, str],
-    model: Any,
-    evaluation: Evaluation,
-    labels: np.ndarray[Any, Any],
-    seconds: dict[str, float],
-    validated: Any,
-) -> Run:
-    return Run(
-        *key,
-        accuracy=evaluation.accuracy,
-        loss=evaluation.loss,
-        correct=pack(np.asarray(evaluation.predictions) == labels),
-        num_examples=evaluation.num_examples,
-        kept={str(layer.index): list(layer.heads) for layer in attention_layers(model)},
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        seconds={name: round(value, 2) for name, value in seconds.items()},
-        validation=None if validated is None else evaluate_classifier(model, validated).accuracy,
-    )
+    for name in examples.task.outputs:
+        if not bool(torch.isfinite(output[name]).all()):
+            told = f"The model's {name.replace('_', ' ')} are not finite, behind attention layers that are."
+            raise PruningError(f"{told} Check its weights.")
 
 
 def _setup(
     model: Any,
-    train: Any,
-    test: Any,
-    validation: Any,
+    train: Examples,
+    test: Examples,
+    validation: Examples | None,
     config: CAHPConfig,
     recovery: RecoverySettings,
     gate_epochs: float,
@@ -283,9 +279,9 @@ def _setup(
     settings.pop("method")
     return {
         "model": fingerprint_of_model(model),
-        "train": fingerprint_of_data(train),
-        "test": fingerprint_of_data(test),
-        "eval": None if validation is None else fingerprint_of_data(validation),
+        "train": train.fingerprint(),
+        "test": test.fingerprint(),
+        "eval": None if validation is None else validation.by_length().fingerprint(),
         "config": config.to_dict(),
         "recovery": settings,
         "gate_epochs": float(gate_epochs),

@@ -8,7 +8,7 @@ from tiny import tiny_model
 
 from cahp_plugin.cli import main
 from cahp_plugin.compare.check import check_runs
-from cahp_plugin.compare.runs import pack
+from cahp_plugin.compare.packing import pack
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError
 

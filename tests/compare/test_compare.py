@@ -12,7 +12,7 @@ from words import tiny_tokenizer, word_examples
 
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import main
-from cahp_plugin.compare.rows import bootstrap_interval
+from cahp_plugin.compare.rows import mean_interval
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.data import encode, find_columns, make_dataloader
@@ -27,7 +27,7 @@ def test_every_method_at_every_count_with_every_recovery(tmp_path):
     assert len(found.runs) == 1 + len(selectors()) * 2 * 2
     for run in found.runs:
         assert sum(map(len, run.kept.values())) == run.num_heads
-        assert run.hits().mean() == pytest.approx(run.accuracy) and len(run.hits()) == 30
+        assert run.examples().mean() == pytest.approx(run.score.value) and len(run.examples()) == 30
     by = {run.key: run for run in found.runs}
     changed = []
     for method in selectors():
@@ -98,8 +98,8 @@ def test_nothing_is_computed_twice(tmp_path, counted):
 def test_the_same_heads_are_the_same_model_until_it_is_recovered(tmp_path, counted):
     found = compare(tmp_path / "runs", methods=["magnitude", "random"], heads=[12], recoveries=["none"])
     assert counted["evaluated"] == 1  # all keep every head
-    assert {(run.accuracy, run.loss, run.correct) for run in found.runs} == {
-        (found.runs[0].accuracy, found.runs[0].loss, found.runs[0].correct)
+    assert {(run.score, run.loss, run.correct) for run in found.runs} == {
+        (found.runs[0].score, found.runs[0].loss, found.runs[0].correct)
     }
 
 
@@ -177,7 +177,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path):
     assert again[: len(lines) - 1] == lines[:-1] and len(again) == len(lines)
 
     def values(run):
-        return [getattr(run, name) for name in ("key", "accuracy", "loss", "correct", "kept", "parameters")]
+        return [getattr(run, name) for name in ("key", "score", "loss", "correct", "kept", "parameters")]
 
     assert [values(run) for run in first.runs] == [values(run) for run in second.runs]
     third = compare(tmp_path / "runs", seeds=[0, 1])
@@ -287,12 +287,12 @@ def test_differences_are_paired_over_examples():
     half_width = 1.96 * change.std() / 20
     assert other.interval[0] == pytest.approx(change.mean() - half_width, abs=0.004)
     assert other.interval[1] == pytest.approx(change.mean() + half_width, abs=0.004)
-    assert bootstrap_interval(np.zeros(5)) == (0, 0)
+    assert mean_interval(np.zeros(5)) == (0, 0)
 
 
 def test_bits_survive_packing():
     hits = np.random.default_rng(1).random(37) < 0.3
-    assert (made_up("x", 0, hits).hits() == hits).all()
+    assert (made_up("x", 0, hits).examples() == hits).all()
 
 
 def test_the_command(given, capsys):
@@ -322,4 +322,4 @@ def test_dense_is_the_model_itself(tmp_path):
     test, model = Dataset.from_list(word_examples(30)), tiny_model()
     encoded = encode(test, find_columns(test), tiny_tokenizer(), model)
     expected = evaluate_classifier(model, make_dataloader(encoded, tiny_tokenizer()))
-    assert found.runs[0].method == "dense" and found.runs[0].accuracy == expected.accuracy
+    assert found.runs[0].method == "dense" and found.runs[0].score.value == expected.accuracy

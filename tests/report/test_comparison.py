@@ -11,9 +11,9 @@ from pages import EXAMPLES
 
 from cahp_plugin.compare import Comparison
 from cahp_plugin.latency import LatencyReport
-from cahp_plugin.report import save_accuracy, save_latency, style
+from cahp_plugin.report import save_latency, save_scores, style
 from cahp_plugin.report.compared import methods_of
-from cahp_plugin.report.comparison import accuracy, difference_charts, layer_charts, look_of
+from cahp_plugin.report.comparison import difference_charts, layer_charts, look_of, scores
 from cahp_plugin.report.times import latency, latency_charts, shapes_of
 from cahp_plugin.selectors import selectors
 
@@ -39,7 +39,7 @@ def names(axes):
 
 def test_the_lines_are_the_means_and_the_bars_the_spread(tmp_path):
     found = runs()
-    figure = accuracy(Comparison(tmp_path, tuple(found)).rows(), ["none", "least-squares"]).figure
+    figure = scores(Comparison(tmp_path, tuple(found)).rows(), ["none", "least-squares"]).figure
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "no recovery: accuracy, %",
         "least-squares repair: accuracy, %",
@@ -48,7 +48,7 @@ def test_the_lines_are_the_means_and_the_bars_the_spread(tmp_path):
         assert names(axes) == ["cahp", "obs", "random", "dense, 6 heads"]
         for method, drawn in zip(("cahp", "obs", "random"), axes.containers, strict=True):
             per_count = [
-                [100 * r.accuracy for r in found if (r.method, r.num_heads, r.recover) == (method, count, recover)]
+                [100 * r.score.value for r in found if (r.method, r.num_heads, r.recover) == (method, count, recover)]
                 for count in (6, 3)
             ]
             means, spread = np.mean(per_count, axis=1), np.std(per_count, axis=1, ddof=1)
@@ -62,10 +62,10 @@ def test_the_lines_are_the_means_and_the_bars_the_spread(tmp_path):
 
 def test_a_single_recovery_and_a_single_run_are_drawn(tmp_path):
     comparison = Comparison(tmp_path, (made_up("obs", 0, np.ones(4, dtype=bool)),))
-    (axes,) = accuracy(comparison.rows(), ["none"]).figure.axes
+    (axes,) = scores(comparison.rows(), ["none"]).figure.axes
     np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata().astype(float), [100.0])
     assert difference_charts(comparison.rows()) == []
-    assert save_accuracy(comparison, tmp_path / "new").read_bytes().startswith(b"\x89PNG")
+    assert save_scores(comparison, tmp_path / "new").read_bytes().startswith(b"\x89PNG")
 
 
 def test_differences_are_drawn_with_their_intervals(tmp_path):

@@ -135,6 +135,7 @@ def evaluate(model: Any, examples: Examples, *, metric: str | None = None, batch
     sums = np.zeros((len(examples.references), 2))
     np.add.at(sums, rows, np.stack([losses * weights, weights], axis=1))
     counted = sums[:, 1] > 0
+    chosen_rows = np.flatnonzero(counted).tolist()
     predictions: Sequence[Any] = [None] * len(sums)
     references: Sequence[Any] = examples.references
     if outcomes is not None:
@@ -142,15 +143,15 @@ def evaluate(model: Any, examples: Examples, *, metric: str | None = None, batch
     found = []
     for entry in metrics:
         if entry.of_loss:
-            found.append(entry.rows(sums[counted], ()))
+            found.append(entry.rows(list(sums[counted]), ()))
         else:
-            chosen = [[values[row] for row in np.flatnonzero(counted)] for values in (predictions, references)]
+            chosen = [[values[row] for row in chosen_rows] for values in (predictions, references)]
             found.append(entry.rows(*chosen))
     return Evaluation(
         tuple(entry.score(own) for entry, own in zip(metrics, found, strict=True)),
         float(sums[:, 0].sum() / sums[:, 1].sum()),
         int(counted.sum()),
-        tuple(predictions[row] for row in np.flatnonzero(counted)),
+        tuple(predictions[row] for row in chosen_rows),
         found[0],
         time.perf_counter() - start,
     )
@@ -176,14 +177,14 @@ def _measure(
             output = run.generate(batch, min(most, _NEW_TOKENS))
         outcomes = task.outcomes(output, examples.features(group), batch)
         own.append((group, losses.double().tolist(), task.weights(batch, labels).tolist(), outcomes))
-    losses, weights = np.zeros(len(examples)), np.zeros(len(examples))
+    all_losses, weights = np.zeros(len(examples)), np.zeros(len(examples))
     found: list[Any] = [None] * len(examples)
     for parts in here.all(own):
         for group, values, counts, outcomes in parts:
-            losses[group], weights[group] = values, counts
+            all_losses[group], weights[group] = values, counts
             for index, outcome in zip(group, outcomes, strict=True):
                 found[index] = outcome
-    return losses, weights, None if found[0] is None else found
+    return all_losses, weights, None if found[0] is None else found
 
 
 def with_targets(model: Any, examples: Examples, *, batch_size: int = 32) -> Examples:
