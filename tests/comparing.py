@@ -1,13 +1,15 @@
 """A small comparison, and runs made up for what is computed from them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 from datasets import Dataset
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
 from cahp_plugin.compare.packing import pack
-from cahp_plugin.compare.runs import Run
-from cahp_plugin.tasks.metrics import Score
+from cahp_plugin.compare.runs import Run, run_of
+from cahp_plugin.tasks.metrics import METRICS, Score
 from cahp_plugin.workflow import compare_methods
 
 
@@ -21,3 +23,13 @@ def compare(folder, **changes):
 def made_up(method, seed, hits):
     score = Score.of_accuracy(float(np.mean(hits)))
     return Run(method, 6, seed, "none", score, 1.0, len(hits), {}, 0, {}, correct=pack(hits))
+
+
+def run_by(metric, method, seed, rows, *, num_heads=6, recover="none", loss=None, validation=None):
+    """A run by any metric, or its name, of what each example adds to it."""
+    metric = METRICS.get(metric, metric) if isinstance(metric, str) else metric
+    found = SimpleNamespace(scores=(metric.score(rows),), rows=rows, loss=loss, num_examples=len(rows))
+    kept = {"0": list(range(num_heads // 2)), "1": list(range(num_heads - num_heads // 2))}
+    seconds = {"choose": 1.0, "recover": 2.0}
+    return run_of((method, num_heads, seed, recover), found, kept=kept, parameters=1, seconds=seconds,
+                  validation=validation)  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
     methods, counts, dense = methods_of(rows), counts_of(rows), dense_of(rows)
     score, scale = rows[0].score, rows[0].score.scale
     figure, panels = new_figure(350 + 7 * len(methods), columns=len(recoveries))
-    ends = [scale * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1)]
+    ends = _finite(scale * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1))
     pad = max(0.08 * (max(ends) - min(ends)), 0.5 if score.percent else 0.01 * max(map(abs, ends))) or 1
     steep = not score.percent and min(ends) > 0 and max(ends) > 10 * min(ends)
     # A little apart, so that bars do not hide each other; the lines' order is that of the legend.
@@ -78,6 +79,11 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
     title = words.capitalize() if len(panels) == 1 else f"{score.heading} against heads kept"
     told = f"{score.heading} against heads kept after {words}; the numbers are in the table of all methods."
     return Chart("accuracy" if score.name == "accuracy" else "scores", title, told, figure)
+
+
+def _finite(ends: Iterable[float]) -> list[float]:
+    """Numbers that an axis can end at; a metric may be infinite, or none at all."""
+    return [end for end in ends if math.isfinite(end)] or [0.0]
 
 
 def _apart(counts: Sequence[int]) -> list[int]:
@@ -121,7 +127,7 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     axes.set_yticks(list(names), list(names.values()))
     for label in axes.get_yticklabels():
         label.set(color=style.INK, weight="bold" if label.get_text().endswith(" heads") else "normal")
-    ends = [scale * end for row in rows for end in row.interval or ()]
+    ends = _finite(scale * end for row in rows for end in row.interval or ())
     pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
     axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")

@@ -245,11 +245,12 @@ def _of_words(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
 
 
 def _f1(average: str) -> Callable[[Array], float]:
-    def value(rows: Array) -> float:
-        from sklearn.metrics import f1_score
-
+    def value(rows: Array) -> float:  # scikit-learn's takes a hundred times as long, which a bootstrap has no time for
         ours, theirs = np.split(rows, 2, axis=1)
-        return float(f1_score(theirs, ours, average=average, zero_division=0))
+        right, there = 2 * (ours * theirs).sum(axis=0), (ours + theirs).sum(axis=0)
+        if average == "micro":
+            right, there = right.sum(), there.sum()
+        return float(np.mean(right / np.maximum(there, 1)))
 
     return value
 
