@@ -17,6 +17,7 @@ from cahp_plugin.errors import DataError
 from cahp_plugin.processes import processes
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.metrics import Metric, Score, scores_from_dict, scores_to_dict
+from cahp_plugin.units.positions import config_positions
 from cahp_plugin.units.state import call_options, kept_state
 
 _NEW_TOKENS = 256
@@ -92,6 +93,8 @@ class TorchRunner:
     def generate(self, inputs: Mapping[str, Any], most: int) -> Tensor:
         """See :class:`Runner`."""
         given = {name: value for name, value in self._on_device(inputs).items() if not name.startswith("decoder_")}
+        room = config_positions(self.model.config)
+        most = most if room is None else min(most, room - 1)
         found: Tensor = self.model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=most)
         return found
 

@@ -76,7 +76,7 @@ class FeatureExtraction(Task):
         encoded, told = tokenized(type(data).from_dict({"text": texts}), ["text"], processor, limit, cuts=cuts)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         references: Sequence[Any] = scores or [None] * len(data)
-        return Examples(self, encoded, Padding(processor), lengths, references, rows, told=told)
+        return Examples(self, encoded, Padding(processor, model), lengths, references, rows, told=told)
 
     def embed(self, output: Any, inputs: Mapping[str, Any]) -> Tensor:
         """Embeddings of a batch, ``(batch, hidden size)``, fp32."""

@@ -55,7 +55,9 @@ class LanguageModeling(Task):
         head = model.get_output_embeddings()
         width = 0 if head is None else int(head.weight.shape[0])
         references, rows = list(data.with_format(None)[column]), list(examples["row"])
-        return Examples(self, examples, Padding(processor, side="right"), lengths, references, rows, width, told)
+        return Examples(
+            self, examples, Padding(processor, model, side="right"), lengths, references, rows, width, told
+        )
 
     @abc.abstractmethod
     def labels(self, ids: list[int], seed: int, tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -78,7 +78,7 @@ class QuestionAnswering(Task):
         references = [[text for _, text in found] for found in answers]
         extra = {"contexts": data.with_format(None)[context]}
         rows = list(examples["row"])
-        return Examples(self, examples, _Padding(processor), lengths, references, rows, told=told, extra=extra)
+        return Examples(self, examples, _Padding(processor, model), lengths, references, rows, told=told, extra=extra)
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,10 +147,13 @@ class Padding:
 
     Args:
         tokenizer: Pads; one without a padding token pads with the end of a text, which the mask hides.
+        model: What does not take an input that the tokenizer makes is not given it.
         side: Side of the padding; the tokenizer's without it.
     """
 
-    def __init__(self, tokenizer: Any, *, side: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, model: Any, *, side: str | None = None) -> None:
+        taken = inspect.signature(type(model).forward).parameters
+        self._names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in taken]
         self._tokenizer = tokenizer
         if tokenizer.pad_token is None or (side or tokenizer.padding_side) != tokenizer.padding_side:
             self._tokenizer = copy.deepcopy(tokenizer)
@@ -161,7 +165,7 @@ class Padding:
         """Pads the token ids and masks of the rows, and labels of tokens along with them."""
         from transformers import DataCollatorWithPadding
 
-        names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in rows[0]]
+        names = [name for name in self._names if name in rows[0]]
         batch = dict(DataCollatorWithPadding(self._tokenizer)([{name: row[name] for name in names} for row in rows]))
         if "labels" in rows[0]:
             batch["labels"] = self.labels([row["labels"] for row in rows])

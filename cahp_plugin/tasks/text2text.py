@@ -95,7 +95,7 @@ class DecoderPadding(Padding):
     """
 
     def __init__(self, tokenizer: Any, model: Any) -> None:
-        super().__init__(tokenizer)
+        super().__init__(tokenizer, model)
         self._model = model
 
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:

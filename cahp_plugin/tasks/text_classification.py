@@ -73,4 +73,4 @@ def classified(
     encoded, told = tokenized(data, columns, tokenizer, limit, cuts=options.max_length is not None)
     encoded = encoded.add_column("labels", labels)
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    return Examples(task, encoded, Padding(tokenizer), lengths, labels, range(len(labels)), told=told)
+    return Examples(task, encoded, Padding(tokenizer, model), lengths, labels, range(len(labels)), told=told)

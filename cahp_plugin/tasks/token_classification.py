@@ -77,7 +77,7 @@ class TokenClassification(Task):
         lengths = [len(ids) for ids in examples["input_ids"]]
         references = [[names[tag] for tag in row] for row in tags]
         rows, extra = list(examples["row"]), {"names": names}
-        return Examples(self, examples, Padding(processor), lengths, references, rows, told=told, extra=extra)
+        return Examples(self, examples, Padding(processor, model), lengths, references, rows, told=told, extra=extra)
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

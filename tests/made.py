@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ class Made:
         task: Name of the task.
         build: Makes the model.
         rows: Makes rows by a random generator and a count.
-        chance: The task's number without any skill; the trained model has to be better.
-        epochs: Passes of the training.
+        chance: A number that no model without skill reaches; the trained one has to be better.
         metric: Name of the task's number.
-        options: More options of the commands that read data.
+        epochs: Passes of the training.
         processor: Makes what is saved beside the model.
         write: Writes rows to a file or folder, whose name it returns.
         count: Training rows.
-        skill: How far from chance towards perfect the trained model has to be.
+        better: Whether a number is better than that.
+        learning_rate: Of the training.
     """
 
     task: str
@@ -58,7 +59,6 @@ class Made:
     chance: float
     metric: str
     epochs: float = 20
-    options: tuple[str, ...] = ()
     processor: Callable[[], Any] = lambda: tokenizer()
     write: Callable[[Path, str, list[dict[str, Any]]], str] = lambda folder, name, rows: lines(folder, name, rows)
     count: int = 128
@@ -68,7 +68,9 @@ class Made:
     def make(self, folder: Path) -> None:
         """Trains the model and writes it, ``train`` and ``eval`` into a folder."""
         generator = random.Random(0)
-        paths = [self.write(folder, name, self.rows(generator, n)) for name, n in (("train", self.count), ("eval", 40))]
+        paths = [
+            self.write(folder, name, self.rows(generator, n)) for name, n in (("train", self.count), ("eval", 40))
+        ]
         (folder / "paths.json").write_text(json.dumps(paths))
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -80,13 +82,8 @@ class Made:
     def train(self, model: Any, processor: Any, data: Any) -> None:
         """Trains the model on all rows."""
         task_of(model, self.task)
-        examples = with_targets(model, encode(data, model, processor, **self.columns))
+        examples = with_targets(model, encode(data, model, processor))
         finetune(model, examples, epochs=self.epochs, learning_rate=self.learning_rate, batch_size=16, warmup_ratio=0)
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The options as ``encode`` takes them."""
-        return {"max_length": int(self.options[1])} if self.options else {}
 
 
 def tokenizer() -> Any:
@@ -194,6 +191,11 @@ def of_runs(generator: random.Random, count: int) -> list[dict[str, Any]]:
     return [{"text": " ".join(f"w{(start + i) % COUNT}" for i in range(6 + i % 5))} for i, start in enumerate(starts)]
 
 
+def of_repeats(generator: random.Random, count: int) -> list[dict[str, Any]]:
+    """Texts of one word."""
+    return [{"text": " ".join([f"w{generator.randrange(COUNT)}"] * (6 + index % 5))} for index in range(count)]
+
+
 def of_translations(generator: random.Random, count: int) -> list[dict[str, Any]]:
     """A word for each word."""
     rows = []
@@ -260,16 +262,112 @@ def recordings(folder: Path, name: str, rows: list[dict[str, Any]]) -> str:
 
 def whisper_processor() -> Any:
     """Byte-level letters, and a second of sound at most."""
-    import tempfile
-
     from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
-    vocabulary = {letter: i for i, letter in enumerate([*special, *"abcdefghijklmnopqrstuvwxyzĠ"])}
+    vocabulary = {letter: i for i, letter in enumerate([*special, *"abcdefghijklmnopqrstuvwxyz", "\u0120"])}
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "vocab.json").write_text(json.dumps(vocabulary))
         Path(folder, "merges.txt").write_text("#version: 0.2\n")
-        made = WhisperTokenizer.from_pretrained(folder) if False else WhisperTokenizer(
-            str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt"))
+        made = WhisperTokenizer(
+            str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")), pad_token="<|endoftext|>"
         )
+    made.add_special_tokens({"additional_special_tokens": special[1:]})
     return WhisperProcessor(WhisperFeatureExtractor(feature_size=8, chunk_length=1), made)
+
+
+def classes(cls: Any, config: Any, **changes: Any) -> Callable[[], Any]:
+    """Builds a model of a class with eager attention."""
+    return lambda: cls(config(**changes, attn_implementation="eager"))
+
+
+def names(*labels: str) -> dict[str, Any]:
+    """A config's names of classes."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+
+
+class Similar(Made):
+    """A sentence encoder, trained so that the cosine of a pair is its score."""
+
+    def train(self, model: Any, processor: Any, data: Any) -> None:
+        """Pairs lie one below the other in the batches."""
+        examples = encode(data, model, processor)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for epoch in range(int(self.epochs)):
+            order = np.random.default_rng(epoch).permutation(len(data))
+            for start in range(0, len(order), 16):
+                rows = order[start : start + 16]
+                batch = examples.batch([int(2 * row + part) for row in rows for part in (0, 1)])
+                found = examples.task.embed(model(**batch), batch)
+                scores = torch.tensor([examples.references[row] for row in rows])
+                loss = (torch.cosine_similarity(found[::2], found[1::2]) - scores).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        model.eval()
+
+
+_BART: dict[str, Any] = {
+    "vocab_size": len(SPECIAL) + COUNT, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    "max_position_embeddings": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3,
+    "decoder_start_token_id": 2, "forced_eos_token_id": None, "dropout": 0.0,
+}  # fmt: skip
+_VISION: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "image_size": 8,
+    "patch_size": 4,
+}  # fmt: skip
+_WHISPER: dict[str, Any] = {
+    "vocab_size": 30, "num_mel_bins": 8, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    "max_source_positions": 50, "max_target_positions": 20, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+    "decoder_start_token_id": 1, "suppress_tokens": [], "begin_suppress_tokens": [], "dropout": 0.0,
+}  # fmt: skip
+_LLAMA: dict[str, Any] = _SIZES | {
+    "max_position_embeddings": 64, "num_key_value_heads": 2, "num_attention_heads": 4, "pad_token_id": None,
+    "bos_token_id": 2, "eos_token_id": 3,
+}  # fmt: skip
+
+
+def _image_processor() -> Any:
+    return transformers.ViTImageProcessor(size={"height": 8, "width": 8})
+
+
+def _lower(value: float, chance: float) -> bool:
+    return value < chance
+
+
+#: A row for each task.
+MADE: dict[str, Made] = {
+    made.task: made
+    for made in (
+        Made("text-classification", classes(transformers.BertForSequenceClassification, transformers.BertConfig,
+                                            **BERT, **names("a", "b", "c")), of_classes, 0.5, "accuracy", epochs=12),
+        Made("multi-label-classification",
+             classes(transformers.BertForSequenceClassification, transformers.BertConfig, **BERT,
+                     **names("a", "b", "c"), problem_type="multi_label_classification"), of_sets, 0.8, "f1_micro", 12),
+        Made("text-regression", classes(transformers.BertForSequenceClassification, transformers.BertConfig, **BERT,
+                                        num_labels=1), of_numbers, 0.7, "spearman", 15),
+        Made("token-classification",
+             classes(transformers.BertForTokenClassification, transformers.BertConfig, **BERT,
+                     **names("O", "B-X", "I-X", "B-Y", "I-Y")), of_tags, 0.8, "f1_entities", 10),
+        Made("question-answering", classes(transformers.BertForQuestionAnswering, transformers.BertConfig, **BERT),
+             of_answers, 0.7, "f1_words", 25),
+        Made("fill-mask", classes(transformers.BertForMaskedLM, transformers.BertConfig, **BERT), of_repeats, 30.0,
+             "perplexity", 30, better=_lower),
+        Made("text-generation", classes(transformers.LlamaForCausalLM, transformers.LlamaConfig, **_LLAMA), of_runs,
+             15.0, "perplexity", 15, processor=causal_tokenizer, better=_lower),
+        Made("text2text-generation",
+             classes(transformers.BartForConditionalGeneration, transformers.BartConfig, **_BART), of_translations,
+             2.5, "token_loss", 40, better=_lower),
+        Made("image-classification",
+             classes(transformers.ViTForImageClassification, transformers.ViTConfig, **_VISION,
+                     **names("red", "green", "blue")), of_colours, 0.7, "accuracy", 6, processor=_image_processor,
+             write=folders),
+        Made("automatic-speech-recognition",
+             classes(transformers.WhisperForConditionalGeneration, transformers.WhisperConfig, **_WHISPER), of_tones,
+             0.5, "wer", 12, processor=whisper_processor, write=recordings, better=_lower),
+        Similar("feature-extraction", classes(transformers.BertModel, transformers.BertConfig, **BERT),
+                of_similarities, 0.5, "spearman", 20),
+    )
+}  # fmt: skip
