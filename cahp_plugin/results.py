@@ -145,10 +145,12 @@ class PruneReport:
         return stage_rows(self.stages)
 
     def about(self) -> str:
-        """Which task it was, and what the heads were compared by."""
+        """Which task it was, what the heads were compared by, and which numbers are better when they are lower."""
         how = self.selection.config.conditioning
         task = self.task.replace("-", " ")
-        return f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        told = f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        lower = [score for stage in self.stages[:1] for score in stage.scores if not score.higher_is_better]
+        return " ".join([told, *(f"{score.heading}: {score.direction}." for score in lower)])
 
     def phases(self) -> list[dict[str, str]]:
         """One row a phase: wall-clock seconds."""
