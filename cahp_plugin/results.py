@@ -20,7 +20,7 @@ from cahp_plugin.prune.stage import stage_rows
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
 from cahp_plugin.table import format_table
-from cahp_plugin.tasks.metrics import score_cells, scores_of
+from cahp_plugin.tasks.metrics import score_cells
 from cahp_plugin.units import KeptSet
 
 PRUNE_NAME, DEPLOY_NAME, PAGE_NAME = "cahp_report.json", "cahp_deploy.json", "report.html"
@@ -74,7 +74,7 @@ class PruneReport:
         selection: The heads kept, and why.
         stages: The model before pruning, after it, and after recovery.
         seconds: Wall-clock seconds of each phase.
-        reload_difference: Largest absolute difference of a logit between the model and its reloaded copy; ``None``
+        reload_difference: Largest absolute difference of an output between the model and its reloaded copy; ``None``
             where nothing was saved.
         output: Folder of the pruned model, or ``None``.
         figures: Paths of the pictures by name.
@@ -148,10 +148,12 @@ class PruneReport:
         return stage_rows(self.stages)
 
     def about(self) -> str:
-        """Which task it was, and what the heads were compared by."""
+        """Which task it was, what the heads were compared by, and which numbers are better when they are lower."""
         how = self.selection.config.conditioning
         task = self.task.replace("-", " ")
-        return " ".join([f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}.", *self.told])
+        told = f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        lower = [score for stage in self.stages[:1] for score in stage.scores if not score.higher_is_better]
+        return " ".join([told, *(f"{score.heading}: {score.direction}." for score in lower), *self.told])
 
     def phases(self) -> list[dict[str, str]]:
         """One row a phase: wall-clock seconds."""
@@ -219,7 +221,7 @@ class DeployReport:
         """One row a graph: heads, size, scores, and the median time and its ratio at each length."""
         reference = self.exports["dense"]
         evaluations = [export.quantized or export.fp32 for export in self.exports.values()]
-        cells = score_cells([() if found is None else scores_of(found) for found in evaluations])
+        cells = score_cells([() if found is None else found.scores for found in evaluations])
         agrees = any(export.agreement is not None for export in self.exports.values())
         rows = []
         for (name, export), found, scores in zip(self.exports.items(), evaluations, cells, strict=True):

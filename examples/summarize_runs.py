@@ -1,4 +1,4 @@
-"""Writes `summary.md` and `accuracy.png` beside the `runs.jsonl` of each folder that `cahp compare` filled.
+"""Writes `summary.md` and a picture beside the `runs.jsonl` of each folder that `cahp compare` filled.
 
     python examples/summarize_runs.py examples/results/sst5 [more folders] --page examples/results/evidence.md
 
@@ -47,17 +47,18 @@ def summary(comparison: Comparison) -> str:
     folder = comparison.output
     setup = json.loads((folder / SETUP_NAME).read_text(encoding="utf-8"))
     dense = next(run for run in comparison.runs if run.method == "dense")
-    recovery = setup["recovery"]
+    recovery, score = setup["recovery"], dense.score
+    picture = "accuracy.png" if score.name == "accuracy" else "scores.png"
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
     return f"""# {folder.name}
 
 {len(comparison.runs) - 1} runs on a model of {dense.num_heads} heads (fingerprint `{setup["model"]}`), evaluated on
-{dense.num_examples:,} examples. Accuracy in %: mean ± standard deviation over the seeds that were run (n); a method
+{dense.num_examples:,} examples. {score.legend}: mean ± standard deviation over the seeds that were run (n); a method
 without a seed has none before recovery. Against cahp: difference of the means, with a 95 % bootstrap interval over
 the test examples; it does not hold the spread over seeds. Seconds (choosing and recovering) are from a shared, busy
 machine: orders of magnitude.
 
-![Accuracy against the number of heads](accuracy.png)
+![{score.heading} against the number of heads]({picture})
 
 {comparison.table(markdown=True)}
 
@@ -118,11 +119,12 @@ def overview(comparison: Comparison) -> str:
 def _cell(row: Row | None, usual: int) -> str:
     if row is None:
         return "-"
-    text = f"{100 * row.mean:.1f}" + ("" if row.deviation is None else f" ± {100 * row.deviation:.1f}")
+    bare = row.score.bare
+    text = bare() + ("" if row.deviation is None else f" ± {bare(row.deviation)}")
     if row.num_seeds != usual:
         text += f" (n={row.num_seeds})"
     if row.difference is not None:
-        difference = f"{100 * row.difference:+.1f}"
+        difference = bare(row.difference, "+")
         text += f" (**{difference}**)" if row.side else f" ({difference})"
     return text
 

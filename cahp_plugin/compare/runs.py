@@ -84,11 +84,10 @@ class Run:
             parts = {"correct": None, "rows": values["rows"]}
         else:
             score = Score.of_accuracy(values["accuracy"])
-            parts = {"correct": str(values["correct"]), "rows": None}
+            parts = {"correct": values["correct"], "rows": None}
         run = from_plain(cls, {**values, **parts, "score": score})
-        run.examples()
-        if not [int(layer) for layer in run.kept]:
-            raise ValueError("no layer is named")
+        if (run.examples() is None and "metric" not in values) or not [int(layer) for layer in run.kept]:
+            raise ValueError("it is not said which examples are right, or no layer is named")
         return run
 
     @property

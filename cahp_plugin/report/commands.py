@@ -15,6 +15,7 @@ from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report.compared import counts_of, methods_of, recoveries_of
 from cahp_plugin.report.contents import Contents, settings_of
 from cahp_plugin.results import PruneReport
+from cahp_plugin.tasks import TASKS
 
 
 def commands(contents: Contents) -> list[str]:
@@ -22,7 +23,8 @@ def commands(contents: Contents) -> list[str]:
     found = []
     output = {"output": contents.name}
     if contents.config is not None:
-        options = _changed(contents.config, CAHPConfig()) | _recovery(contents.pruning)
+        task = contents.pruning.task if contents.pruning else "text-classification"
+        options = _task(task) | _changed(contents.config, _defaults(task)) | _recovery(contents.pruning)
         if contents.deployed and contents.latency is not None:
             options |= _measured(contents.latency, "threads", "rounds", "warmup")
         verb = "deploy" if contents.deployed else "prune"
@@ -42,6 +44,18 @@ def commands(contents: Contents) -> list[str]:
         options |= _measured(contents.latency, "threads", "rounds", "warmup", "device", "seed")
         found.append(_command(f"cahp benchmark {' '.join(targets)}", output | options))
     return found
+
+
+def _task(name: str, metric: str | None = None) -> dict[str, Any]:
+    """The task where it may have to be named: one that shares its class of models with another."""
+    task = TASKS.get(name)
+    shared = task is not None and task.optimum != task.name
+    return {"task": name if shared else None, "metric": metric}
+
+
+def _defaults(task: str) -> CAHPConfig:
+    """The settings as they are where none is given, for a task."""
+    return CAHPConfig(conditioning=TASKS[task].conditioning if task in TASKS else "label")
 
 
 def _command(start: str, options: Mapping[str, Any]) -> str:
@@ -81,6 +95,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     rows = comparison.rows()
     methods = methods_of(rows)
     config, recovery = settings_of(comparison)
+    task = str(comparison.setup.get("task"))
     config = dataclasses.replace(config, seed=0, num_heads=None)  # each run's own
     return {
         "methods": ",".join(methods),
@@ -88,7 +103,8 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "seeds": sorted({run.seed for run in comparison.runs if run.method in methods}),
         "recover": recoveries_of(rows),
         **_recovery_options(recovery),
-        **_changed(config, CAHPConfig()),
+        **_changed(config, _defaults(task)),
+        **_task(task, comparison.setup.get("metric")),
     }
 
 

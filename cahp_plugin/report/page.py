@@ -26,7 +26,7 @@ from cahp_plugin.report.selection import selection_charts
 from cahp_plugin.report.times import latency_charts
 from cahp_plugin.results import PAGE_NAME
 from cahp_plugin.table import numeric_columns
-from cahp_plugin.tasks.metrics import Score, score_cells, scores_of
+from cahp_plugin.tasks.metrics import Score, score_cells
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -135,7 +135,7 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
     """Exported graphs as rows of a table: what each is, its size, and how it does."""
     rows = []
     evaluations = [export.quantized or export.fp32 for export in exports.values()]
-    scores = score_cells([() if found is None else scores_of(found) for found in evaluations])
+    scores = score_cells([() if found is None else found.scores for found in evaluations])
     for (name, export), found, told in zip(exports.items(), evaluations, scores, strict=True):
         kind = export.quantize
         difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)

@@ -177,14 +177,15 @@ def graph_space(selection: HeadSelection) -> Chart:
     bar.outline.set_visible(False)
     bar.ax.set_title("layer", loc="center")
     clusters = selection.num_clusters
+    by_maps = selection.config.conditioning == "none"
+    alike = "whose attention is alike" if by_maps else "that separate the classes alike"
     return Chart(
         "graph_space",
         f"The kept heads come from {clusters} cluster{'s' if clusters != 1 else ''}",
         f"Graph space: {len(xy)} heads, of which {int(kept.sum())} are kept, as points in a plane, coloured by layer. "
         "The table of kept heads is in the map of heads.",
         figure,
-        "Heads that separate the classes alike lie close together. Lines lead from removed heads to the nearest head "
-        "kept in their cluster.",
+        f"Heads {alike} lie close together. Lines lead from removed heads to the nearest head kept in their cluster.",
     )
 
 

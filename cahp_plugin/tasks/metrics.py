@@ -104,11 +104,6 @@ class Score:
         return f"{self.title} {self.cell()}"
 
 
-def scores_of(evaluation: Any) -> tuple[Score, ...]:
-    """The scores of an evaluation; of one that has none, its accuracy."""
-    return getattr(evaluation, "scores", None) or (Score.of_accuracy(evaluation.accuracy),)
-
-
 def scores_to_dict(scores: Sequence[Score]) -> dict[str, Any]:
     """Scores as plain JSON values: each number by its name, and under ``"scores"`` all that is known of it."""
     numbers = {score.name: score.value for score in scores}

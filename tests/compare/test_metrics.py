@@ -72,7 +72,11 @@ def test_a_run_by_accuracy_has_the_form_that_it_had():
     run = made_up("cahp", 0, np.arange(12) < 5)
     line = json.loads((EXAMPLES / "sst5" / RUNS_NAME).read_text().partition("\n")[0])
     assert [name for name in run.to_dict() if name != "validation"] == list(line)
-    assert Run.from_dict(dataclasses.replace(run, kept={"0": [1]}).to_dict()).examples().sum() == 5
+    values = dataclasses.replace(run, kept={"0": [1]}).to_dict()
+    assert Run.from_dict(values).examples().sum() == 5
+    for changes in ({"correct": None}, {"correct": 1234}, {"correct": "12"}, {"accuracy": None}, {"kept": {}}):
+        with pytest.raises((TypeError, ValueError)):
+            Run.from_dict(values | changes)
 
 
 def test_runs_by_two_metrics_are_refused(tmp_path):

@@ -64,6 +64,16 @@ def test_selection_and_results(tmp_path):
         assert part in text
 
 
+def test_results_of_any_metric_have_their_intervals_and_direction(tmp_path):
+    score = Score("perplexity", 12.3, (11.9, 12.8), higher_is_better=False)
+    text = (
+        save_pruned(pruned(), tmp_path / "a", stages=[Stage("dense", 12, 9, None, (score,), 2210)]) / "README.md"
+    ).read_text()
+    assert "given; in brackets: 95 % intervals over its examples. Perplexity: lower is better.\n\n| model |" in text
+    assert re.search(r"\| dense +\| +12 \| +9 \| +100.0 % \| 12.3 \[11.9, 12.8\] \| +2,210 \|", text)
+    assert "accuracy" not in text and "nat" not in text.partition("## Results")[2].partition("## Use")[0]
+
+
 @pytest.mark.parametrize(
     ("name", "base"),
     [
