@@ -1,4 +1,4 @@
-"""A tiny model of each task, trained on made data to well above chance, and that data as files: behaviour, end to end."""
+"""A tiny model of each task, trained on made data to well above chance, and that data as files."""
 
 from __future__ import annotations
 

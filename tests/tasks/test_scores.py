@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import checked
-from cahp_plugin.tasks.metrics import METRICS, Score, score_cells, scores_from_dict, scores_of, scores_to_dict
+from cahp_plugin.tasks.metrics import METRICS, Score, score_cells, scores_from_dict, scores_to_dict
 
 ACCURACY = Score("accuracy", 0.5067, (0.4861, 0.52745), percent=True)
 PERPLEXITY = Score("perplexity", 12.345, (11.9, 12.8), higher_is_better=False)
@@ -47,16 +47,6 @@ def test_they_survive_a_file():
 def test_damaged_ones_are_told(values):
     with pytest.raises(CheckpointError, match="here is damaged"):
         checked("here", lambda: scores_from_dict(values))
-
-
-def test_scores_of_an_older_evaluation():
-    class Old:
-        accuracy = 0.25
-
-    class New:
-        scores = (PERPLEXITY,)
-
-    assert scores_of(Old) == (Score.of_accuracy(0.25),) and scores_of(New) == (PERPLEXITY,)
 
 
 def test_a_table_has_the_same_columns_for_all():
