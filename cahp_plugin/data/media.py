@@ -28,7 +28,7 @@ def read_image(value: Any, where: str) -> Any:
     from PIL import Image, ImageOps
 
     try:
-        image = value if isinstance(value, Image.Image) else Image.open(_opened(value, where))
+        image = value if isinstance(value, Image.Image) else _image(value, where)
         return ImageOps.exif_transpose(image).convert("RGB")
     except DataError:
         raise
@@ -37,7 +37,10 @@ def read_image(value: Any, where: str) -> Any:
 
 
 def unreadable(dataset: Any, column: str) -> list[str]:
-    """What of a column of images can't be read, as messages; the pixels are not decoded (a millisecond each)."""
+    """What of a column of images can't be read, as messages; no pixels are decoded.
+
+    A PNG is read to its end; of other kinds the head alone, so that a JPEG cut short is found when it is read.
+    """
     from PIL import Image
 
     found = []
@@ -45,7 +48,8 @@ def unreadable(dataset: Any, column: str) -> list[str]:
         where = f"Column {column!r}, row {row}"
         try:
             if not isinstance(value, Image.Image):
-                Image.open(_opened(value, where)).verify()
+                with _image(value, where) as image:
+                    image.verify()
         except DataError as error:
             found.append(str(error))
         except Exception as error:  # Pillow's readers raise many kinds
@@ -69,7 +73,7 @@ def read_audio(value: Any, sampling_rate: int, where: str) -> np.ndarray[Any, An
         MissingDependencyError: soundfile is not installed.
     """
     if isinstance(value, Mapping) and value.get("array") is not None:
-        samples, rate = np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"])
+        samples, rate = _samples(value["array"], where), int(value["sampling_rate"])
     else:
         try:
             import soundfile
@@ -84,18 +88,36 @@ def read_audio(value: Any, sampling_rate: int, where: str) -> np.ndarray[Any, An
     if rate != sampling_rate:
         raise DataError(
             f"{where}: the recording{_named(value)} has {rate} samples a second; the model takes {sampling_rate}. "
-            "Resample it first (ffmpeg, sox, torchaudio)."
+            f'Resample it first: dataset.cast_column("audio", Audio(sampling_rate={sampling_rate})), ffmpeg or sox.'
         )
     if samples.size == 0 or not np.isfinite(samples).all():
         raise DataError(f"{where}: the recording{_named(value)} is empty, or holds what is no number.")
     return samples.mean(axis=np.argmin(samples.shape), dtype=np.float32) if samples.ndim > 1 else samples
 
 
+def _image(value: Any, where: str) -> Any:
+    """Opens an image; not PostScript, for which Pillow runs Ghostscript on the file."""
+    from PIL import Image
+
+    Image.init()
+    return Image.open(_opened(value, where), formats=[name for name in Image.OPEN if name != "EPS"])
+
+
+def _samples(values: Any, where: str) -> np.ndarray[Any, Any]:
+    """Samples in -1..1; those of 16 or 32 bits are whole numbers up to the largest that fits."""
+    samples = np.asarray(values)
+    if samples.dtype in (np.int16, np.int32):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+    if samples.dtype.kind != "f":
+        raise DataError(f"{where}: the samples are of type {samples.dtype}; expected floats in -1..1, int16 or int32.")
+    return samples.astype(np.float32)
+
+
 def _opened(value: Any, where: str) -> Any:
     """A path, or bytes as a file."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray)):
         return io.BytesIO(value)
     if not isinstance(value, (str, os.PathLike)):
         raise DataError(f"{where}: expected a path, bytes or what is decoded from them; got {type(value).__name__}.")

@@ -1,4 +1,4 @@
-"""Loads data sets: from files, folders, the Hub, lists and streams."""
+"""Loads data sets: from files, folders and the Hub."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
+from cahp_plugin.data.media_folders import load_media_folder
 from cahp_plugin.errors import DataError
 
 logger = logging.get_logger(__name__)
@@ -22,10 +22,8 @@ _READERS = {
     ".csv": ("csv", {}),
     ".tsv": ("csv", {"delimiter": "\t"}),
     ".parquet": ("parquet", {}),
-    ".txt": ("text", {}),
+    ".txt": ("text", {"encoding": "utf-8-sig"}),
 }
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff")
 _PATHS = ("image", "audio")  # columns of paths, in files
 
 _BUILDERS = {"arrow", "cache", "csv", "generator", "json", "pandas", "parquet", "spark", "sql", "text", "xml",
@@ -62,7 +60,7 @@ def load_examples(source: str, split: str | None = None) -> Any:
         raise
     except Exception as error:  # `datasets` raises a dozen kinds, pyarrow's and pandas' among them
         raise DataError(f"{source} can't be read: {type(error).__name__}: {error}") from error
-    dataset = undecoded(_choose_split(found, source, split))
+    dataset = undecoded(choose_split(found, source, split))
     if path.suffix == ".txt":
         dataset = _without_blank_lines(dataset)
     if len(dataset) == 0:
@@ -74,48 +72,11 @@ def load_examples(source: str, split: str | None = None) -> Any:
     return dataset
 
 
-def as_dataset(data: Any) -> Any:
-    """Makes a data set of what Python users have.
-
-    Args:
-        data: A ``datasets.Dataset``; a file, folder or id as for :func:`load_examples`; a list of texts (column
-            ``text``) or of rows; a streaming ``datasets.IterableDataset``, or another iterable of rows, which is
-            written to a temporary folder, and read from there piece by piece.
-
-    Returns:
-        A ``datasets.Dataset`` with at least one row.
-
-    Raises:
-        DataError: It is something else, or empty.
-    """
-    import datasets
-
-    if isinstance(data, (str, os.PathLike)):
-        return load_examples(os.fspath(data))
-    if isinstance(data, Mapping):
-        raise DataError(f"A data set has the splits {', '.join(map(str, data))}: hand over one of them.")
-    if isinstance(data, (list, tuple)) and data:
-        rows = [{"text": row} for row in data] if all(isinstance(row, str) for row in data) else data
-        if not all(isinstance(row, Mapping) for row in rows):
-            raise DataError("A list of data must hold texts, or rows as dicts; it holds something else.")
-        data = datasets.Dataset.from_list(list(rows))
-    elif not isinstance(data, (datasets.Dataset, list, tuple)):
-        if not isinstance(data, Iterable):
-            raise DataError(
-                f"Got a {type(data).__name__} as data; expected a `datasets.Dataset`, streaming or not, a file, a "
-                "list of texts or rows, or an iterable of rows."
-            )
-        data = _spooled(data)
-    if len(data) == 0:
-        raise DataError("The data set is empty.")
-    return undecoded(data)
-
-
 def undecoded(dataset: Any) -> Any:
     """A data set whose images and recordings stay as they are stored until they are read."""
     import datasets
 
-    for name, feature in dataset.features.items():
+    for name, feature in (dataset.features or {}).items():
         if isinstance(feature, (datasets.Image, datasets.Audio)) and feature.decode:
             dataset = _like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
     return dataset
@@ -129,39 +90,6 @@ def _like(dataset: Any, before: Any) -> Any:
     return dataset
 
 
-def _spooled(rows: Iterable[Mapping[str, Any]]) -> Any:
-    """Writes a stream to a temporary folder, which goes with the data set, and maps the file into memory."""
-    import datasets
-    from datasets.arrow_writer import ArrowWriter
-
-    folder = tempfile.TemporaryDirectory(prefix="cahp-stream-")
-    path = Path(folder.name, "data.arrow")
-    features = getattr(rows, "features", None)
-    decoding = {name: type(feature)(decode=False) if isinstance(feature, (datasets.Image, datasets.Audio)) else feature
-                for name, feature in (features or {}).items()}  # fmt: skip
-    for name, feature in decoding.items():
-        if features is not None and feature is not features[name]:
-            rows = rows.cast_column(name, feature)  # type: ignore[attr-defined]  # a streaming data set
-    count = 0
-    with ArrowWriter(
-        path=str(path), features=datasets.Features(decoding) if decoding else None, writer_batch_size=1000
-    ) as writer:
-        for row in rows:
-            if not isinstance(row, (Mapping, str)):
-                raise DataError(f"Row {count} of the stream is a {type(row).__name__}; expected a dict or a text.")
-            writer.write({"text": row} if isinstance(row, str) else dict(row))
-            count += 1
-        if not count:
-            raise DataError("The data set is empty.")
-        writer.finalize()
-    logger.info(
-        f"{count} rows of a stream were written to a temporary folder ({path.stat().st_size / 2**20:.0f} MiB)."
-    )
-    dataset = datasets.Dataset.from_file(str(path))
-    dataset.spooled = folder
-    return dataset
-
-
 def _without_blank_lines(dataset: Any) -> Any:
     full = [row for row, text in enumerate(dataset["text"]) if text.strip()]
     if len(full) < len(dataset):
@@ -171,16 +99,20 @@ def _without_blank_lines(dataset: Any) -> Any:
 
 def _with_absolute_paths(dataset: Any, folder: Path) -> Any:
     """Paths of images and recordings, which a file gives from its own folder on."""
-    names = [name for name in _PATHS if name in dataset.column_names and isinstance(dataset[0][name], str)]
+    names = [
+        name for name in _PATHS if getattr(dataset.features.get(name), "dtype", None) in ("string", "large_string")
+    ]
 
     def absolute(value: Any) -> Any:
-        relative = isinstance(value, str) and "://" not in value
-        return str(folder / value) if relative else value
+        return os.path.normpath(folder / value) if value and "://" not in value else value
 
     if not names:
         return dataset
     return dataset.map(
-        lambda row: {name: absolute(row[name]) for name in names}, keep_in_memory=True, load_from_cache_file=False
+        lambda rows: {name: [absolute(value) for value in rows[name]] for name in names},
+        batched=True,
+        keep_in_memory=True,
+        load_from_cache_file=False,
     )
 
 
@@ -207,7 +139,8 @@ def _load_file(path: Path) -> Any:
         except Exception as error:
             if "corresponds to no data" in str(error):  # what `datasets` says of a header without rows
                 raise DataError(f"{path} is empty: it has no rows.") from error
-            told = f"{type(error).__name__}: {error}".replace(str(plain), str(path))
+            cause = error.__cause__ or error  # `datasets` says no more than that it failed
+            told = f"{type(cause).__name__}: {cause}".replace(str(plain), str(path))
             raise DataError(f"{path} can't be read: {told}") from error
 
 
@@ -226,30 +159,7 @@ def _load_folder(path: Path) -> Any:
 
     if any((path / name).exists() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
         return datasets.load_from_disk(str(path))
-    endings = {file.suffix.lower() for file in path.rglob("*") if not file.name.startswith(".")}
-    if endings & set(_IMAGES):
-        with tempfile.TemporaryDirectory() as cache:
-            place = glob.escape(str(path.resolve()))  # `datasets` takes it for a pattern
-            return datasets.load_dataset("imagefolder", data_dir=place, cache_dir=cache, keep_in_memory=True)
-    if endings & set(_RECORDINGS):
-        return _load_recordings(path)
-    raise DataError(
-        f"{path} is not a data set saved by `datasets` (`save_to_disk`), and holds no images "
-        f"({', '.join(_IMAGES)}) or recordings ({', '.join(_RECORDINGS)}). Name a file inside "
-        "it, if that is meant."
-    )
-
-
-def _load_recordings(path: Path) -> Any:
-    """Recordings and what is said in them, as the metadata file beside them has it."""
-    known = [path / f"metadata{ending}" for ending in (".jsonl", ".csv", ".parquet")]
-    metadata = next((file for file in known if file.is_file()), None)
-    if metadata is None:
-        raise DataError(f"{path} holds recordings and no metadata.jsonl or .csv with columns `file_name` and `text`.")
-    dataset = _load_file(metadata)
-    if "file_name" not in dataset.column_names:
-        raise DataError(f"{metadata} has no column `file_name`; its columns are {', '.join(dataset.column_names)}.")
-    return _with_absolute_paths(dataset.rename_column("file_name", "audio"), path.absolute())
+    return load_media_folder(path, _load_file)
 
 
 def _load_hub(source: str) -> Any:
@@ -261,7 +171,12 @@ def _load_hub(source: str) -> Any:
     return datasets.load_dataset(name, configuration or None)
 
 
-def _choose_split(found: Any, source: str, split: str | None) -> Any:
+def choose_split(found: Any, source: str, split: str | None) -> Any:
+    """The split that is asked for, or the only one.
+
+    Raises:
+        DataError: There are several and none is named, or it is not among them.
+    """
     import datasets
 
     if isinstance(found, datasets.Dataset):

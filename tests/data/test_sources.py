@@ -1,8 +1,9 @@
 import csv
 import json
+import logging
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import DataError
@@ -125,3 +126,43 @@ def test_splits_of_a_file(tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0]))
     with pytest.raises(DataError, match="has no splits"):
         load_examples(str(tmp_path / "rows.jsonl"), "validation")
+
+
+def test_texts_a_line(tmp_path, caplog):
+    path = tmp_path / "[a] x.txt"
+    path.write_bytes('\ufeffone\r\n\n  \nna\u00efve, "x"\tNA\nlast'.encode())
+    with caplog.at_level(logging.INFO, "cahp_plugin"):
+        data = load_examples(str(path))
+    assert data.to_list() == [{"text": "one"}, {"text": 'na\u00efve, "x"\tNA'}, {"text": "last"}]
+    path.write_text("\n \n")
+    with pytest.raises(DataError, match="is empty"):
+        load_examples(str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"can't be read: .*Unicode"):
+        load_examples(str(path))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_paths_in_a_file_start_from_its_folder(ending, tmp_path, monkeypatch):
+    names = [None, "a b/1.png", "../x.png", "/abs/\u00fc.png", "https://example.org/1.png"]
+    data = Dataset.from_dict({"image": names, "label": [0, 1, 0, 1, 0]})
+    getattr(data, {"jsonl": "to_json"}.get(ending, f"to_{ending}"))(tmp_path / f"rows.{ending}")
+    monkeypatch.chdir(tmp_path)
+    up = tmp_path.parent
+    expected = [None, f"{tmp_path}/a b/1.png", f"{up}/x.png", "/abs/\u00fc.png", "https://example.org/1.png"]
+    assert load_examples(f"rows.{ending}")["image"][:] == expected
+
+
+@pytest.mark.parametrize("ending", ["parquet", "folder"])
+def test_images_in_data_sets_are_not_decoded(ending, tmp_path):
+    path = tmp_path / f"rows.{ending}"
+    data = Dataset.from_dict({"image": [{"bytes": b"no image", "path": None}]}).cast_column("image", Image())
+    data.to_parquet(path) if ending == "parquet" else data.save_to_disk(path)
+    assert load_examples(str(path))[0]["image"] == {"bytes": b"no image", "path": None}
+
+
+def test_missing_texts_stay_missing(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\n,1\nnan,0\nx,1\n")
+    assert load_examples(str(tmp_path / "a.csv"))["text"][:] == [None, None, "x"]
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "x"}\n')
+    assert load_examples(str(tmp_path / "a.jsonl"))["text"][:] == [None, "x"]
