@@ -78,11 +78,11 @@ def undecoded(dataset: Any) -> Any:
 
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, (datasets.Image, datasets.Audio)) and feature.decode:
-            dataset = _like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
+            dataset = like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
     return dataset
 
 
-def _like(dataset: Any, before: Any) -> Any:
+def like(dataset: Any, before: Any) -> Any:
     """A data set that stands for another, with what this library has noted of that one."""
     for name in ("source_path", "spooled"):
         if hasattr(before, name):
