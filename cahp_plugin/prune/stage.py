@@ -58,7 +58,7 @@ def stage_rows(stages: Sequence[Stage]) -> list[dict[str, str]]:
             "parameters": f"{stage.parameters:,}",
             "of dense": f"{100 * stage.parameters / max(stages[0].parameters, 1):.1f} %",
             **cells,
-            **({"loss (nat)": "-" if stage.loss is None else f"{stage.loss:.3f}"} if losses else {}),
+            **({"loss": "-" if stage.loss is None else f"{stage.loss:.3f}"} if losses else {}),
             **({"examples": "-" if stage.num_examples is None else f"{stage.num_examples:,}"} if counts else {}),
         }
         for stage, cells in zip(stages, score_cells([stage.scores for stage in stages]), strict=True)
