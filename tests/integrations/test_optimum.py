@@ -91,8 +91,8 @@ def test_other_tasks_and_numbers(given):
     pruner = HeadPruner.from_pretrained(given / "lm", task="text-generation")
     texts = [row["text"] for row in word_examples(40)]
     pruner.prune(
-        CAHPConfig(num_heads=4), save_dir=given / "pruned", dataset=texts, metric=f"{__name__}:mean_length", recovery=ONE_SHOT,
-        figures=False,
+        CAHPConfig(num_heads=4), save_dir=given / "pruned", dataset=texts, metric=f"{__name__}:mean_length",
+        recovery=ONE_SHOT, figures=False,
     )  # fmt: skip
     assert pruner.report.selection.config.conditioning == "none" and pruner.report.selection.num_heads == 4
     dense = pruner.report.stages[0]
