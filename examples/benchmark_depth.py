@@ -28,8 +28,8 @@ from transformers.utils import logging
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, load_pruned, machine, recover_least_squares
 from cahp_plugin._compat import package_versions
 from cahp_plugin.files import write_text
-from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.table import format_table
+from cahp_plugin.tasks.processors import load_tokenizer
 from cahp_plugin.units import attention_layers
 
 DEPTHS = (6, 12, 24)

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cahp_plugin import machine
+from cahp_plugin import encode, machine
 from cahp_plugin._compat import package_versions
 from cahp_plugin.cli.demo import minilm_folder
-from cahp_plugin.data import graded_sentiment, make_dataloader
-from cahp_plugin.data.encode import tokenize
+from cahp_plugin.data import graded_sentiment
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.selectors.elimination import eliminate
@@ -83,7 +82,7 @@ def minilm_systems(arguments: argparse.Namespace) -> tuple[dict[str, int], list[
     for writer in writers:
         writer.register_forward_pre_hook(lambda module, args: seen.__setitem__(module, args[0]))
     corpus = graded_sentiment(num_train=arguments.sentences, seed=arguments.seed)["train"]
-    for batch in make_dataloader(tokenize(corpus, ["text"], tokenizer, model), tokenizer):
+    for batch in encode(corpus, model, tokenizer).batches():
         model(**batch)
         for writer, system in zip(writers, sums, strict=True):
             tokens = seen[writer][batch["attention_mask"].bool()]

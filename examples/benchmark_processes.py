@@ -70,21 +70,20 @@ def measure(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from cahp_plugin import load_pruned, machine
+    from cahp_plugin import encode, load_pruned, machine
     from cahp_plugin._compat import package_versions
-    from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
+    from cahp_plugin.data import load_examples
     from cahp_plugin.observe.grams import HeadGrams
     from cahp_plugin.observe.sums import accumulate
     from cahp_plugin.processes import processes
-    from cahp_plugin.prune.checkpoint import load_tokenizer
     from cahp_plugin.selectors import View, make_selector
+    from cahp_plugin.tasks.processors import load_tokenizer
 
     torch.set_num_threads(1)
     model, tokenizer = load_pruned(arguments.model), load_tokenizer(arguments.model)
     data = load_examples(arguments.train)
     data = data.shuffle(seed=0).select(range(arguments.examples or len(data)))
-    encoded = encode(data, find_columns(data), tokenizer, model)
-    view = View(model, make_dataloader(by_length(encoded), tokenizer))
+    view = View(model, encode(data, model, tokenizer).by_length().batches())
     batches = view.prepared(view.conditioning)
     processes().all(None)
     start = time.perf_counter()

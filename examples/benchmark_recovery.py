@@ -25,11 +25,11 @@ from typing import Any
 import psutil
 import torch
 
-from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, machine, save_pruned
+from cahp_plugin import CAHPImportance, CAHPPruner, encode, evaluate, load_pruned, machine, save_pruned
 from cahp_plugin._compat import package_versions
-from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
+from cahp_plugin.data import load_examples
 from cahp_plugin.files import write_text
-from cahp_plugin.recover import RecoverySettings, evaluate_classifier
+from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.recover.settings import repair
 from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.table import format_table
@@ -62,28 +62,27 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures, as plain JSON values."""
-    dense, tokenizer, train, test = loaded(arguments)
-    test_batches = make_dataloader(by_length(test), tokenizer)
-    view = View(dense, make_dataloader(by_length(train), tokenizer))
+    dense, train, test = loaded(arguments)
+    view = View(dense, train.by_length().batches())
     runs, costs = [], []
     settings = RecoverySettings("least-squares", num_examples=arguments.examples)
     for seed in arguments.seeds:
         for method in ("cahp", "random"):
             kept = make_selector(method).fit(view, seed=seed).keep(arguments.heads)
             model = copy.deepcopy(dense)
-            example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
+            example = {name: value for name, value in test.batch([0]).items() if name != "labels"}
             CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
             if (method, seed) == ("cahp", arguments.seeds[0]):
                 costs = in_own_processes(arguments, model)
-            before = evaluate_classifier(model, test_batches).accuracy
-            repair(model, dense, train, tokenizer, settings, seed=seed)
-            after = evaluate_classifier(model, test_batches).accuracy
+            before = evaluate(model, test).score.value
+            repair(model, dense, train, settings, seed=seed)
+            after = evaluate(model, test).score.value
             runs.append({"method": method, "seed": seed, "one_shot": before, "repaired": after})
     return {
         "heads": arguments.heads,
         "of": view.units.num_heads,
         "examples": arguments.examples,
-        "dense": evaluate_classifier(dense, test_batches).accuracy,
+        "dense": evaluate(dense, test).score.value,
         "test_examples": len(test),
         "runs": runs,
         "costs": costs,
@@ -94,15 +93,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, Any, Any]:
-    """Dense model, tokenizer, encoded training and test set."""
+def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Dense model, examples of the training and the test set."""
     from transformers import AutoTokenizer
 
     dense = load_pruned(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    train, test = load_examples(arguments.train), load_examples(arguments.test)
-    columns = find_columns(train)
-    return dense, tokenizer, *(encode(data, columns, tokenizer, dense) for data in (train, test))
+    train, test = (encode(load_examples(path), dense, tokenizer) for path in (arguments.train, arguments.test))
+    return dense, train, test
 
 
 def in_own_processes(arguments: argparse.Namespace, pruned: Any) -> list[dict[str, float]]:
@@ -127,7 +125,7 @@ def in_own_processes(arguments: argparse.Namespace, pruned: Any) -> list[dict[st
 
 def timed(arguments: argparse.Namespace) -> dict[str, float]:
     """One repair in this process; the peak counts from after both models and the data are there."""
-    dense, tokenizer, train, _ = loaded(arguments)
+    dense, train, _ = loaded(arguments)
     pruned = load_pruned(arguments.timed)
     torch.set_num_threads(arguments.threads)
     settings = RecoverySettings("least-squares", num_examples=arguments.examples)
@@ -135,7 +133,7 @@ def timed(arguments: argparse.Namespace) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
     cpu, start = os.times(), time.perf_counter()
-    repair(pruned, dense, train, tokenizer, settings, seed=0)
+    repair(pruned, dense, train, settings, seed=0)
     seconds, spent = time.perf_counter() - start, os.times()
     return {
         "seconds": round(seconds, 2),

@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from cahp_plugin import CAHPConfig, load_pruned, select_heads
-from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
+from cahp_plugin import CAHPConfig, encode, load_pruned, select_heads
+from cahp_plugin.data import load_examples
 from cahp_plugin.machine import peak_memory
 from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.head_maps import Signatures
@@ -67,8 +67,7 @@ def prepared(arguments: argparse.Namespace, count: int, distinct: int | None = N
     examples = load_examples(arguments.train)
     examples = examples.select(range(min(distinct or count, len(examples))))
     examples = concatenate_datasets([examples] * -(-count // len(examples))).select(range(count))
-    encoded = encode(examples, find_columns(examples), tokenizer, model)
-    return model, make_dataloader(encoded, tokenizer, batch_size=arguments.batch_size)
+    return model, encode(examples, model, tokenizer).batches(arguments.batch_size)
 
 
 def plain_pass(model, batches) -> None:

@@ -7,19 +7,18 @@ from pathlib import Path
 
 from optimum.cahp import export_pruned
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, save_pruned, select_heads
+from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, encode, save_pruned, select_heads
 from cahp_plugin.cli.demo import finetuned_minilm
-from cahp_plugin.data import encode, find_columns, graded_sentiment, make_dataloader
+from cahp_plugin.data import graded_sentiment
 from cahp_plugin.export import open_session, run_session
 
 
 def pruned_minilm(corpus, share: float) -> tuple:
     """MiniLM-L6, fine-tuned for a few seconds and pruned to a share of its heads, with its tokenizer."""
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
-    train = encode(corpus["train"], find_columns(corpus["train"]), tokenizer, model)
-    batches = make_dataloader(train, tokenizer)
-    selection = select_heads(model, batches, CAHPConfig(num_heads=share))
-    example = {name: value[:1] for name, value in next(iter(batches)).items() if name != "labels"}
+    train = encode(corpus["train"], model, tokenizer)
+    selection = select_heads(model, train.batches(), CAHPConfig(num_heads=share))
+    example = {name: value for name, value in train.batch([0]).items() if name != "labels"}
     CAHPPruner(model, example, importance=CAHPImportance(selection)).step()
     return model, tokenizer
 

@@ -17,11 +17,10 @@ from typing import Any
 
 import torch
 
-from cahp_plugin import finetune
+from cahp_plugin import encode, evaluate, finetune
 from cahp_plugin._compat import package_versions
 from cahp_plugin.cli.demo import minilm_folder
-from cahp_plugin.data import by_length, encode, find_columns, load_examples, make_dataloader
-from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.data import find_columns, load_examples
 
 
 def main() -> None:
@@ -49,28 +48,27 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     train, held_out = load_examples(arguments.train), load_examples(arguments.eval)
-    columns = find_columns(train)
+    label = find_columns(train).label
     source = arguments.model or str(minilm_folder())
     torch.manual_seed(arguments.seed)  # the classifier's start
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(set(train[columns.label])))
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(set(train[label])))
     stack_layers(model, arguments.stack)
     tokenizer = AutoTokenizer.from_pretrained(source)
     encoded, encoded_held_out = (
-        encode(data, columns, tokenizer, model, max_length=arguments.max_length) for data in (train, held_out)
+        encode(data, model, tokenizer, max_length=arguments.max_length) for data in (train, held_out)
     )
     # Sentences of a length share a batch: less padding, the same examples.
     extra = {"group_by_length": True} if package_versions()["transformers"].startswith("4.") else {}
     result = finetune(
         model,
         encoded,
-        tokenizer,
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         training_arguments=extra | ({"bf16": True} if arguments.bf16 else {}),
     )
-    found = evaluate_classifier(model, make_dataloader(by_length(encoded_held_out), tokenizer))
+    found = evaluate(model, encoded_held_out)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     report = {

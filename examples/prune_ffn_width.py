@@ -9,10 +9,19 @@ import tempfile
 import torch
 import torch_pruning as tp
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, save_pruned, select_heads
+from cahp_plugin import (
+    CAHPConfig,
+    CAHPImportance,
+    CAHPPruner,
+    encode,
+    evaluate,
+    finetune,
+    load_pruned,
+    save_pruned,
+    select_heads,
+)
 from cahp_plugin.cli.demo import finetuned_minilm
-from cahp_plugin.data import encode, find_columns, graded_sentiment, make_dataloader
-from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.data import graded_sentiment
 from cahp_plugin.table import format_table
 
 
@@ -44,24 +53,21 @@ def narrow_feed_forward(model: torch.nn.Module, inputs: dict, share: float) -> N
 def main() -> None:
     corpus = graded_sentiment(num_train=240, num_test=100)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
-    train, test = (encode(corpus[name], find_columns(corpus[name]), tokenizer, model) for name in ("train", "test"))
-    test_batches = make_dataloader(test, tokenizer)
-    inputs = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
+    train, test = (encode(corpus[name], model, tokenizer) for name in ("train", "test"))
+    inputs = {name: value for name, value in test.batch([0]).items() if name != "labels"}
     rows: list[dict[str, str]] = []
 
     def report(name: str) -> None:
-        accuracy = evaluate_classifier(model, test_batches).accuracy
-        rows.append(
-            {"model": name, "parameters": f"{model.num_parameters():,}", "accuracy": f"{100 * accuracy:.1f} %"}
-        )
+        score = evaluate(model, test).score
+        rows.append({"model": name, "parameters": f"{model.num_parameters():,}", score.title: score.cell()})
 
     report("dense")
-    selection = select_heads(model, make_dataloader(train, tokenizer), CAHPConfig(num_heads=0.5))
+    selection = select_heads(model, train.batches(), CAHPConfig(num_heads=0.5))
     CAHPPruner(model, inputs, importance=CAHPImportance(selection)).step()
     report("half the heads (CAHP)")
     narrow_feed_forward(model, inputs, share=0.5)
     report("and half the feed-forward")
-    finetune(model, train, tokenizer, epochs=3, learning_rate=1e-4)
+    finetune(model, train, epochs=3, learning_rate=1e-4)
     report("fine-tuned")
     print(format_table(rows))
 

@@ -8,35 +8,43 @@ import tempfile
 
 import torch
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, save_pruned, select_heads
+from cahp_plugin import (
+    CAHPConfig,
+    CAHPImportance,
+    CAHPPruner,
+    encode,
+    evaluate,
+    finetune,
+    load_pruned,
+    save_pruned,
+    select_heads,
+)
 from cahp_plugin.cli.demo import finetuned_minilm
-from cahp_plugin.data import encode, find_columns, graded_sentiment, make_dataloader
-from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.data import graded_sentiment
 
 
 def main() -> None:
     corpus = graded_sentiment(num_train=480, num_test=200)
     model, tokenizer = finetuned_minilm(corpus["train"], seed=0)
-    train, test = (encode(corpus[name], find_columns(corpus[name]), tokenizer, model) for name in ("train", "test"))
-    test_batches = make_dataloader(test, tokenizer)
-    print("dense    ", evaluate_classifier(model, test_batches))
+    train, test = (encode(corpus[name], model, tokenizer) for name in ("train", "test"))
+    print("dense    ", evaluate(model, test))
 
     # The method: the model is unchanged, the result is a value.
-    selection = select_heads(model, make_dataloader(train, tokenizer), CAHPConfig(polynomial_degree=3))
+    selection = select_heads(model, train.batches(), CAHPConfig(polynomial_degree=3))
     print(selection)
     graph = selection.graph()
     print(f"as a graph: {graph.number_of_nodes()} heads, {graph.number_of_edges()} edges")
 
     # The surgery: a torch_pruning pruner. `step(interactive=True)` hands out the groups one by one.
-    inputs = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
+    inputs = {name: value for name, value in test.batch([0]).items() if name != "labels"}
     pruner = CAHPPruner(model, inputs, importance=CAHPImportance(selection))
     for group in pruner.step(interactive=True):
         print(f"layer {group.layer.index}: keeps {len(group.kept)} of {len(group.layer.heads)} heads")
         group.prune()
-    print("one-shot ", evaluate_classifier(model, test_batches))
+    print("one-shot ", evaluate(model, test))
 
-    finetune(model, train, tokenizer, epochs=1, learning_rate=5e-5)
-    print("recovered", evaluate_classifier(model, test_batches))
+    finetune(model, train, epochs=1, learning_rate=5e-5)
+    print("recovered", evaluate(model, test))
 
     with tempfile.TemporaryDirectory() as folder:
         save_pruned(model, f"{folder}/pruned", selection=selection, tokenizer=tokenizer)

@@ -27,13 +27,14 @@ from cahp_plugin import (
     CAHPPruner,
     HeadSelection,
     KeptSet,
+    encode,
+    evaluate,
     finetune,
     load_pruned,
     recover_least_squares,
 )
 from cahp_plugin._compat import package_versions
-from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
-from cahp_plugin.recover import evaluate_classifier
+from cahp_plugin.data import load_examples
 from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.selectors.cahp.representatives import select
 from cahp_plugin.table import format_table
@@ -69,10 +70,8 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
     done = {key(line) for line in read(output)}
     dense = load_pruned(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    train, test = (load_examples(f"{arguments.data}/{name}.jsonl") for name in ("train", "test"))
-    columns = find_columns(train)
-    train, test = (encode(data, columns, tokenizer, dense) for data in (train, test))
-    test_batches = make_dataloader(test, tokenizer, batch_size=32)
+    sets = (load_examples(f"{arguments.data}/{name}.jsonl") for name in ("train", "test"))
+    train, test = (encode(data, dense, tokenizer) for data in sets)
     machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
     common = {"machine": machine, "versions": package_versions(), "epochs": arguments.epochs}
 
@@ -81,16 +80,16 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
             file.write(json.dumps(line | common) + "\n")
 
     if key({"method": "dense", "recover": "none"}) not in done:
-        found = evaluate_classifier(dense, test_batches)
+        found = evaluate(dense, test)
         write(
             {"method": "dense", "recover": "none", "num_heads": 72, "parameters": dense.num_parameters()}
-            | {"accuracy": found.accuracy, "loss": found.loss}
+            | {"accuracy": found.score.value, "loss": found.loss}
         )
     start = time.perf_counter()
     view = View(
         dense,
-        make_dataloader(train, tokenizer, batch_size=32),
-        shuffled=lambda seed, _: make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed),
+        train.batches(),
+        shuffled=lambda seed, _: train.batches(shuffle=True, seed=seed),
     )
     observed = view.evidence
     select(observed)
@@ -100,7 +99,7 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
     for seed, degree, recover in jobs:
         config = dataclasses.replace(observed.config, polynomial_degree=degree, seed=seed)
         selection = select(dataclasses.replace(observed, config=config))
-        calibration = make_dataloader(train, tokenizer, batch_size=32, shuffle=True, seed=seed)
+        calibration = train.batches(shuffle=True, seed=seed)
         for method in NAMES:
             line: dict[str, Any] = {"method": method, "degree": degree, "seed": seed, "recover": recover}
             if key(line) in done or (recover == "finetune" and method not in arguments.finetune_methods):
@@ -115,21 +114,21 @@ def run(arguments: argparse.Namespace, output: Path) -> None:
                 write(twin | line)
                 continue
             model = copy.deepcopy(dense)
-            example = {name: value[:1] for name, value in next(iter(test_batches)).items() if name != "labels"}
+            example = {name: value for name, value in test.batch([0]).items() if name != "labels"}
             CAHPPruner(model, example, importance=CAHPImportance(chosen)).step()
             recovery = 0.0
             if recover == "finetune":
-                recovery = finetune(model, train, tokenizer, epochs=arguments.epochs, seed=seed).seconds
+                recovery = finetune(model, train, epochs=arguments.epochs, seed=seed).seconds
             elif recover == "least-squares":
                 recovery = recover_least_squares(model, dense, calibration).seconds
-            found = evaluate_classifier(model, test_batches)
+            found = evaluate(model, test)
             write(
                 line
                 | {
                     "num_heads": chosen.num_heads,
                     "kept": kept,
                     "parameters": model.num_parameters(),
-                    "accuracy": found.accuracy,
+                    "accuracy": found.score.value,
                     "loss": found.loss,
                     "seconds_select": round(seconds, 1),
                     "seconds_recover": round(recovery, 1),

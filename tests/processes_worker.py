@@ -9,13 +9,13 @@ from unittest import mock
 import torch
 from comparing import compare
 from tiny import tiny_batches, tiny_model
+from words import encoded_words
 
-from cahp_plugin import CAHPConfig, select_heads
+from cahp_plugin import CAHPConfig, evaluate, select_heads
 from cahp_plugin.errors import CAHPError
 from cahp_plugin.observe.grams import HeadGrams
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.processes import processes
-from cahp_plugin.recover import evaluate_classifier
 from cahp_plugin.selectors import View, make_selector, selectors
 from cahp_plugin.workflow.choose import prune_and_repair
 
@@ -57,8 +57,8 @@ def job():
     grams = HeadGrams(model, view.layers)
     accumulate(model, view.prepared(view.conditioning), [grams], "Measuring")
     found["grams"] = [grams.state[layer.index].centred()[0] for layer in view.layers]
-    evaluation = evaluate_classifier(model, data)
-    found["evaluation"] = evaluation.accuracy, evaluation.loss, evaluation.predictions
+    evaluation = evaluate(model, encoded_words(model), batch_size=5)
+    found["evaluation"] = evaluation.scores, evaluation.loss, evaluation.predictions, evaluation.rows.tolist()
     # What goes wrong goes wrong in all, with one message.
     errors = {"nan": broken()}
     if here.size > 1:

@@ -7,10 +7,19 @@ import pytest
 import torch
 from shared_data import shared
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, load_pruned, save_pruned, select_heads
-from cahp_plugin.data import encode, find_columns, load_examples, make_dataloader
+from cahp_plugin import (
+    CAHPConfig,
+    CAHPImportance,
+    CAHPPruner,
+    encode,
+    evaluate,
+    load_pruned,
+    recover_least_squares,
+    save_pruned,
+    select_heads,
+)
+from cahp_plugin.data import load_examples
 from cahp_plugin.observe import only_kept
-from cahp_plugin.recover import evaluate_classifier, recover_least_squares
 
 
 @pytest.fixture(scope="module")
@@ -22,24 +31,24 @@ def sst5():
     sets = {}
     for name, count in (("train", 640), ("validation", 300)):
         examples = load_examples(str(shared("data", "sst5", f"{name}.jsonl"))).select(range(count))
-        sets[name] = make_dataloader(encode(examples, find_columns(examples), tokenizer, model), tokenizer)
+        sets[name] = encode(examples, model, tokenizer)
     return model, tokenizer, sets
 
 
 def test_select_prune_save_and_load_on_sst5(sst5, tmp_path):
     model, tokenizer, sets = sst5
-    dense = evaluate_classifier(model, sets["validation"])
-    assert dense.accuracy > 0.45
-    selection = select_heads(model, sets["train"], CAHPConfig(polynomial_degree=2))
+    dense = evaluate(model, sets["validation"])
+    assert dense.score.value > 0.45
+    selection = select_heads(model, sets["train"].batches(), CAHPConfig(polynomial_degree=2))
     assert 0.35 <= selection.num_heads / 72 <= 0.65 and selection.knee is not None
     with only_kept(model, selection.kept.heads):
-        expected = evaluate_classifier(model, sets["validation"])
-    batch = next(iter(sets["validation"]))
+        expected = evaluate(model, sets["validation"])
+    batch = next(iter(sets["validation"].batches()))
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     CAHPPruner(model, inputs, importance=CAHPImportance(selection)).step()
-    found = evaluate_classifier(model, sets["validation"])
+    found = evaluate(model, sets["validation"])
     assert found.predictions == expected.predictions and found.loss == pytest.approx(expected.loss, abs=1e-5)
-    assert found.accuracy > 0.3  # far above the 20 % of chance, before any recovery
+    assert found.score.value > 0.3  # far above the 20 % of chance, before any recovery
     save_pruned(model, tmp_path / "pruned", selection=selection, tokenizer=tokenizer)
     loaded = load_pruned(tmp_path / "pruned")
     with torch.no_grad():
@@ -75,12 +84,12 @@ def test_least_squares_repairs_minilm(sst5):
     model = copy.deepcopy(dense)
     generator = random.Random(0)
     kept = {layer: tuple(sorted(generator.sample(range(12), 3 if layer % 2 else 2))) for layer in range(6)}
-    inputs = {name: value[:1] for name, value in next(iter(sets["train"])).items() if name != "labels"}
+    inputs = {name: value for name, value in sets["train"].batch([0]).items() if name != "labels"}
     CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
-    before = evaluate_classifier(model, sets["validation"])
-    report = recover_least_squares(model, dense, sets["train"])
-    after = evaluate_classifier(model, sets["validation"])
-    reference = evaluate_classifier(dense, sets["validation"])
+    before = evaluate(model, sets["validation"])
+    report = recover_least_squares(model, dense, sets["train"].batches())
+    after = evaluate(model, sets["validation"])
+    reference = evaluate(dense, sets["validation"])
     assert report.accepted and report.num_examples <= 384
     assert after.loss - reference.loss < 0.5 * (before.loss - reference.loss)
-    assert after.accuracy >= before.accuracy + 0.04
+    assert after.score.value >= before.score.value + 0.04

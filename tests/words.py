@@ -1,10 +1,13 @@
 """A real word-piece tokenizer over a tiny vocabulary, made on the spot."""
 
+from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
+
+from cahp_plugin import encode
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(90))]
 
@@ -30,3 +33,8 @@ def word_examples(count=60, num_labels=3):
         rows.append({"text": " ".join(f"w{label * 30 + (7 * index + 3 * j) % 30}" for j in range(3 + index % 6)),
                      "label": label})  # fmt: skip
     return rows
+
+
+def encoded_words(model, count=60, **options):
+    """Such sentences as a classifier takes them."""
+    return encode(Dataset.from_list(word_examples(count, model.config.num_labels)), model, tiny_tokenizer(), **options)

@@ -194,7 +194,7 @@ class RunLog:
 def read_setup(path: Path) -> dict[str, Any] | None:
     """Reads what a folder's runs share; ``None`` where the file is missing.
 
-    A setting younger than the file had its default's behaviour there.
+    A setting younger than the file had its default's behaviour there; heads were compared by the labels' classes.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -204,7 +204,7 @@ def read_setup(path: Path) -> dict[str, Any] | None:
         return (
             {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None}
             | setup
-            | {"config": CAHPConfig().to_dict() | setup["config"]}
+            | {"config": CAHPConfig(conditioning="label").to_dict() | setup["config"]}
         )
 
     return load(path, build)

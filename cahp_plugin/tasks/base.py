@@ -182,8 +182,11 @@ class Task(abc.ABC):
         return [None] * len(features)
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """Predictions and references of the rows, as the metrics take them, from the outcomes of all examples."""
-        return list(outcomes), list(examples.references)
+        """Predictions and references of all rows, as the metrics take them, from the outcomes of the examples."""
+        found: list[Any] = [None] * len(examples.references)
+        for row, outcome in zip(examples.rows, outcomes, strict=True):
+            found[row] = outcome
+        return found, list(examples.references)
 
     @abc.abstractmethod
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:

@@ -123,10 +123,13 @@ class FeatureExtraction(Task):
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The cosine of each pair; of single texts, their embeddings."""
-        first, second = torch.tensor(outcomes[::2]), torch.tensor(outcomes[1::2])
-        if len(examples) == len(examples.references):
-            return list(outcomes), list(examples.references)
-        return functional.cosine_similarity(first, second).tolist(), list(examples.references)
+        found: list[list[Tensor]] = [[] for _ in examples.references]
+        for row, embedding in zip(examples.rows, outcomes, strict=True):  # in the order of their lengths, perhaps
+            found[row].append(torch.tensor(embedding))
+        if max(map(len, found)) == 1:
+            return super().predictions(examples, outcomes)
+        cosines = [functional.cosine_similarity(*own, dim=0).item() if len(own) == 2 else None for own in found]
+        return cosines, list(examples.references)
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -69,7 +69,7 @@ class LanguageModeling(Task):
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_tokens(*self.at(output.logits, labels, inputs), name=self.auto.removeprefix("Auto"))
+        return of_tokens(*self.at(output.logits, labels, inputs), name=f"The {self.name} model")
 
     def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -83,7 +83,7 @@ def of_tokens(logits: Tensor, labels: Any, *, name: str) -> Tensor:
     Args:
         logits: Of shape ``(batch, tokens, classes)``.
         labels: Int64 of shape ``(batch, tokens)``, -100 where a token has none.
-        name: Class of the model, for messages.
+        name: What the model is called in messages.
 
     Raises:
         DataError: The labels are none.

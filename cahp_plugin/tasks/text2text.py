@@ -65,7 +65,7 @@ class Text2Text(Task):
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_tokens(output.logits, labels, name=self.auto.removeprefix("Auto"))
+        return of_tokens(output.logits, labels, name=f"The {self.name} model")
 
     def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
@@ -78,8 +78,9 @@ class Text2Text(Task):
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """See the base class."""
-        tokenizer = examples.extra["tokenizer"]
-        return tokenizer.batch_decode(outcomes, skip_special_tokens=True), list(examples.references)
+        return super().predictions(
+            examples, examples.extra["tokenizer"].batch_decode(outcomes, skip_special_tokens=True)
+        )
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

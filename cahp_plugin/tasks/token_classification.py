@@ -81,7 +81,7 @@ class TokenClassification(Task):
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_tokens(output.logits, labels, name=self.auto.removeprefix("Auto"))
+        return of_tokens(output.logits, labels, name=f"The {self.name} model")
 
     def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -8,16 +8,15 @@ from comparing import compare, made_up
 from datasets import Dataset
 from selecting import view_of
 from tiny import tiny_batches, tiny_model
-from words import tiny_tokenizer, word_examples
+from words import encoded_words, word_examples
 
-from cahp_plugin import CAHPConfig
+from cahp_plugin import CAHPConfig, evaluate
 from cahp_plugin.cli import main
 from cahp_plugin.compare.rows import mean_interval
 from cahp_plugin.compare.runs import RunLog
 from cahp_plugin.compare.summary import Comparison
-from cahp_plugin.data import encode, find_columns, make_dataloader
 from cahp_plugin.errors import CheckpointError, ConfigError, PruningError, SelectionError
-from cahp_plugin.recover import RecoverySettings, evaluate_classifier
+from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.selectors import Fitted, Selector, View, base, make_selector, selectors
 from cahp_plugin.workflow.choose import Chooser
 
@@ -64,15 +63,15 @@ def counted(monkeypatch):
         Selector, "fit", lambda self, view, *, seed: Counting(fit(self, view, seed=seed), self.name, seed)
     )
 
-    def evaluate(*arguments):
+    def counting(*arguments, **options):
         calls["evaluated"] += 1
-        return evaluate_classifier(*arguments)
+        return evaluate(*arguments, **options)
 
     def observe(*arguments, **options):
         calls["observed"] += 1
         return walk(*arguments, **options)
 
-    monkeypatch.setattr("cahp_plugin.workflow.compare.evaluate_classifier", evaluate)
+    monkeypatch.setattr("cahp_plugin.workflow.compare.evaluate", counting)
     monkeypatch.setattr("cahp_plugin.selectors.base.observe", observe)
     return calls
 
@@ -144,8 +143,8 @@ def test_what_was_walked_before_is_charged_and_the_shared_observation_is_not(tmp
 
 
 def test_methods_without_a_seed_choose_the_same_for_every_seed(tmp_path):
-    model, data = tiny_model(), Dataset.from_list(word_examples())
-    batches = make_dataloader(encode(data, find_columns(data), tiny_tokenizer(), model), tiny_tokenizer())
+    model = tiny_model()
+    batches = encoded_words(model).batches()
     ways = {name: make_selector(name) for name in selectors()}
     unseeded = {name for name, way in ways.items() if not way.seeded}
     assert unseeded == {"salience", "salience-layernorm", "hies", "magnitude"}
@@ -214,9 +213,8 @@ def test_a_validation_set_is_recorded_and_chosen_by(tmp_path):
     held_out = Dataset.from_list(word_examples(45))
     found = compare(tmp_path / "runs", seeds=[0], heads=[6], validation=held_out)
     model = tiny_model()
-    encoded = encode(held_out, find_columns(held_out), tiny_tokenizer(), model)
     dense, *pruned = found.runs
-    assert dense.validation == evaluate_classifier(model, make_dataloader(encoded, tiny_tokenizer())).accuracy
+    assert dense.validation == evaluate(model, encoded_words(model, 45)).score.value
     assert all(0 <= run.validation <= 1 for run in pruned) and "validation" in found.table()
     assert [row.validation for row in found.rows()] == [run.validation for run in found.runs]
     assert Comparison.read(tmp_path / "runs").runs == found.runs
@@ -319,7 +317,8 @@ def test_the_command(given, capsys):
 
 def test_dense_is_the_model_itself(tmp_path):
     found = compare(tmp_path / "runs", seeds=[0])
-    test, model = Dataset.from_list(word_examples(30)), tiny_model()
-    encoded = encode(test, find_columns(test), tiny_tokenizer(), model)
-    expected = evaluate_classifier(model, make_dataloader(encoded, tiny_tokenizer()))
-    assert found.runs[0].method == "dense" and found.runs[0].score.value == expected.accuracy
+    model = tiny_model()
+    expected = evaluate(model, encoded_words(model, 30).by_length())
+    dense = found.runs[0]
+    assert (dense.method, dense.score.value, dense.loss) == ("dense", expected.score.value, expected.loss)
+    assert dense.examples().tolist() == expected.rows.tolist()

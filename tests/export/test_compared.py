@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import tiny_batches, tiny_model
 from uneven import pruned
+from words import encoded_words
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -52,7 +53,7 @@ def opened(monkeypatch):
 )
 def test_each_graph_is_opened_once(name, settings, from_torch, from_graphs, tmp_path, opened):
     if name == "bert":
-        settings = settings | {"evaluation": tiny_batches(8)}
+        settings = settings | {"evaluation": encoded_words(tiny_model(), 8)}
     model = tiny_model() if name == "bert" else pruned(name)
     export_pruned(model, tmp_path / "a", **settings)
     assert list(opened.values()) == [1] * from_torch

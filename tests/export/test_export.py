@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import signal
@@ -10,7 +11,7 @@ import pytest
 import torch
 import transformers
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
-from words import tiny_tokenizer
+from words import encoded_words, tiny_tokenizer
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -101,7 +102,7 @@ def test_quantized_graphs_are_smaller_and_close(kind, file, tmp_path):
         pruned(model=tiny_model(vocab_size=8000)),
         tmp_path / "onnx",
         quantize=kind,
-        evaluation=tiny_batches(40),
+        evaluation=encoded_words(tiny_model(), 40),
         tokenizer=tiny_tokenizer(),
     )
     assert [path.name for path in (tmp_path / "onnx").glob("*.onnx")] == [file]
@@ -112,7 +113,7 @@ def test_quantized_graphs_are_smaller_and_close(kind, file, tmp_path):
     written = json.loads((tmp_path / "onnx" / "cahp_export.json").read_text())
     assert written | {"output": str(tmp_path / "onnx")} == json.loads(json.dumps(report.to_dict()))
     assert "output" not in written and "predictions" not in written["fp32"]
-    for part in (f"{report.fp32_mib:.1f} -> {report.mib:.1f} MiB", "Same class as fp32", kind):
+    for part in (f"{report.fp32_mib:.1f} -> {report.mib:.1f} MiB", "Same prediction as fp32", kind):
         assert part in str(report)
 
 
@@ -132,7 +133,8 @@ def exported(folder, **settings):
 
 def test_static_int8_uses_the_ranges_of_the_calibration_set(tmp_path):
     batches = tiny_batches(40)
-    path = exported(tmp_path / "a", quantize="static", calibration=batches, evaluation=batches)
+    path = exported(tmp_path / "a", quantize="static", calibration=batches,
+                    evaluation=encoded_words(tiny_model(), 40))  # fmt: skip
     counts = op_counts(path)
     assert counts["QuantizeLinear"] > 0 and "DynamicQuantizeLinear" not in counts
     report = json.loads((tmp_path / "a" / "cahp_export.json").read_text())
@@ -151,7 +153,8 @@ def test_an_optimized_graph_is_held_to_the_same_tolerance(level, kept, tmp_path)
 def test_a_graph_that_was_exported_before_is_quantized(tmp_path):
     save_pruned(pruned(), tmp_path / "pruned", tokenizer=tiny_tokenizer())
     first = export_pruned(tmp_path / "pruned", tmp_path / "onnx")
-    second = export_pruned(tmp_path / "onnx", tmp_path / "int8", quantize="dynamic", evaluation=tiny_batches(16))
+    second = export_pruned(tmp_path / "onnx", tmp_path / "int8", quantize="dynamic",
+                           evaluation=encoded_words(tiny_model(), 16))  # fmt: skip
     assert first.backend in BACKENDS and second.backend is None and second.opset is None
     assert second.num_heads == first.num_heads == 6 and second.mib < first.mib
     assert second.agreement is not None and "from the graph that was there" in str(second)
@@ -192,12 +195,18 @@ def test_a_difference_beyond_the_tolerance_writes_nothing(tmp_path):
 
 
 def test_a_kill_in_the_middle_leaves_nothing(tmp_path):
-    def batches():
-        yield from tiny_batches(16)
-        raise KeyboardInterrupt
+    examples = encoded_words(tiny_model(), 40)
+    seen = []
+
+    def collate(rows):
+        seen.append(len(rows))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return examples.collate(rows)
 
     with pytest.raises(KeyboardInterrupt):
-        export_pruned(pruned(), tmp_path / "onnx", evaluation=batches())
+        export_pruned(pruned(), tmp_path / "onnx", evaluation=dataclasses.replace(examples, collate=collate))
+    assert seen == [32, 8]
     assert nothing_left(tmp_path)
 
 
@@ -228,7 +237,7 @@ def test_a_kill_that_lets_nothing_run_leaves_no_output(tmp_path):
     ("settings", "error", "message"),
     [
         ({"task": "text-generation-with-past"}, ExportError, "one head count for all layers"),
-        ({"task": "speech"}, ExportError, "not supported; expected one of text-classification"),
+        ({"task": "speech"}, ExportError, "not supported; expected one of multi-label-classification, text-reg"),
         ({"task": "fill-mask"}, ExportError, "does text-classification, not fill-mask"),
         ({"opset": 9}, ConfigError, "`opset` must be 14 to 20; got 9"),
         ({"opset": 99}, ConfigError, "`opset` must be 14 to 20"),
@@ -240,11 +249,11 @@ def test_a_kill_that_lets_nothing_run_leaves_no_output(tmp_path):
         ({"quantize": "static", "calibration": []}, DataError, "calibration set is empty"),
         ({"quantize": "static", "calibration": [{"labels": torch.zeros(1)}]}, DataError, "lacks attention_mask"),
         (
-            {"task": "feature-extraction", "evaluation": []},
+            {"task": "feature-extraction", "evaluation": encoded_words(tiny_model(), 4)},
             DataError,
-            "measured for text-classification and image-classification",
+            "is one for text-classification; this model does feature-extraction",
         ),
-        ({"evaluation": []}, DataError, "evaluation set is empty"),
+        ({"evaluation": encoded_words(tiny_model(), 4).select([])}, DataError, "evaluation set is empty"),
     ],
 )
 def test_bad_settings(settings, error, message, tmp_path):

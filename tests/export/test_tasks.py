@@ -6,7 +6,10 @@ import json
 import pytest
 import torch
 import transformers
+from datasets import Dataset
+from tiny import tiny_model
 from uneven import pruned
+from words import encoded_words
 from zoo import zoo_inputs, zoo_model
 
 onnx = pytest.importorskip("onnx")
@@ -17,9 +20,10 @@ from cahp_plugin.errors import CheckpointError, ConfigError, DataError, ExportEr
 from cahp_plugin.export import export_pruned, graph_files, open_session, run_session
 from cahp_plugin.export.parity import compare, require_parity
 from cahp_plugin.export.source import open_source
-from cahp_plugin.export.tasks import TASKS, task_of
+from cahp_plugin.export.tasks import task_of
 from cahp_plugin.export.to_onnx import choose_backend
 from cahp_plugin.observe.inputs import random_inputs
+from cahp_plugin.tasks import TASKS, Examples
 from cahp_plugin.units import attention_layers
 
 TASK_OF = {
@@ -173,10 +177,20 @@ def test_accuracy_of_an_image_classifier(tmp_path):
     images = zoo_inputs("vit", batch=12)["pixel_values"]
     with torch.no_grad():
         labels = model(pixel_values=images).logits.argmax(-1)
-    batches = [{"pixel_values": images, "labels": labels}]
-    report = export_pruned(model, tmp_path / "onnx", quantize="dynamic", evaluation=batches)
-    assert report.fp32.accuracy == 1 and report.agreement > 0.7
-    static = export_pruned(model, tmp_path / "static", quantize="static", calibration=batches, evaluation=batches)
+    examples = Examples(
+        TASKS["image-classification"],
+        Dataset.from_dict({"place": list(range(12))}),
+        lambda rows: {name: values[[row["place"] for row in rows]] for name, values in
+                      (("pixel_values", images), ("labels", labels))},
+        [4] * 12,
+        labels.tolist(),
+        range(12),
+    )  # fmt: skip
+    report = export_pruned(model, tmp_path / "onnx", quantize="dynamic", evaluation=examples)
+    assert report.fp32.score.value == 1 and report.agreement > 0.7
+    assert report.quantized.score.value == pytest.approx(report.agreement) and report.divergence > 0
+    static = export_pruned(model, tmp_path / "static", quantize="static", calibration=examples.batches(),
+                           evaluation=examples)  # fmt: skip
     assert static.agreement > 0.7
 
 
@@ -257,9 +271,9 @@ def test_random_texts_end_with_the_end_token_and_hold_no_padding():
         ("gpt2", {"task": "fill-mask"}, ExportError, "does text-generation, not fill-mask"),
         (
             "gpt2",
-            {"evaluation": []},
+            {"evaluation": encoded_words(tiny_model(), 4)},
             DataError,
-            "text-classification and image-classification; this model does text-g",
+            "is one for text-classification; this model does text-generation",
         ),
     ],
 )

@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime")
 from optimum.cahp import CAHPConfig, HeadPruner, export_pruned, measure_latency
 
 from cahp_plugin import load_pruned
-from cahp_plugin.errors import DataError
+from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.units import kept_set
 
@@ -62,16 +62,45 @@ def test_evaluation_examples_are_found_or_held_out(given, splits, evaluated, mon
     real = module.prune_model
 
     def watched(model, tokenizer, train, evaluation, *args, **kwargs):
-        seen.update(train=len(train), evaluation=len(evaluation))
+        seen.update(train=len(train), evaluation=evaluation and len(evaluation))
         return real(model, tokenizer, train, evaluation, *args, **kwargs)
 
     monkeypatch.setattr(module, "prune_model", watched)
     dataset = DatasetDict({name: examples(count) for name, count in splits.items()})
     given_data = dataset if len(splits) > 1 else dataset["train"]
-    HeadPruner.from_pretrained(given / "model").prune(
+    pruner = HeadPruner.from_pretrained(given / "model")
+    pruner.prune(
         CAHPConfig(num_heads=6), save_dir=given / "pruned", dataset=given_data, recovery=ONE_SHOT, figures=False
     )
-    assert seen == {"train": 60 if len(splits) > 1 else 54, "evaluation": evaluated}
+    # `prune_model` itself holds a tenth out where there is nothing to evaluate on.
+    assert seen == {"train": 60, "evaluation": evaluated if len(splits) > 1 else None}
+    assert pruner.report.stages[0].num_examples == evaluated
+
+
+def mean_length(predictions, references):
+    return sum(map(len, predictions)) / len(predictions)
+
+
+def test_other_tasks_and_numbers(given):
+    """A model of language, on texts without labels, with a number of the caller's choice."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=4, bos_token_id=2, eos_token_id=3)
+    GPT2LMHeadModel(config).save_pretrained(given / "lm")
+    tiny_tokenizer().save_pretrained(given / "lm")
+    pruner = HeadPruner.from_pretrained(given / "lm", task="text-generation")
+    texts = [row["text"] for row in word_examples(40)]
+    pruner.prune(
+        CAHPConfig(num_heads=4), save_dir=given / "pruned", dataset=texts, metric=f"{__name__}:mean_length",
+        recovery=ONE_SHOT, figures=False,
+    )  # fmt: skip
+    assert pruner.report.selection.config.conditioning == "none" and pruner.report.selection.num_heads == 4
+    dense = pruner.report.stages[0]
+    assert [score.name for score in dense.scores] == ["mean_length", "perplexity"] and dense.num_examples == 4
+    with pytest.raises(ConfigError, match="`metric` is 'accuracy'; text-generation has perplexity, or one"):
+        pruner.prune(save_dir=given / "other", dataset=texts, metric="accuracy")
+    with pytest.raises(UnsupportedModelError, match="has no head for text-classification"):
+        HeadPruner.from_pretrained(given / "lm", task="text-classification")
 
 
 def test_a_data_set_without_training_examples(given):

@@ -243,9 +243,11 @@ def test_language_models_have_no_classes():
             select_heads(zoo_model("gpt2"), labelled, CAHPConfig(conditioning=conditioning))
 
 
-def test_text_and_images_of_one_model_need_a_loss():
-    with pytest.raises(UnsupportedModelError, match=r"CLIPModel gives no logits.*`loss=callable"):
-        select_heads(zoo_model("clip"), batches_for("clip"), CAHPConfig(conditioning="none"))
+def test_text_and_images_of_one_model_need_no_loss():
+    found = select_heads(zoo_model("clip"), batches_for("clip"), CAHPConfig(num_heads=0.5))
+    assert found.config.conditioning == "none" and found.num_heads == found.num_present // 2
+    with pytest.raises(UnsupportedModelError, match="gives no logits"):
+        select_heads(zoo_model("clip"), batches_for("clip"), CAHPConfig(conditioning="prediction"))
 
 
 def test_classes_that_no_memory_holds_are_told_before_the_walk(monkeypatch):

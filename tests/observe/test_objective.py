@@ -4,6 +4,7 @@ from tiny import tiny_batches, tiny_model
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertForPreTraining,
     BertForTokenClassification,
     BertModel,
     GPT2Config,
@@ -11,11 +12,14 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from zoo import zoo_inputs, zoo_model
 
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe.batches import prepare_batches
 from cahp_plugin.observe.conditioning import CONDITIONINGS
-from cahp_plugin.observe.objective import example_losses, forward_arguments, is_causal_language_model
+from cahp_plugin.observe.objective import example_losses
+from cahp_plugin.tasks import TASKS, task_of
+from cahp_plugin.units.state import call_options
 
 BERT = dict(
     vocab_size=100, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_labels=3
@@ -38,7 +42,7 @@ def losses(model, batch, conditioning="none", loss=None):
     (prepared,) = prepare_batches([batch], model, how)
     model.eval()
     with torch.no_grad():
-        output = model(**prepared.inputs, **forward_arguments(model))
+        output = model(**prepared.inputs, **call_options(type(model)))
         return example_losses(model, output, prepared, how, loss)
 
 
@@ -70,14 +74,16 @@ def test_causal_language_models_predict_the_next_token(given):
         torch.testing.assert_close(found[row], alone(model, batch, own, row))
 
 
-@pytest.mark.parametrize("cls", [BertForMaskedLM, BertForTokenClassification])
-def test_labels_of_tokens(cls):
+@pytest.mark.parametrize(
+    ("cls", "name"), [(BertForMaskedLM, "fill-mask"), (BertForTokenClassification, "token-classification")]
+)
+def test_labels_of_tokens(cls, name):
     model, (batch, labels) = cls(BertConfig(**BERT)), batch_and_token_labels()
     found = losses(model, batch | {"labels": labels})
     for row in range(5):
         real = batch["attention_mask"][row].bool()
         torch.testing.assert_close(found[row], alone(model, batch, labels[row][real][None], row))
-    with pytest.raises(DataError, match=rf"{cls.__name__} gives logits of shape .* needs whole-number `labels`"):
+    with pytest.raises(DataError, match=rf"The {name} model gives logits of shape .* needs whole-number `labels`"):
         losses(model, batch)
     with pytest.raises(DataError, match=r"got torch.int64 of shape|got none"):
         losses(model, batch | {"labels": torch.zeros(5, dtype=torch.long)})
@@ -115,19 +121,42 @@ def test_classes_need_logits_of_classes(conditioning):
 
 
 def test_a_model_without_a_head_needs_a_loss():
-    model, (batch, _) = BertModel(BertConfig(**BERT)), batch_and_token_labels()
+    model, (batch, _) = BertForPreTraining(BertConfig(**BERT)), batch_and_token_labels()
     with pytest.raises(
-        UnsupportedModelError, match=r"BertModel gives no logits.*`loss=callable\(output, inputs, labels"
+        UnsupportedModelError, match=r"BertForPreTraining gives no logits.*`loss=callable\(output, inputs, labels"
     ):
         losses(model, batch)
     found = losses(
-        model, batch, loss=lambda output, inputs, labels: output.last_hidden_state.square().mean(dim=(1, 2))
+        model, batch, loss=lambda output, inputs, labels: output.prediction_logits.square().mean(dim=(1, 2))
     )
     assert found.shape == (5,)
 
 
+def test_a_model_without_a_head_gives_embeddings():
+    # The gradient of a cosine to itself is 0: salience takes a direction that is drawn for each text.
+    model, (batch, _) = BertModel(BertConfig(**BERT)), batch_and_token_labels()
+    found = losses(model, batch)
+    with torch.no_grad():
+        states = model.eval()(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    lengths = ((states * mask).sum(dim=1) / mask.sum(dim=1)).norm(dim=1)
+    assert found.shape == (5,) and (found.abs() <= lengths).all() and (found != 0).all()
+    assert torch.equal(found, losses(model, batch))
+
+
+def test_texts_and_images_of_one_model_are_the_classes_of_each_other():
+    model, batch = zoo_model("clip"), zoo_inputs("clip", batch=3, seed=0)
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits_per_image
+    torch.testing.assert_close(losses(model, batch), -logits.log_softmax(dim=1).max(dim=1).values)
+
+
 def test_no_cache_is_kept():
-    assert forward_arguments(causal()) == forward_arguments(seq2seq()) == {"use_cache": False}
-    assert forward_arguments(torch.nn.Linear(1, 1)) == {}
-    assert is_causal_language_model(causal()) and not is_causal_language_model(seq2seq())
-    assert not is_causal_language_model(BertForMaskedLM(BertConfig(**BERT)))
+    assert call_options(GPT2LMHeadModel) == call_options(T5ForConditionalGeneration) == {"use_cache": False}
+    assert call_options(torch.nn.Linear) == {}
+
+
+def test_models_that_read_on_are_told_from_others():
+    assert task_of(causal()) is TASKS["text-generation"]
+    assert task_of(seq2seq()) is TASKS["text2text-generation"]
+    assert task_of(BertForMaskedLM(BertConfig(**BERT))) is TASKS["fill-mask"]

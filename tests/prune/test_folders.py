@@ -15,9 +15,9 @@ from cahp_plugin import CAHPConfig, load_pruned, prune_model, save_pruned
 from cahp_plugin.cli import main
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
-from cahp_plugin.prune.checkpoint import load_tokenizer
 from cahp_plugin.prune.folders import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.tasks.processors import load_tokenizer
 
 
 def content(folder):

@@ -7,7 +7,8 @@ from tiny import ARCHITECTURES, model_inputs, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
-from cahp_plugin.prune.checkpoint import load_config, load_tokenizer, untrained_model
+from cahp_plugin.prune.checkpoint import load_config, untrained_model
+from cahp_plugin.tasks.processors import load_tokenizer
 
 KEPT = {0: (1, 3), 1: (), 2: (0, 1, 2, 3)}
 

@@ -9,33 +9,37 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from tiny import model_inputs, tiny_batches, tiny_model
+from tiny import model_inputs, tiny_model
 from transformers import GPT2Config, GPT2ForSequenceClassification, TrainerCallback
-from words import tiny_tokenizer, word_examples
+from words import encoded_words, tiny_tokenizer, word_examples
 
-from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner, finetune, load_pruned, prune_model, save_pruned
-from cahp_plugin.data import Columns, encode, make_dataloader
+from cahp_plugin import (
+    CAHPConfig,
+    CAHPImportance,
+    CAHPPruner,
+    evaluate,
+    finetune,
+    load_pruned,
+    prune_model,
+    save_pruned,
+)
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
-from cahp_plugin.recover import RecoverySettings, evaluate_classifier
-
-
-def encoded(model, count=60):
-    return encode(Dataset.from_list(word_examples(count)), Columns(("text",), "label"), tiny_tokenizer(), model)
+from cahp_plugin.recover import RecoverySettings
 
 
 def train(model, **options):
-    return finetune(model, encoded(model), tiny_tokenizer(), **({"learning_rate": 1e-3, "batch_size": 8} | options))
+    return finetune(model, encoded_words(model), **({"learning_rate": 1e-3, "batch_size": 8} | options))
 
 
 def test_a_pruned_model_learns_and_stays_pruned():
     model = tiny_model()
     CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: (1,), 1: ()})).step()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    loader = make_dataloader(encoded(model), tiny_tokenizer())
-    before = evaluate_classifier(model, loader)
+    examples = encoded_words(model)
+    before = evaluate(model, examples)
     result = train(model, epochs=10, learning_rate=3e-3)
-    after = evaluate_classifier(model, loader)
-    assert after.accuracy > max(before.accuracy, 0.8) and after.loss < before.loss
+    after = evaluate(model, examples)
+    assert after.score.value > max(before.score.value, 0.8) and after.loss < before.loss
     assert result.steps == 80 and result.seconds > 0 and np.isfinite(result.train_loss)
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
     assert not model.training
@@ -118,25 +122,7 @@ def test_arguments_that_have_a_parameter():
 def test_an_empty_training_set():
     model = tiny_model()
     with pytest.raises(DataError, match="training set is empty"):
-        finetune(model, encoded(model).select([]), tiny_tokenizer())
-
-
-def test_evaluation_equals_a_plain_loop():
-    model = tiny_model().train()
-    batches = tiny_batches(20, 8)
-    found = evaluate_classifier(model, batches)
-    assert model.training
-    model.eval()
-    with torch.no_grad():
-        single = tiny_batches(20, 1)
-        logits = torch.cat([model(**{k: v for k, v in b.items() if k != "labels"}).logits for b in single])
-    labels = torch.cat([batch["labels"] for batch in single])
-    assert found.predictions == tuple(logits.argmax(dim=1).tolist())
-    assert found.accuracy == pytest.approx((logits.argmax(dim=1) == labels).float().mean().item())
-    assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert found.num_examples == 20
-    with pytest.raises(DataError, match="empty"):
-        evaluate_classifier(model, [])
+        finetune(model, encoded_words(model).select([]))
 
 
 TRACES = [

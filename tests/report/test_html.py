@@ -239,7 +239,8 @@ def test_a_pruned_folder_gets_its_page(given, capsys):
     page = check_whole(given / "pruned" / "report.html")
     told = json.loads((given / "pruned" / "cahp_report.json").read_text())
     assert [line["accuracy"] for line in cells(page, "The model at each stage, on the evaluation set")] == [
-        f"{100 * stage['accuracy']:.2f} %" for stage in told["stages"]
+        f"{100 * stage['accuracy']:.2f} % [{', '.join(f'{100 * end:.2f}' for end in stage['scores'][0]['interval'])}]"
+        for stage in told["stages"]
     ]
     command = command_of(page.all("code")[0].text())
     assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 50, 6)

@@ -10,7 +10,7 @@ import torch
 from selecting import made_up, view_of, without_labels
 from threadpoolctl import threadpool_limits
 from tiny import ARCHITECTURES, tiny_batches, tiny_model
-from transformers import BertConfig, BertModel, BigBirdConfig, BigBirdForSequenceClassification
+from transformers import BertConfig, BertForPreTraining, BertModel, BigBirdConfig, BigBirdForSequenceClassification
 
 from cahp_plugin import CAHPConfig, HeadSelection, select_heads
 from cahp_plugin.errors import ConfigError, DataError, SelectionError, UnsupportedModelError
@@ -141,7 +141,11 @@ def test_a_model_without_a_classification_head():
         vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3
     )
     with pytest.raises(UnsupportedModelError, match=r"no logits.*AutoModelForSequenceClassification"):
-        select_heads(BertModel(config), tiny_batches())
+        select_heads(BertForPreTraining(config), tiny_batches())
+    with pytest.raises(UnsupportedModelError, match=r"no logits.*AutoModelForSequenceClassification"):
+        select_heads(BertModel(config), tiny_batches(), CAHPConfig(conditioning="label"))
+    found = select_heads(BertModel(config), without_labels(tiny_batches()))  # an embedding
+    assert found.config.conditioning == "none" and found.num_heads >= 1
 
 
 def test_a_decoder_is_refused():
@@ -220,8 +224,8 @@ def test_what_can_not_work_is_told_before_the_walk():
         vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=8, num_labels=3
     )
     for conditioning in ("prediction", "none"):
-        with pytest.raises(UnsupportedModelError, match=r"(BertModel|The model) gives no logits"):
-            select_heads(BertModel(config), Once(), CAHPConfig(conditioning=conditioning))
+        with pytest.raises(UnsupportedModelError, match=r"(BertForPreTraining|The model) gives no logits"):
+            select_heads(BertForPreTraining(config), Once(), CAHPConfig(conditioning=conditioning))
     with pytest.raises(DataError, match="no `labels`"):
         select_heads(tiny_model(), Once())
 

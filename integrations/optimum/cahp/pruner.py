@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers.utils import logging
-
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import DataError
@@ -15,36 +13,41 @@ from cahp_plugin.prune import check_output_directory
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.workflow import PruneReport, load_model, prune_model
 
-logger = logging.get_logger(__name__)
-
 _EVALUATION_SPLITS = ("validation", "validation_matched", "test")
-_HELD_OUT = 0.1
 
 
 class HeadPruner:
-    """Prunes the attention heads of a fine-tuned sequence classifier.
+    """Prunes the attention heads of a fine-tuned model, of any task of ``cahp_plugin.tasks.TASKS``.
 
     Args:
-        model: The classifier; pruned in place.
-        tokenizer: Its tokenizer.
+        model: The model; pruned in place.
+        processor: Its tokenizer, or its processor of images or speech.
+        task: Name of its task; the model's class tells it.
 
     Attributes:
         report: What the last :meth:`prune` did; ``None`` before.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, processor: Any, task: str | None = None) -> None:
         self.model = model
-        self.tokenizer = tokenizer
+        self.processor = processor
+        self.task = task
         self.report: PruneReport | None = None
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path: str | os.PathLike[str]) -> HeadPruner:
-        """Loads a classifier, pruned before or not, and its tokenizer.
+    def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], task: str | None = None) -> HeadPruner:
+        """Loads a model, pruned before or not, and its tokenizer or processor.
+
+        Args:
+            model_name_or_path: Folder or Hub id.
+            task: Name of its task; the model's class tells it.
 
         Raises:
-            CheckpointError: There is no such checkpoint, or it has no tokenizer.
+            CheckpointError: There is no such checkpoint, or it has no tokenizer or processor.
+            ConfigError: There is no such task.
+            UnsupportedModelError: The model can't do it.
         """
-        return cls(*load_model(os.fspath(model_name_or_path)))
+        return cls(*load_model(os.fspath(model_name_or_path), task=task), task=task)
 
     def prune(
         self,
@@ -53,6 +56,7 @@ class HeadPruner:
         save_dir: str | os.PathLike[str],
         dataset: Any,
         eval_dataset: Any = None,
+        metric: str | None = None,
         recovery: RecoverySettings | None = None,
         text_columns: Sequence[str] | None = None,
         label_column: str | None = None,
@@ -65,13 +69,15 @@ class HeadPruner:
         Args:
             config: Settings of the method; the paper's by default.
             save_dir: Folder for the pruned checkpoint, its report and figures.
-            dataset: Training examples: a ``Dataset``, a ``DatasetDict`` (its ``train``), a file, or a Hub data set id.
+            dataset: Training examples: a ``Dataset``, streaming or not, a ``DatasetDict`` (its ``train``), a file, a
+                Hub data set id, or a list of texts or rows.
             eval_dataset: Evaluation examples likewise; without it the ``DatasetDict``'s ``validation`` or ``test``,
                 or else a tenth of the training examples, held out.
+            metric: A number to report besides the task's own: a name that the task has, or ``module:function``.
             recovery: Fine-tuning after pruning; the paper's by default.
-            text_columns: One or two text columns; found by their usual names without it.
-            label_column: Column of the labels; found without it.
-            max_length: Tokens that examples are truncated to.
+            text_columns: Columns of the input; found by their usual names without it.
+            label_column: Column of what is to be predicted; found without it.
+            max_length: Tokens of an example at most; the model's own limit without it.
             overwrite: Whether a non-empty ``save_dir`` is replaced.
             figures: Whether pictures of the selection are drawn.
 
@@ -79,6 +85,7 @@ class HeadPruner:
             The pruned model, in eval mode; ``report`` says what was done.
 
         Raises:
+            ConfigError: The task does not have the metric.
             DataError: The data can't be used.
             UnsupportedModelError: The model can't.
             CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree
@@ -89,10 +96,12 @@ class HeadPruner:
         train, evaluation = _train_and_evaluation(dataset, eval_dataset)
         self.report = prune_model(
             self.model,
-            self.tokenizer,
+            self.processor,
             train,
             evaluation,
             config,
+            task=self.task,
+            metric=metric,
             output_dir=save_dir,
             recovery=recovery,
             text_columns=text_columns,
@@ -115,9 +124,7 @@ def _train_and_evaluation(dataset: Any, eval_dataset: Any) -> tuple[Any, Any]:
         for name in _EVALUATION_SPLITS:
             if name in splits:
                 return train, splits[name]
-    logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
-    parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
-    return parts["train"], parts["test"]
+    return train, None  # a tenth is held out
 
 
 def _loaded(dataset: Any) -> Any:

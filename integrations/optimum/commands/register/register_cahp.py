@@ -52,7 +52,7 @@ class CAHPCommand(BaseOptimumCLICommand):
 
     COMMAND = CommandInfo(name="cahp", help="Prune attention heads (CAHP), export pruned models, measure latency.")
     SUBCOMMANDS = (
-        CommandInfo("prune", "Prune a fine-tuned classifier and save it.", PruneCommand),
+        CommandInfo("prune", "Prune a fine-tuned model and save it.", PruneCommand),
         CommandInfo("export", "Export to ONNX, compare with torch, optimize, quantize.", ExportCommand),
         CommandInfo("benchmark", "Measure latency, side by side, in torch and onnxruntime.", BenchmarkCommand),
     )
