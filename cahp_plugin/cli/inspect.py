@@ -92,7 +92,7 @@ class Inspection:
             lines.append(self.note)
         for stage in self.stages:
             told = [str(score) for score in stage.scores]
-            told += [f"loss {stage.loss:.3f} nat"] if stage.loss is not None else []
+            told += [f"loss {stage.loss:.3f}"] if stage.loss is not None else []
             told += [f"{stage.heads} heads", f"{stage.parameters:,} parameters"]
             told += [f"{stage.num_examples:,} examples"] if stage.num_examples is not None else []
             lines.append(f"  {stage.name:>10}: {', '.join(told)}")

@@ -128,7 +128,7 @@ class FeatureExtraction(Task):
             found[row].append(torch.tensor(embedding))
         if max(map(len, found)) == 1:
             return super().predictions(examples, outcomes)
-        cosines = [functional.cosine_similarity(*own, dim=0).item() if len(own) == 2 else None for own in found]
+        cosines = [_cosine(*own) if len(own) == 2 else None for own in found]
         return cosines, list(examples.references)
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
@@ -143,6 +143,10 @@ class FeatureExtraction(Task):
 @functools.lru_cache
 def _with(pooling: str) -> FeatureExtraction:
     return FeatureExtraction(pooling)
+
+
+def _cosine(first: Tensor, second: Tensor) -> float:
+    return functional.cosine_similarity(first, second, dim=0).item()
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
