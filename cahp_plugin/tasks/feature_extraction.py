@@ -128,7 +128,7 @@ class FeatureExtraction(Task):
             found[row].append(torch.tensor(embedding))
         if max(map(len, found)) == 1:
             return super().predictions(examples, outcomes)
-        cosines = [functional.cosine_similarity(*own, dim=0).item() if len(own) == 2 else None for own in found]
+        cosines = [functional.cosine_similarity(pair[0], pair[-1], dim=0).item() if pair else None for pair in found]
         return cosines, list(examples.references)
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
