@@ -233,7 +233,7 @@ class DeployReport:
                 "examples": "-" if found is None else f"{found.num_examples:,}",
             }
             if agrees:
-                row["same class as fp32"] = "" if export.agreement is None else f"{100 * export.agreement:.2f} %"
+                row["same as fp32"] = "" if export.agreement is None else f"{100 * export.agreement:.2f} %"
             for entry in self.latency.measurements:
                 if entry.target == name:
                     theory = f", theory {entry.theory:.2f}" if export.quantize is None else ""

@@ -146,7 +146,7 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
             "MiB": f"{export.mib:.1f}",
             **told,
             "examples": "-" if found is None else f"{found.num_examples:,}",
-            "same class as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
+            "same as fp32": "-" if export.agreement is None else f"{100 * export.agreement:.2f} %",
             "largest difference": "-" if difference is None else f"{difference:.1e}",
         }
         rows.append(cells)
