@@ -175,7 +175,7 @@ class CAHPConfig(_Settings):
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"Unknown setting(s) {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-        return cls(**values)
+        return cls(**{"conditioning": "label"} | values)  # what it was before it could be left open
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
         """Writes the settings to ``cahp_config.json`` in a folder, which is made where it is missing."""

@@ -139,7 +139,8 @@ def test_side_and_best_follow_the_direction():
         dataclasses.replace(row, validation=value) for row, value in zip(rows.values(), (3, 2, 1), strict=True)
     ]
     assert best_of(validated)[0] == validated[2]
-    shares = rows_of(run_by("cosine", "cahp", 0, np.full(20, 0.5)), run_by("cosine", "obs", 0, np.full(20, 0.75)))
+    cahp, obs = (np.tile([distance, 1.0], (20, 1)) for distance in (0.5, 0.25))  # one less the cosine, and its weight
+    shares = rows_of(run_by("cosine", "cahp", 0, cahp), run_by("cosine", "obs", 0, obs))
     assert shares["obs"].side == 1 and best_of(list(shares.values()))[0].method == "obs"
 
 

@@ -133,7 +133,7 @@ def test_inspect_shows_any_score():
     found = Inspection("f", "Bert", "1", {0: 4}, {}, KeptSet(heads={0: (0, 1)}), {}, 900, 1.0, None, stages)
     lines = str(found).splitlines()[-2:]
     assert lines[0].split(": ")[1] == "perplexity 12.3 [11.9, 12.8], 4 heads, 1,000 parameters, 7 examples"
-    assert "exact match 80.00 % [75.00, 85.00], f1 words 88.00 % [84.00, 91.00], loss 1.500 nat" in lines[1]
+    assert "exact match 80.00 % [75.00, 85.00], f1 words 88.00 % [84.00, 91.00], loss 1.500" in lines[1]
     assert found.to_dict()["stages"][0]["perplexity"] == 12.3
 
 
