@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,14 @@ class CAHPPruner(tp.pruner.BasePruner):
             example_inputs = _tracing_inputs(example_inputs)
         # Tracing by autograd: a parameter without gradients would be missing from the graph, a cache would add nodes,
         # and the model is put in eval mode.
-        with switched_off(configs_of(model), "use_cache"), kept_state(model), torch.enable_grad():
+        with (
+            switched_off(configs_of(model), "use_cache"),
+            kept_state(model),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
+            # Hundreds of names of norms, none of which is cut: what would be is checked in `_group`.
+            warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
             model.requires_grad_(True)
             super().__init__(
                 model,
