@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import torch
 
+from cahp_plugin.tasks import TASKS
+
 Padding = Literal["left", "right"]
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_CLASSIFIERS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 
 
 def random_inputs(
@@ -142,6 +143,8 @@ def model_inputs(model_class: Any) -> list[str]:
     if "input_ids" in names and "attention_mask" in accepted:
         names.append("attention_mask")
     # Classifiers make the decoder's tokens from the encoder's.
-    if "decoder_input_ids" in accepted and not model_class.__name__.endswith(_CLASSIFIERS):
+    heads = [task for task in TASKS.values() if not task.two_graphs and task.name != "feature-extraction"]
+    classifies = any(model_class.__name__.endswith(task.suffixes) for task in heads)
+    if "decoder_input_ids" in accepted and not classifies:
         names.append("decoder_input_ids")
     return names

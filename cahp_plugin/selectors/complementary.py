@@ -79,20 +79,24 @@ def select_heads(
 
     Heads are compared by how they tell classes apart (the paper: signatures of labelled classes;
     ``conditioning="prediction"``: of the classes that the model predicts), or, with ``conditioning="none"``, by their
-    attention itself, which needs no classes: language models, encoder-decoders, anything with a loss.
+    attention itself, which needs no classes. The default takes what the model's task says: labels for classes of
+    examples and of tokens and for sets of labels; ``"none"`` for language models, encoder-decoders, regression,
+    question answering and embeddings.
 
     Args:
         model: A model of a supported architecture, pruned before or not; for the paper's method a fine-tuned sequence
             or image classifier.
         dataloader: The training set: any iterable of dict batches, such as a ``torch.utils.data.DataLoader``, with
             ``input_ids`` and ``attention_mask`` (right or left padding), or ``pixel_values``, or ``input_features``,
-            what else the model takes, and ``labels``: integers of shape ``(batch,)`` where classes are compared,
-            labels of tokens (-100 where there is none) for language models, from which decoder inputs are made too. It
+            what else the model takes, and ``labels``: integers of shape ``(batch,)`` where classes of examples are
+            compared, 0 or 1 of shape ``(batch, labels)`` for sets of labels, labels of tokens (-100 where there is
+            none) for classes of tokens and language models, from which decoder inputs are made too. It
             is walked through twice: once to check it, once with the model. An iterator is read into memory.
         config: Settings; the paper's by default.
         loss: ``loss(output, inputs, labels)`` -> loss of each example, shape ``(batch,)``, that the salience is
-            measured by. Without it: cross-entropy of classes to the labels or, without labels, the predictions; of
-            tokens for language models. An example's loss must not depend on the others of its batch.
+            measured by. Without it, that of the model's task (:mod:`cahp_plugin.tasks`): cross-entropy of classes to
+            the labels or, without labels, the predictions; of tokens for language models... An example's loss must
+            not depend on the others of its batch.
 
     Returns:
         The selection; ``print`` it, or hand it to :class:`cahp_plugin.CAHPImportance`.

@@ -73,3 +73,29 @@ def test_the_whole_way(name, tmp_path, capsys):
         assert exported["fp32"]["loss"] == pytest.approx(found.loss, abs=1e-4)
         assert again.loss == pytest.approx(exported["quantized"]["loss"], abs=1e-6)
     assert abs(again.loss - found.loss) < 0.3 * max(1, found.loss)
+
+
+@pytest.mark.parametrize("name", ["token-classification", "text-generation", "text2text-generation"])
+def test_ways_of_choosing_are_compared(name, tmp_path, capsys):
+    made = MADE[name]
+    made.make(tmp_path)
+    train, evaluation = json.loads((tmp_path / "paths.json").read_text())
+    found = run(capsys, "compare", tmp_path / "model", "--train", train, "--test", evaluation, "-o", tmp_path / "runs",
+                "--heads", "0.5", "--seeds", "0")  # fmt: skip
+    dense, *others = found["rows"]
+    assert {row["metric"] for row in found["rows"]} == {made.metric} and len(others) == 8
+    assert made.better(dense["mean"], made.chance)
+    assert all(row["interval"][0] <= row["difference"] <= row["interval"][1] for row in others if row["interval"])
+    assert made.metric.replace("_", " ") in (tmp_path / "runs" / "report.html").read_text()
+
+
+def test_images_are_deployed(tmp_path, capsys):
+    MADE["image-classification"].make(tmp_path)
+    train, evaluation = json.loads((tmp_path / "paths.json").read_text())
+    found = run(capsys, "deploy", tmp_path / "model", "--train", train, "--eval", evaluation, "-o", tmp_path / "out",
+                "--num-heads", "0.5", "--recover", "least-squares", "--rounds", "2", "--warmup", "0", "--no-memory",
+                "--no-figures")  # fmt: skip
+    assert {name: export["quantized" if "int8" in name else "fp32"]["accuracy"] > 0.7
+            for name, export in found["exports"].items()} == dict.fromkeys(
+                ("dense", "dense-int8", "pruned-onnx", "pruned-int8"), True)  # fmt: skip
+    assert {entry["sequence_length"] for entry in found["latency"]["measurements"]} == {5}  # four patches and a class
