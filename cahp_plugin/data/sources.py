@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ _READERS = {
 }
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _RECORDINGS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff")
+_ROWS = 1000  # of a stream, written at once
 _PATHS = ("image", "audio")  # columns of paths, in files
 
 _BUILDERS = {"arrow", "cache", "csv", "generator", "json", "pandas", "parquet", "spark", "sql", "text", "xml",
@@ -98,7 +100,11 @@ def as_dataset(data: Any) -> Any:
         rows = [{"text": row} for row in data] if all(isinstance(row, str) for row in data) else data
         if not all(isinstance(row, Mapping) for row in rows):
             raise DataError("A list of data must hold texts, or rows as dicts; it holds something else.")
-        data = datasets.Dataset.from_list(list(rows))
+        names = dict.fromkeys(name for row in rows for name in row)  # `from_list` knows those of the first row alone
+        try:
+            data = datasets.Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+        except (TypeError, ValueError) as error:
+            raise DataError(f"The rows do not go together, a column holds one kind of value: {error}") from error
     elif not isinstance(data, (datasets.Dataset, list, tuple)):
         if not isinstance(data, Iterable):
             raise DataError(
@@ -117,11 +123,11 @@ def undecoded(dataset: Any) -> Any:
 
     for name, feature in dataset.features.items():
         if isinstance(feature, (datasets.Image, datasets.Audio)) and feature.decode:
-            dataset = _like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
+            dataset = like(dataset.cast_column(name, type(feature)(decode=False)), dataset)
     return dataset
 
 
-def _like(dataset: Any, before: Any) -> Any:
+def like(dataset: Any, before: Any) -> Any:
     """A data set that stands for another, with what this library has noted of that one."""
     for name in ("source_path", "spooled"):
         if hasattr(before, name):
@@ -142,24 +148,47 @@ def _spooled(rows: Iterable[Mapping[str, Any]]) -> Any:
     for name, feature in decoding.items():
         if features is not None and feature is not features[name]:
             rows = rows.cast_column(name, feature)  # type: ignore[attr-defined]  # a streaming data set
-    count = 0
+    count, names = 0, list(decoding)
     with ArrowWriter(
-        path=str(path), features=datasets.Features(decoding) if decoding else None, writer_batch_size=1000
+        path=str(path),
+        features=datasets.Features(decoding) if decoding else None,
+        writer_batch_size=None if decoding else _ROWS,  # `datasets` writes fewer images and recordings at once
     ) as writer:
         for row in rows:
             if not isinstance(row, (Mapping, str)):
                 raise DataError(f"Row {count} of the stream is a {type(row).__name__}; expected a dict or a text.")
-            writer.write({"text": row} if isinstance(row, str) else dict(row))
+            row = {"text": row} if isinstance(row, str) else row
+            names = names or list(row)
+            if not set(row) <= set(names):
+                raise DataError(
+                    f"Row {count} of the stream has the columns {', '.join(row)}; those before it have "
+                    f"{', '.join(names)}. Give each row the same, None where there is no value."
+                )
+            with _writing(count):
+                writer.write({name: row.get(name) for name in names})
             count += 1
         if not count:
             raise DataError("The data set is empty.")
-        writer.finalize()
+        with _writing(count - 1):
+            writer.finalize()
     logger.info(
         f"{count} rows of a stream were written to a temporary folder ({path.stat().st_size / 2**20:.0f} MiB)."
     )
     dataset = datasets.Dataset.from_file(str(path))
     dataset.spooled = folder
     return dataset
+
+
+@contextlib.contextmanager
+def _writing(row: int) -> Iterator[None]:
+    """Says where a row of a stream does not go with those before it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"Among the last {_ROWS} rows up to {row} of the stream, a value is of another kind than its column: "
+            f"{error}. Give values of one kind, or a `datasets.IterableDataset` with `features`."
+        ) from error
 
 
 def _without_blank_lines(dataset: Any) -> Any:
@@ -171,7 +200,7 @@ def _without_blank_lines(dataset: Any) -> Any:
 
 def _with_absolute_paths(dataset: Any, folder: Path) -> Any:
     """Paths of images and recordings, which a file gives from its own folder on."""
-    names = [name for name in _PATHS if name in dataset.column_names and isinstance(dataset[0][name], str)]
+    names = [name for name in _PATHS if getattr(dataset.features.get(name), "dtype", "") in ("string", "large_string")]
 
     def absolute(value: Any) -> Any:
         relative = isinstance(value, str) and "://" not in value

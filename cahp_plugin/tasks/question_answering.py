@@ -22,7 +22,7 @@ _CANDIDATES = 20
 
 
 class QuestionAnswering(Task):
-    """A span of the context; long contexts are read in windows that overlap by an eighth of the tokens.
+    """A span of the context; long contexts are read in windows that overlap by a quarter.
 
     As in the scripts for SQuAD of transformers: of the best starts and ends of all windows, the pair of the highest
     sum that is in the context, in order and at most 30 tokens long. Where some questions have no answer, the first
@@ -66,7 +66,7 @@ class QuestionAnswering(Task):
                 batch[context],
                 truncation="only_second",
                 max_length=limit,
-                stride=room // 8,
+                stride=room // 4,
                 return_overflowing_tokens=True,
                 return_offsets_mapping=True,
             )

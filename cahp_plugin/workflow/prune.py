@@ -18,6 +18,7 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.runs import fingerprint_of_model
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.data import as_dataset
+from cahp_plugin.data.sources import like
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.processes import processes
@@ -233,7 +234,7 @@ def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
         raise DataError("No evaluation data was given, and the training set has too few rows to hold some out.")
     logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
     parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
-    return {"training": parts["train"], "evaluation": parts["test"]}
+    return {"training": like(parts["train"], train), "evaluation": like(parts["test"], train)}
 
 
 def load_model(name: str, *, task: str | None = None, device: str | None = None) -> tuple[Any, Any]:

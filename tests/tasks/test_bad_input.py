@@ -76,7 +76,7 @@ def test_a_head_of_another_task(cls, task, message, saved, refused):
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ("f1", "`metric` is 'f1'; text-classification has accuracy, or one of your own: module:function"),
+        ("f1", "`metric` is 'f1'; expected module:function, or one of accuracy, f1_micro"),
         ("perplexity", "`metric` is 'perplexity'; text-classification has accuracy, or"),
         ("no_such_module:f", "'no_such_module:f' can't be imported"),
     ],
