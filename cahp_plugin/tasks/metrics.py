@@ -355,7 +355,7 @@ def metric_named(name: str) -> Metric:
     """Finds a metric by its name, or makes one of a function of the user's.
 
     Args:
-        name: A name of :data:`METRICS`, or ``module:function``, of an installed module or a file of the current folder.
+        name: A name of :data:`METRICS`, or ``module:function``, installed or a file of the current folder.
             The function takes the predictions and the references as two lists and returns a number; higher is better
             unless it has ``higher_is_better = False``.
 

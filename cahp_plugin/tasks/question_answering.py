@@ -92,7 +92,7 @@ class QuestionAnswering(Task):
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_spans(*(_real(logits, inputs) for logits in (output.start_logits, output.end_logits)), labels)
+        return of_spans(_real(output.start_logits, inputs), _real(output.end_logits, inputs), labels)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """For each window: score and characters of its best answer, and the score of there being none."""
@@ -194,8 +194,8 @@ def _read_answers(data: Any, column: str, context: str) -> list[list[tuple[int, 
             there = isinstance(answer, str) and isinstance(start, int) and start >= 0
             if not there or text[start : start + len(answer)] != answer:
                 raise DataError(
-                    f"{where}: {answer!r} is not in the context at character {start}. Correct `answer_start`, or leave "
-                    "the row out; a question without an answer has empty lists."
+                    f"{where}: {answer!r} is not in the context at character {start}. Correct `answer_start`, or "
+                    "leave the row out; a question without an answer has empty lists."
                 )
         found.append([(start, answer) for start, answer in zip(starts, texts, strict=True) if answer.strip()])
     return found

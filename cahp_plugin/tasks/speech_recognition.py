@@ -47,7 +47,9 @@ class SpeechRecognition(Text2Text):
         labels = [ids[1:] if ids and ids[0] == start else ids for ids in labels]
         extractor = processor.feature_extractor
         lengths, cut = [], 0
-        for row, found in enumerate(data.with_format(None).select_columns([audio])):  # all can be read, before any work
+        for row, found in enumerate(
+            data.with_format(None).select_columns([audio])
+        ):  # all can be read, before any work
             samples = read_audio(found[audio], extractor.sampling_rate, f"Column {audio!r}, row {row}")
             cut += len(samples) > extractor.n_samples
             lengths.append(1 + len(labels[row]))

@@ -37,8 +37,8 @@ class TextClassification(Task):
         if (model.config.num_labels == 1) != (self.problem_type == "regression"):
             raise UnsupportedModelError(
                 f"{type(model).__name__} gives {model.config.num_labels} logit(s); {self.name} takes "
-                f"{'one' if self.problem_type == 'regression' else 'two or more'}. Leave `task` out, or load the model "
-                "with another `num_labels` and train its head first."
+                f"{'one' if self.problem_type == 'regression' else 'two or more'}. Leave `task` out, or load the "
+                "model with another `num_labels` and train its head first."
             )
         model.config.problem_type = self.problem_type
 

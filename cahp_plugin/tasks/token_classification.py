@@ -50,7 +50,9 @@ class TokenClassification(Task):
                 "(`tokenizer.json`)."
             )
         if _needs_spaces(processor):
-            raise DataError(f"{type(processor).__name__} takes words apart only if loaded with `add_prefix_space=True`.")
+            raise DataError(
+                f"{type(processor).__name__} takes words apart only if loaded with `add_prefix_space=True`."
+            )
         columns = self.columns(data, options)
         words = _read_words(data, columns.text[0])
         tags, names = encode_tags(data, columns.label, words, model.config)

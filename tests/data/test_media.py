@@ -62,7 +62,10 @@ def test_images_are_turned_as_their_camera_has_it():
         ([[0, 1]], "got list"),
         ({"bytes": None, "path": None}, "got NoneType"),
         ("missing.png", "here: there is no file missing.png"),
-        ("https://example.org/a.png", "here: https://example.org/a.png is an address; nothing is fetched. Download it"),
+        (
+            "https://example.org/a.png",
+            "here: https://example.org/a.png is an address; nothing is fetched. Download it",
+        ),
     ],
 )
 def test_no_image(value, message):

@@ -141,11 +141,11 @@ def test_splits_of_a_file(tmp_path):
 
 
 def test_a_text_a_line(tmp_path):
-    (tmp_path / "texts.txt").write_text("one, two\n\n  \n\u00e4 \"quoted\"\tline\r\nlast", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text('one, two\n\n  \n\u00e4 "quoted"\tline\r\nlast', encoding="utf-8")
     found = load_examples(str(tmp_path / "texts.txt"))
     assert found["text"][:] == ["one, two", '\u00e4 "quoted"\tline', "last"]
     (tmp_path / "blank.txt").write_text("\n \n\n")
-    with pytest.raises(DataError, match="blank.txt is empty"):
+    with pytest.raises(DataError, match=r"blank.txt is empty"):
         load_examples(str(tmp_path / "blank.txt"))
 
 
@@ -170,8 +170,14 @@ def test_lists_of_texts_and_of_rows(tmp_path):
         (DatasetDict(train=Dataset.from_list(ROWS)), "has the splits train: hand over one of them"),
         ([{"label": 1}, {"label": "x"}], "The rows do not go together"),
         (iter([{"text": "a"}, 3]), "Row 1 of the stream is a int; expected a dict or a text"),
-        (iter([{"text": "a"}, {"text": "a", "label": 1}]), "Row 1 of the stream has the columns text, label; those bef"),
-        (({"label": i if i < 1400 else "x"} for i in range(1500)), "Among the last 1000 rows up to 1499 of the stream"),
+        (
+            iter([{"text": "a"}, {"text": "a", "label": 1}]),
+            "Row 1 of the stream has the columns text, label; those bef",
+        ),
+        (
+            ({"label": i if i < 1400 else "x"} for i in range(1500)),
+            "Among the last 1000 rows up to 1499 of the stream",
+        ),
     ],
 )
 def test_what_is_no_data(data, message):

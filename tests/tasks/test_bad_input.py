@@ -61,10 +61,18 @@ TAGS = [{"tokens": ["w1", "w2"], "ner_tags": ["B-X", "I-X"]}, {"tokens": ["w3"],
     [
         (transformers.BertModel, "text-classification", "BertModel has no head for text-classification. Load .*`Auto"),
         (transformers.BertForMaskedLM, "token-classification", "BertForMaskedLM has no head for token-classification"),
-        (transformers.BertForMaskedLM, "feature-extraction", "BertForMaskedLM has no head for|has a head, and feature"),
+        (
+            transformers.BertForMaskedLM,
+            "feature-extraction",
+            "BertForMaskedLM has no head for|has a head, and feature",
+        ),
         (transformers.BertForTokenClassification, "text-classification", "has no head for text-classification"),
         (transformers.BertForSequenceClassification, "text-regression", "gives 2 .*takes one. Leave `task` out"),
-        (transformers.BertForSequenceClassification, "sentiment", "task 'sentiment' is not known; expected one of mul"),
+        (
+            transformers.BertForSequenceClassification,
+            "sentiment",
+            "task 'sentiment' is not known; expected one of mul",
+        ),
         (transformers.BertForMultipleChoice, None, "BertForMultipleChoice does none of the tasks .*Load it with"),
     ],
 )
@@ -111,18 +119,46 @@ def rows(name, **changes):
         ("text-classification", {"label": 0.5}, "Column 'label', row 1: expected a class number, got 0.5"),
         ("text-classification", {"label": None}, "Column 'label', row 1: the label is missing"),
         ("text-classification", {"text": None}, BAD_TEXT),
-        ("multi-label-classification", {"labels": [3]}, "Column 'labels', row 1: expected a label of the model's, from"),
-        ("multi-label-classification", {"labels": None}, "Column 'labels', row 1: expected a list of labels, got None"),
+        (
+            "multi-label-classification",
+            {"labels": [3]},
+            "Column 'labels', row 1: expected a label of the model's, from",
+        ),
+        (
+            "multi-label-classification",
+            {"labels": None},
+            "Column 'labels', row 1: expected a list of labels, got None",
+        ),
         ("multi-label-classification", {"labels": [None]}, "Column 'labels', row 1: expected a label of the model's"),
         ("text-regression", {"score": None}, "Column 'score', row 1: expected a number, got None"),
         ("token-classification", {"ner_tags": ["O"]}, "row 1: expected 2 tags, one for each word; got 1 tags"),
-        ("token-classification", {"ner_tags": None}, "Column 'ner_tags', row 1: expected 2 tags, one for each word; got"),
-        ("token-classification", {"ner_tags": ["O", None]}, "Column 'ner_tags', row 1: expected a label of the model's"),
-        ("token-classification", {"ner_tags": ["S-X", "O"]}, "row 1: the model has no label 'S-X'; it has B-X, B-Y, I-X"),
-        ("token-classification", {"ner_tags": ["E-X", "O"]}, "seem to be tagged in another scheme than the model's (B-,"),
+        (
+            "token-classification",
+            {"ner_tags": None},
+            "Column 'ner_tags', row 1: expected 2 tags, one for each word; got",
+        ),
+        (
+            "token-classification",
+            {"ner_tags": ["O", None]},
+            "Column 'ner_tags', row 1: expected a label of the model's",
+        ),
+        (
+            "token-classification",
+            {"ner_tags": ["S-X", "O"]},
+            "row 1: the model has no label 'S-X'; it has B-X, B-Y, I-X",
+        ),
+        (
+            "token-classification",
+            {"ner_tags": ["E-X", "O"]},
+            "seem to be tagged in another scheme than the model's (B-,",
+        ),
         ("token-classification", {"tokens": []}, "Column 'tokens', row 1: expected a list of words, got []"),
         ("question-answering", {"answers": {"text": ["w3"], "answer_start": [0]}}, "'w3' is not in the context at"),
-        ("question-answering", {"answers": {"text": ["w9"], "answer_start": [-1]}}, "Column 'answers', row 1: 'w9' is"),
+        (
+            "question-answering",
+            {"answers": {"text": ["w9"], "answer_start": [-1]}},
+            "Column 'answers', row 1: 'w9' is",
+        ),
         ("question-answering", {"answers": None}, "Column 'answers', row 1: expected {'text': [...], 'answer_start'"),
         ("question-answering", {"context": None}, "Column 'context', row 1: expected text, got None"),
         ("text2text-generation", {"target": None}, "Column 'target', row 1: expected text, got None"),
@@ -138,27 +174,61 @@ def test_a_row_that_can_not_be_used(name, changes, message, saved, refused):
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [
-        ("text-classification", {"text": "w1", "label": [0, 1]}, "Column 'label', row 0: expected a class number, got ["),
+        (
+            "text-classification",
+            {"text": "w1", "label": [0, 1]},
+            "Column 'label', row 0: expected a class number, got [",
+        ),
         ("text-classification", {"text": "w1", "label": "d"}, "row 0: the model has no class 'd'; it has a, b, c"),
         ("multi-label-classification", {"text": "w1", "labels": "a"}, "row 0: expected a list of labels, got 'a'"),
         ("multi-label-classification", {"text": "w1", "labels": [0, 1, 0, 1]}, "row 0: label 0 is there twice in"),
         ("text-regression", {"text": "w1", "score": "good"}, "Column 'score', row 0: expected a number, got 'good'"),
-        ("token-classification", {"tokens": "w1 w2", "ner_tags": ["O"]}, "row 0: expected a list of words, got 'w1 w2'"),
-        ("token-classification", {"tokens": ["w1"], "ner_tags": [5]}, "row 0: expected a label of the model's, from 0 to 4"),
+        (
+            "token-classification",
+            {"tokens": "w1 w2", "ner_tags": ["O"]},
+            "row 0: expected a list of words, got 'w1 w2'",
+        ),
+        (
+            "token-classification",
+            {"tokens": ["w1"], "ner_tags": [5]},
+            "row 0: expected a label of the model's, from 0 to 4",
+        ),
         ("question-answering", {"question": "w1", "context": "w1", "answers": [0]}, "expected {'text': [...], 'answ"),
-        ("text2text-generation", {"source": "w1"}, "No label column with a usual name was found; the columns are source."),
-        ("text-classification", {"text": "w1"}, "No label column with a usual name was found; the columns are text. Na"),
-        ("text-generation", {"words": "w1"}, "No text column with a usual name was found; the columns are words. Name"),
+        (
+            "text2text-generation",
+            {"source": "w1"},
+            "No label column with a usual name was found; the columns are source.",
+        ),
+        (
+            "text-classification",
+            {"text": "w1"},
+            "No label column with a usual name was found; the columns are text. Na",
+        ),
+        (
+            "text-generation",
+            {"words": "w1"},
+            "No text column with a usual name was found; the columns are words. Name",
+        ),
         ("text-generation", {"text": ["w1"]}, "Column 'text', row 0: expected text, got ['w1']"),
-        ("image-classification", {"text": "w1", "label": 0}, "No image column with a usual name was found; the columns"),
-        ("automatic-speech-recognition", {"text": "w1"}, "No audio column with a usual name was found; the columns are"),
+        (
+            "image-classification",
+            {"text": "w1", "label": 0},
+            "No image column with a usual name was found; the columns",
+        ),
+        (
+            "automatic-speech-recognition",
+            {"text": "w1"},
+            "No audio column with a usual name was found; the columns are",
+        ),
     ],
 )
 def test_data_of_another_shape(name, wrong, message, saved, refused):
     assert message in refused(saved(name), [wrong] * 3)
 
 
-@pytest.mark.parametrize("name", ["text-classification", "text-generation", "text2text-generation", "feature-extraction"])
+@pytest.mark.parametrize(
+    "name", ["text-classification", "text-generation", "text2text-generation", "feature-extraction"]
+)
 def test_empty_texts(name, saved, refused):
     column = {"text2text-generation": "source", "feature-extraction": "sentence1"}.get(name, "text")
     told = refused(saved(name), [row | {column: " "} for row in rows(name)])

@@ -139,8 +139,12 @@ def own(tmp_path, monkeypatch, text, name="mine"):
 
 
 def test_a_metric_of_ones_own(tmp_path, monkeypatch):
-    own(tmp_path, monkeypatch, "def wrong(ours, theirs):\n    return sum(map(int.__ne__, ours, theirs))\n"
-        "wrong.higher_is_better = False\nclass Of:\n    def __call__(self, a, b):\n        return 1\nmine = Of()\n")  # fmt: skip
+    own(
+        tmp_path,
+        monkeypatch,
+        "def wrong(ours, theirs):\n    return sum(map(int.__ne__, ours, theirs))\nwrong.higher_is_better = False\n"
+        "class Of:\n    def __call__(self, a, b):\n        return 1\nmine = Of()\n",
+    )
     before = list(sys.path)
     metric = metric_named("mine:wrong")
     assert sys.path == before
