@@ -59,7 +59,7 @@ def find_columns(
         DataError: A named column is missing, or none has a usual name; the message lists the columns there are.
     """
     text = text_columns or next((usual for usual in usual_text if set(usual) <= set(dataset.column_names)), ())
-    what = usual_text[-1][0] if usual_text[-1][0] in ("image", "audio") else "text"
+    what = usual_text[0][0] if usual_text[0][0] in ("image", "audio") else "text"
     if not text:
         told = f"No {what} column with a usual name was found; {_there(dataset)}."
         raise DataError(f"{told} Name it with `text_columns`.")

@@ -111,8 +111,14 @@ def encode_label_sets(dataset: Any, column: str, config: Any) -> list[list[float
     numbers = _numbers_of(flat, [row for row, value in enumerate(values) for _ in value], column, config, named)
     found = [[0.0] * count for _ in values]
     for row, value in enumerate(values):
-        for _ in value:
-            found[row][next(numbers)] = 1.0
+        for label in value:
+            number = next(numbers)
+            if found[row][number] and not isinstance(label, str):
+                raise DataError(
+                    f"Column {column!r}, row {row}: label {number} is there twice in {value!r}. Give each label once, "
+                    f"or 0 or 1 for each of the model's {count} labels, in all rows."
+                )
+            found[row][number] = 1.0
     return found
 
 

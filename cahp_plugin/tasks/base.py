@@ -101,7 +101,7 @@ class Task(abc.ABC):
         Raises:
             UnsupportedModelError: It has no such head.
         """
-        if not type(model).__name__.endswith(self.suffixes):
+        if not any(cls.__name__.endswith(self.suffixes) for cls in type(model).__mro__):
             raise UnsupportedModelError(
                 f"{type(model).__name__} has no head for {self.name}. Load the checkpoint with `{self.auto}` and "
                 "train its head first, or leave `task` out: the model's class tells it."

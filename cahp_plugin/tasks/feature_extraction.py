@@ -17,12 +17,12 @@ from cahp_plugin.data.labels import encode_numbers
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.tasks.base import TOKENS, Options, Task, real_tokens
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.text import Padding, length_limit, tokenized
+from cahp_plugin.tasks.text import Padding, check_texts, length_limit, tokenized
 
 logger = logging.get_logger(__name__)
 
-#: Files of sentence-transformers that say how tokens become a sentence.
-POOLING, MODULES = "1_Pooling/config.json", "modules.json"
+#: File of sentence-transformers that says how tokens become a sentence.
+POOLING = "1_Pooling/config.json"
 _MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean", "pooling_mode_max_tokens": "max",
           "pooling_mode_lasttoken": "lasttoken"}  # fmt: skip
 
@@ -60,6 +60,15 @@ class FeatureExtraction(Task):
         """See the base class."""
         return _with(pooling_of(str(getattr(model, "name_or_path", ""))))
 
+    def settle(self, model: Any) -> None:
+        """See the base class."""
+        bare = any(self.fits(cls.__name__, model.config) for cls in type(model).__mro__)
+        if not bare or model.get_output_embeddings() is not None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has a head, and {self.name} takes a model without one. Load the checkpoint "
+                f"with `{self.auto}`, or leave `task` out: the model's class tells it."
+            )
+
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""
         if getattr(model, "main_input_name", "input_ids") != "input_ids" or hasattr(model, "decoder"):
@@ -68,6 +77,7 @@ class FeatureExtraction(Task):
                 "texts."
             )
         columns = self.columns(data, options)
+        check_texts(data, columns.text)
         scores = encode_numbers(data, columns.label) if len(columns.text) == 2 and columns.label else []
         limit, cuts = length_limit(processor, model, options.max_length), options.max_length is not None
         texts = [text for pair in zip(*(data.with_format(None)[name] for name in columns.text), strict=True)

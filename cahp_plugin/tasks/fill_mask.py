@@ -39,6 +39,10 @@ class FillMask(LanguageModeling):
         read = [tokenizer.mask_token_id if place in hidden else token for place, token in enumerate(ids)]
         return read, [token if place in hidden else IGNORED for place, token in enumerate(ids)]
 
+    def predicts(self, labels: list[int]) -> bool:
+        """See the base class."""
+        return any(label != IGNORED for label in labels)
+
     def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """See the base class."""
         return values, labels

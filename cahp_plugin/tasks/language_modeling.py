@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import TOKENS, Options, Task, tokens_counted
 from cahp_plugin.tasks.decoder_inputs import IGNORED
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
-from cahp_plugin.tasks.text import Padding, check_texts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.text import Padding, check_texts, in_parts, length_limit, mapped, told_chunks
+
+logger = logging.get_logger(__name__)
 
 
 class LanguageModeling(Task):
@@ -34,23 +38,25 @@ class LanguageModeling(Task):
 
         def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
             nonlocal taken
-            whole = bool(getattr(processor, "is_fast", False))
-            found = processor(batch[column], truncation=True, max_length=limit, return_overflowing_tokens=whole)
-            samples = found.get("overflow_to_sample_mapping", range(len(indices)))
             pieces: dict[str, list[Any]] = {"input_ids": [], "attention_mask": [], "row": [], "labels": []}
-            for sample, ids in zip(samples, found["input_ids"], strict=True):
-                ids, labels = self.labels(ids, indices[sample] * 1009 + len(pieces["row"]), processor)
-                if sum(label != IGNORED for label in labels[1:]):  # a single token has nothing to predict it from
-                    new = (ids, [1] * len(ids), indices[sample], labels)
-                    for name, value in zip(pieces, new, strict=True):
+            parts: Counter[int] = Counter()
+            for sample, ids in _taken_apart(processor, batch[column], limit):
+                row = indices[sample]
+                ids, labels = self.labels(ids, row * 100_003 + parts[row], processor)
+                parts[row] += 1
+                if self.predicts(labels):
+                    for name, value in zip(pieces, (ids, [1] * len(ids), row, labels), strict=True):
                         pieces[name].append(value)
-            taken += len({row for row in pieces["row"] if pieces["row"].count(row) > 1})
+            taken += in_parts(pieces["row"])
             return pieces
 
         examples = mapped(data, encoded, with_indices=True)
         if not len(examples):
             raise DataError(f"Column {column!r}: no text has two tokens, so there is nothing to predict.")
         told = told_chunks(taken, len(data), limit, len(examples))
+        left = len(data) - len(set(examples["row"]))
+        if left:
+            logger.warning(f"{left} of {len(data)} texts have no token to predict and do not count.")
         lengths = [len(ids) for ids in examples["input_ids"]]
         head = model.get_output_embeddings()
         width = 0 if head is None else int(head.weight.shape[0])
@@ -62,6 +68,10 @@ class LanguageModeling(Task):
     @abc.abstractmethod
     def labels(self, ids: list[int], seed: int, tokenizer: Any) -> tuple[list[int], list[int]]:
         """What the model reads, and what it is to predict: token ids, -100 where nothing."""
+
+    @abc.abstractmethod
+    def predicts(self, labels: list[int]) -> bool:
+        """Whether a piece of text has a token to predict."""
 
     @abc.abstractmethod
     def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -91,3 +101,15 @@ class LanguageModeling(Task):
         for row, tokens in zip(examples.rows, outcomes, strict=True):
             found[row].extend(tokens)
         return found, list(examples.references)
+
+
+def _taken_apart(tokenizer: Any, texts: Sequence[str], limit: int) -> Iterator[tuple[int, list[int]]]:
+    """Number of the text and token ids of each piece."""
+    if getattr(tokenizer, "is_fast", False):
+        found = tokenizer(texts, truncation=True, max_length=limit, return_overflowing_tokens=True)
+        yield from zip(found["overflow_to_sample_mapping"], found["input_ids"], strict=True)
+        return
+    room = limit - tokenizer.num_special_tokens_to_add()
+    for sample, ids in enumerate(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]):
+        for start in range(0, max(1, len(ids)), room):
+            yield sample, tokenizer.build_inputs_with_special_tokens(ids[start : start + room])

@@ -22,16 +22,11 @@ class MultiLabel(TextClassification):
     metrics = ("f1_micro", "f1_macro")
     compared = "each label, present or not"
     optimum = "text-classification"
+    problem_type = "multi_label_classification"
 
     def fits(self, class_name: str, config: Any) -> bool:
         """See the base class."""
-        kind = getattr(config, "problem_type", None)
-        return super().fits(class_name, config) and kind == "multi_label_classification"
-
-    def settle(self, model: Any) -> None:
-        """See the base class."""
-        super().settle(model)
-        model.config.problem_type = "multi_label_classification"
+        return super().fits(class_name, config) and getattr(config, "problem_type", None) == self.problem_type
 
     def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
         """See the base class."""

@@ -11,8 +11,12 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 _ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError)
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, **options: Any) -> Any:
     """Loads the tokenizer of a checkpoint or of an exported folder.
+
+    Args:
+        name: Folder or Hub id.
+        **options: For ``AutoTokenizer.from_pretrained``.
 
     Raises:
         CheckpointError: There is none that loads.
@@ -24,7 +28,7 @@ def load_tokenizer(name: str) -> Any:
         # Transformers 5 would make one with an empty vocabulary.
         raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import TOKENS, Options, Task, real_tokens
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, of_spans
-from cahp_plugin.tasks.text import Padding, check_texts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.text import Padding, check_texts, in_parts, length_limit, mapped, told_chunks
+
+logger = logging.get_logger(__name__)
 
 _LONGEST_ANSWER = 30
 _CANDIDATES = 20
@@ -48,22 +51,27 @@ class QuestionAnswering(Task):
         check_texts(data, columns.text)
         question, context = columns.text
         answers = _read_answers(data, columns.label, context)
-        limit, taken = length_limit(processor, model, options.max_length), 0
+        limit, taken, cut = length_limit(processor, model, options.max_length), 0, 0
+        room = limit - processor.num_special_tokens_to_add(pair=True)
+        if room < 2:
+            raise DataError(f"`max_length` is {limit}: that leaves no token for a question and one for its context.")
 
         def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
-            nonlocal taken
+            nonlocal taken, cut
             # Room for the context is what the question leaves: at most half of the tokens go to a question.
+            asked = [_cut(processor, text, room // 2) for text in batch[question]]
+            cut += sum(own != text for own, text in zip(asked, batch[question], strict=True))
             found = processor(
-                [_cut(processor, text, limit // 2) for text in batch[question]],
+                asked,
                 batch[context],
                 truncation="only_second",
                 max_length=limit,
-                stride=limit // 8,
+                stride=room // 4,
                 return_overflowing_tokens=True,
                 return_offsets_mapping=True,
             )
             rows = [indices[sample] for sample in found.pop("overflow_to_sample_mapping")]
-            taken += len({row for row in rows if rows.count(row) > 1})
+            taken += in_parts(rows)
             offsets, labels = [], []
             for position, (row, places) in enumerate(zip(rows, found.pop("offset_mapping"), strict=True)):
                 ids = found.sequence_ids(position)
@@ -74,6 +82,8 @@ class QuestionAnswering(Task):
 
         examples = mapped(data, encoded, with_indices=True)
         told = told_chunks(taken, len(data), limit, len(examples))
+        if cut:
+            logger.warning(f"{cut} of {len(data)} questions are longer than {room // 2} tokens and were cut.")
         lengths = [len(ids) for ids in examples["input_ids"]]
         references = [[text for _, text in found] for found in answers]
         extra = {"contexts": data.with_format(None)[context]}
@@ -82,7 +92,7 @@ class QuestionAnswering(Task):
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_spans(output.start_logits, output.end_logits, labels)
+        return of_spans(_real(output.start_logits, inputs), _real(output.end_logits, inputs), labels)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """For each window: score and characters of its best answer, and the score of there being none."""
@@ -113,11 +123,13 @@ class QuestionAnswering(Task):
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
         pairs = ((ours.start_logits, theirs.start_logits), (ours.end_logits, theirs.end_logits))
-        padding = ~real_tokens(inputs).to(ours.start_logits.device)
-        return sum(
-            (divergence_of_classes(*(logits.masked_fill(padding, -1e4) for logits in pair)) for pair in pairs),
-            torch.zeros(()),
-        )
+        first, last = (divergence_of_classes(*(_real(logits, inputs) for logits in pair)) for pair in pairs)
+        return first + last
+
+
+def _real(logits: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """Logits of which padding has none: an example's loss does not depend on the others of its batch."""
+    return logits.float().masked_fill(~real_tokens(inputs).to(logits.device), -1e4)
 
 
 class _Padding(Padding):
@@ -130,9 +142,7 @@ class _Padding(Padding):
 
 
 def _cut(tokenizer: Any, text: str, limit: int) -> str:
-    """A question without what is beyond the limit; nearly all are short."""
-    if len(text) <= limit:
-        return text
+    """A question without what is beyond the limit; a letter may be several tokens."""
     places = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return text if len(places) <= limit else text[: places[limit - 1][1]]
 
@@ -177,9 +187,15 @@ def _read_answers(data: Any, column: str, context: str) -> list[list[tuple[int, 
             )
         if not isinstance(value, Mapping) or not {"text", "answer_start"} <= set(value):
             raise DataError(f"{where}: expected {{'text': [...], 'answer_start': [...]}} as in SQuAD, got {value!r}.")
-        answers = list(zip(value["answer_start"] or [], value["text"] or [], strict=False))
-        for start, answer in answers:
-            if not isinstance(start, int) or start < 0 or text[start : start + len(answer)] != answer:
-                raise DataError(f"{where}: {answer!r} is not in the context at character {start}.")
-        found.append(answers)
+        starts, texts = (value[key] or [] for key in ("answer_start", "text"))
+        if not isinstance(starts, list) or not isinstance(texts, list) or len(starts) != len(texts):
+            raise DataError(f"{where}: expected as many `answer_start` as `text`, as lists; got {value!r}.")
+        for start, answer in zip(starts, texts, strict=True):
+            there = isinstance(answer, str) and isinstance(start, int) and start >= 0
+            if not there or text[start : start + len(answer)] != answer:
+                raise DataError(
+                    f"{where}: {answer!r} is not in the context at character {start}. Correct `answer_start`, or "
+                    "leave the row out; a question without an answer has empty lists."
+                )
+        found.append([(start, answer) for start, answer in zip(starts, texts, strict=True) if answer.strip()])
     return found

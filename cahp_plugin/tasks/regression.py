@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cahp_plugin.data.columns import LABEL_COLUMNS
 from cahp_plugin.data.labels import encode_numbers
-from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.tasks.losses import of_numbers
 from cahp_plugin.tasks.text_classification import TextClassification
 
@@ -24,21 +23,12 @@ class Regression(TextClassification):
     metrics = ("spearman", "mean_squared_error")
     compared = "the number: squared difference"
     optimum = "text-classification"
+    problem_type = "regression"
 
     def fits(self, class_name: str, config: Any) -> bool:
         """See the base class."""
-        one = getattr(config, "num_labels", None) == 1 or getattr(config, "problem_type", None) == "regression"
+        one = getattr(config, "num_labels", None) == 1 or getattr(config, "problem_type", None) == self.problem_type
         return super().fits(class_name, config) and one
-
-    def settle(self, model: Any) -> None:
-        """See the base class."""
-        super().settle(model)
-        if model.config.num_labels != 1:
-            raise UnsupportedModelError(
-                f"{type(model).__name__} gives {model.config.num_labels} logits; {self.name} takes one. Leave `task` "
-                "out, or load the model with `num_labels=1`."
-            )
-        model.config.problem_type = "regression"
 
     def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
         """See the base class."""

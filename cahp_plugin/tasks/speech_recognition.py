@@ -11,8 +11,8 @@ from cahp_plugin.data.media import read_audio
 from cahp_plugin.tasks.base import Options
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.processors import load_processor
-from cahp_plugin.tasks.text import check_texts
-from cahp_plugin.tasks.text2text import DecoderPadding, Text2Text
+from cahp_plugin.tasks.text import check_texts, length_limit
+from cahp_plugin.tasks.text2text import DecoderPadding, Text2Text, cut_targets
 
 logger = logging.get_logger(__name__)
 
@@ -41,14 +41,16 @@ class SpeechRecognition(Text2Text):
         check_texts(data, [columns.label])
         targets = list(data.with_format(None)[columns.label])
         tokenizer, start = processor.tokenizer, model.config.decoder_start_token_id
-        longest = options.max_length or model.config.max_target_positions
-        labels = tokenizer(targets, truncation=True, max_length=longest)["input_ids"]
+        limit = length_limit(tokenizer, model, options.max_length)
+        labels = cut_targets(tokenizer(text_target=targets, verbose=False)["input_ids"], tokenizer, targets, limit)
         # The start of the decoder's input is put in front of the labels by the model.
         labels = [ids[1:] if ids and ids[0] == start else ids for ids in labels]
         extractor = processor.feature_extractor
         lengths, cut = [], 0
-        for row, value in enumerate(data.with_format(None)[audio]):  # read once before any work: all can be
-            samples = read_audio(value, extractor.sampling_rate, f"Column {audio!r}, row {row}")
+        for row, found in enumerate(
+            data.with_format(None).select_columns([audio])
+        ):  # all can be read, before any work
+            samples = read_audio(found[audio], extractor.sampling_rate, f"Column {audio!r}, row {row}")
             cut += len(samples) > extractor.n_samples
             lengths.append(1 + len(labels[row]))
         told = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,12 +126,9 @@ def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     )
 
 
-def pieces(ids: Sequence[int], limit: int, special: int = 0) -> list[Sequence[int]]:
-    """Takes a row of tokens apart into pieces of ``limit - special`` tokens at most, as even as whole tokens go."""
-    room = limit - special
-    count = max(1, -(-len(ids) // room))
-    size = -(-len(ids) // count)
-    return [ids[start : start + size] for start in range(0, len(ids), size)]
+def in_parts(rows: Sequence[int]) -> int:
+    """How many rows were taken apart, given the row of each piece."""
+    return sum(count > 1 for count in Counter(rows).values())
 
 
 def told_chunks(taken: int, rows: int, limit: int, examples: int) -> str:

@@ -56,7 +56,7 @@ class Text2Text(Task):
         encoded, told = tokenized(data, columns.text, processor, limit, cuts=options.max_length is not None)
         check_texts(data, [columns.label])
         targets = list(data.with_format(None)[columns.label])
-        found = processor(text_target=targets, truncation=True, max_length=limit)["input_ids"]
+        found = cut_targets(processor(text_target=targets, verbose=False)["input_ids"], processor, targets, limit)
         encoded = encoded.add_column("labels", found)
         lengths = [len(ids) + len(own) for ids, own in zip(encoded["input_ids"], found, strict=True)]
         width = int(model.get_output_embeddings().weight.shape[0])
@@ -85,6 +85,16 @@ class Text2Text(Task):
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
         return mean_over(divergence_of_classes(ours.logits, theirs.logits), labels != IGNORED)
+
+
+def cut_targets(found: list[Any], tokenizer: Any, targets: Sequence[str], limit: int) -> list[Any]:
+    """Tokens of the targets, those of too long ones without what is beyond the limit."""
+    long = sum(len(ids) > limit for ids in found)
+    if not long:
+        return found
+    logger.warning(f"{long} of {len(found)} targets are longer than {limit} tokens and were cut.")
+    cut: list[Any] = tokenizer(text_target=targets, truncation=True, max_length=limit)["input_ids"]
+    return cut
 
 
 class DecoderPadding(Padding):

@@ -29,6 +29,18 @@ class TextClassification(Task):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
     compared = "the classes"
     outputs = {"logits": BATCH}  # noqa: RUF012
+    problem_type: ClassVar[str] = "single_label_classification"
+
+    def settle(self, model: Any) -> None:
+        """See the base class; transformers takes the loss from the note in the config."""
+        super().settle(model)
+        if (model.config.num_labels == 1) != (self.problem_type == "regression"):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} gives {model.config.num_labels} logit(s); {self.name} takes "
+                f"{'one' if self.problem_type == 'regression' else 'two or more'}. Leave `task` out, or load the "
+                "model with another `num_labels` and train its head first."
+            )
+        model.config.problem_type = self.problem_type
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""

@@ -25,6 +25,10 @@ class TextGeneration(LanguageModeling):
         """See the base class."""
         return ids, list(ids)
 
+    def predicts(self, labels: list[int]) -> bool:
+        """See the base class; a single token has nothing to predict it from."""
+        return len(labels) > 1
+
     def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Each token's output is about the next; behind padding on the left, the first is predicted from nothing."""
         if not isinstance(labels, Tensor) or labels.dim() != 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from cahp_plugin.tasks.base import TOKENS, Options, Task, tokens_counted
 from cahp_plugin.tasks.decoder_inputs import IGNORED
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
-from cahp_plugin.tasks.text import Padding, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.text import Padding, in_parts, length_limit, mapped, told_chunks
 
 _TAG = re.compile(r"[BIESLU]-.+")  # of BIO, BIOES, BILOU
 
@@ -35,12 +37,21 @@ class TokenClassification(Task):
     outputs = {"logits": TOKENS}  # noqa: RUF012
     chunks = True
 
+    def load_processor(self, name: str) -> Any:
+        """See the base class; tokenizers of bytes (RoBERTa's) have to put a space before each word."""
+        found = load_tokenizer(name)
+        return load_tokenizer(name, add_prefix_space=True) if _needs_spaces(found) else found
+
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""
         if not getattr(processor, "is_fast", False):
             raise DataError(
                 f"{type(processor).__name__} does not say which word a token is of; words need a fast tokenizer "
                 "(`tokenizer.json`)."
+            )
+        if _needs_spaces(processor):
+            raise DataError(
+                f"{type(processor).__name__} takes words apart only if loaded with `add_prefix_space=True`."
             )
         columns = self.columns(data, options)
         words = _read_words(data, columns.text[0])
@@ -58,7 +69,7 @@ class TokenClassification(Task):
                 return_overflowing_tokens=True,
             )
             rows = [indices[sample] for sample in found.pop("overflow_to_sample_mapping")]
-            taken += sum(rows[i] == rows[i - 1] and (i < 2 or rows[i - 2] != rows[i]) for i in range(1, len(rows)))
+            taken += in_parts(rows)
             labels, places, seen = [], [], dict.fromkeys(indices, -1)
             for position, row in enumerate(rows):
                 own, at = [], []
@@ -113,6 +124,12 @@ class TokenClassification(Task):
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
         return mean_over(divergence_of_classes(ours.logits, theirs.logits), labels != IGNORED)
+
+
+def _needs_spaces(tokenizer: Any) -> bool:
+    """Whether its class knows of the space before a word, and it was loaded without."""
+    known = "add_prefix_space" in inspect.signature(type(tokenizer).__init__).parameters
+    return known and getattr(tokenizer, "add_prefix_space", None) is False
 
 
 def _read_words(data: Any, column: str) -> list[list[str]]:

@@ -37,8 +37,8 @@ def test_missing_columns_say_which_there_are(text, label, message):
 
 
 def test_what_a_task_calls_its_columns():
-    usual = {"usual_text": (("question", "context"), ("image",)), "usual_labels": ("answers",)}
-    assert find_columns(rows(question=["?"], context=["."], answers=["."]), **usual).text == ("question", "context")
+    usual = {"usual_text": (("image",), ("picture", "caption")), "usual_labels": ("answers",)}
+    assert find_columns(rows(picture=["?"], caption=["."], answers=["."]), **usual).text == ("picture", "caption")
     with pytest.raises(DataError, match=r"No image column with a usual name.*columns are text, answers"):
         find_columns(rows(text=["?"], answers=["."]), **usual)
     with pytest.raises(DataError, match="No label column"):
