@@ -131,7 +131,11 @@ class Task(abc.ABC):
         Raises:
             DataError: A row can't be used; the message names it.
         """
-        raise UnsupportedModelError(
+        raise self.unfed()
+
+    def unfed(self) -> UnsupportedModelError:
+        """The error of a task whose models no command feeds."""
+        return UnsupportedModelError(
             f"Models for {self.name} can be exported; no command feeds them. Select with `select_heads` and prune "
             "with `CAHPPruner` in Python."
         )
@@ -183,7 +187,10 @@ class Task(abc.ABC):
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """Predictions and references of the rows, as the metrics take them, from the outcomes of all examples."""
-        return list(outcomes), list(examples.references)
+        found: list[Any] = [None] * len(examples.references)
+        for row, outcome in zip(examples.rows, outcomes, strict=True):
+            found[row] = outcome
+        return found, list(examples.references)
 
     @abc.abstractmethod
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:

@@ -54,7 +54,7 @@ class FeatureExtraction(Task):
 
     def fits(self, class_name: str, config: Any) -> bool:
         """See the base class."""
-        return super().fits(class_name, config) and not class_name.endswith("PreTrainedModel")
+        return super().fits(class_name, config) and not class_name.endswith(("PreTrainedModel", "CLIPModel"))
 
     def of(self, model: Any) -> Task:
         """See the base class."""
@@ -65,7 +65,7 @@ class FeatureExtraction(Task):
         bare = any(self.fits(cls.__name__, model.config) for cls in type(model).__mro__)
         if not bare or model.get_output_embeddings() is not None:
             raise UnsupportedModelError(
-                f"{type(model).__name__} has a head, and {self.name} takes a model without one. Load the checkpoint "
+                f"{type(model).__name__} has a head of its own, and {self.name} takes a model without one. Load the checkpoint "
                 f"with `{self.auto}`, or leave `task` out: the model's class tells it."
             )
 
@@ -133,10 +133,16 @@ class FeatureExtraction(Task):
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The cosine of each pair; of single texts, their embeddings."""
-        first, second = torch.tensor(outcomes[::2]), torch.tensor(outcomes[1::2])
-        if len(examples) == len(examples.references):
-            return list(outcomes), list(examples.references)
-        return functional.cosine_similarity(first, second).tolist(), list(examples.references)
+        found: list[list[Any]] = [[] for _ in examples.references]
+        for row, embedding in zip(examples.rows, outcomes, strict=True):
+            found[row].append(embedding)
+        pairs = [row for row, own in enumerate(found) if len(own) == 2]
+        predicted: list[Any] = [own[0] if own else None for own in found]
+        if pairs:
+            both = torch.tensor([found[row] for row in pairs])
+            for row, cosine in zip(pairs, functional.cosine_similarity(*both.unbind(dim=1)).tolist(), strict=True):
+                predicted[row] = cosine
+        return predicted, list(examples.references)
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -79,7 +79,7 @@ class Text2Text(Task):
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """See the base class."""
         tokenizer = examples.extra["tokenizer"]
-        return tokenizer.batch_decode(outcomes, skip_special_tokens=True), list(examples.references)
+        return super().predictions(examples, tokenizer.batch_decode(outcomes, skip_special_tokens=True))
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
