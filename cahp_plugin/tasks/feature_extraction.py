@@ -65,8 +65,8 @@ class FeatureExtraction(Task):
         bare = any(self.fits(cls.__name__, model.config) for cls in type(model).__mro__)
         if not bare or model.get_output_embeddings() is not None:
             raise UnsupportedModelError(
-                f"{type(model).__name__} has a head of its own, and {self.name} takes a model without one. Load the checkpoint "
-                f"with `{self.auto}`, or leave `task` out: the model's class tells it."
+                f"{type(model).__name__} has a head of its own, and {self.name} takes a model without one. Load the "
+                f"checkpoint with `{self.auto}`, or leave `task` out: the model's class tells it."
             )
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
@@ -139,8 +139,8 @@ class FeatureExtraction(Task):
         pairs = [row for row, own in enumerate(found) if len(own) == 2]
         predicted: list[Any] = [own[0] if own else None for own in found]
         if pairs:
-            both = torch.tensor([found[row] for row in pairs])
-            for row, cosine in zip(pairs, functional.cosine_similarity(*both.unbind(dim=1)).tolist(), strict=True):
+            first, second = torch.tensor([found[row] for row in pairs]).unbind(dim=1)
+            for row, cosine in zip(pairs, functional.cosine_similarity(first, second).tolist(), strict=True):
                 predicted[row] = cosine
         return predicted, list(examples.references)
 
