@@ -95,14 +95,15 @@ class QuestionAnswering(Task):
         return of_spans(_real(output.start_logits, inputs), _real(output.end_logits, inputs), labels)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
-        """For each window: score and characters of its best answer, and the score of there being none."""
+        """For each window: its row, score and characters of its best answer, and the score of there being none."""
         found = []
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
         shifts = real_tokens(inputs).int().argmax(dim=1).tolist()  # padding on the left
         for feature, start, end, shift in zip(features, starts, ends, shifts, strict=True):
             places = torch.as_tensor(feature["offsets"])
             window = slice(shift, shift + len(places))
-            found.append([*_best(start[window], end[window], places), float(start[shift] + end[shift])])
+            best = _best(start[window], end[window], places)
+            found.append([feature["row"], *best, float(start[shift] + end[shift])])
         return found
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -110,14 +111,14 @@ class QuestionAnswering(Task):
         contexts, references = examples.extra["contexts"], list(examples.references)
         may_be_none = any(not reference for reference in references)
         best: dict[int, list[Any]] = {}
-        for row, (score, first, last, none) in zip(examples.rows, outcomes, strict=True):
-            known = best.setdefault(row, [-1e30, 0, 0, 1e30])
+        for row, (context, score, first, last, none) in zip(examples.rows, outcomes, strict=True):
+            known = best.setdefault(row, [-1e30, "", 1e30])
             if score > known[0]:
-                known[:3] = score, first, last
-            known[3] = min(known[3], none)  # none of the windows has an answer
+                known[:2] = score, contexts[context][first:last]
+            known[2] = min(known[2], none)  # none of the windows has an answer
         texts = ["" for _ in references]
-        for row, (score, first, last, none) in best.items():
-            texts[row] = "" if may_be_none and none > score else contexts[row][first:last]
+        for row, (score, text, none) in best.items():
+            texts[row] = "" if may_be_none and none > score else text
         return texts, references
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:

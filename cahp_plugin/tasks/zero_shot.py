@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cahp_plugin.tasks.base import Task
+from cahp_plugin.data.columns import Columns
+from cahp_plugin.tasks.base import Options, Task
 from cahp_plugin.tasks.losses import divergence_of_classes, of_classes
 
 
@@ -26,6 +27,10 @@ class ZeroShotImageClassification(Task):
         "text_embeds": {0: "text_batch_size"},
         "image_embeds": {0: "image_batch_size"},
     }
+
+    def columns(self, data: Any, options: Options) -> Columns:
+        """Has none: see :meth:`encode`."""
+        raise self.unfed()
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

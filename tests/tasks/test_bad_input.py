@@ -64,7 +64,7 @@ TAGS = [{"tokens": ["w1", "w2"], "ner_tags": ["B-X", "I-X"]}, {"tokens": ["w3"],
         (
             transformers.BertForMaskedLM,
             "feature-extraction",
-            "BertForMaskedLM has no head for|has a head, and feature",
+            "BertForMaskedLM has no head for|has a head of its own, and feature",
         ),
         (transformers.BertForTokenClassification, "text-classification", "has no head for text-classification"),
         (transformers.BertForSequenceClassification, "text-regression", "gives 2 .*takes one. Leave `task` out"),

@@ -78,8 +78,47 @@ def test_a_class_of_the_users_own_and_a_named_task():
 def test_a_model_with_a_head_gives_no_embeddings():
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=20))
     assert task_of(model).name == "text-generation"
-    with pytest.raises(UnsupportedModelError, match="has a head, and feature-extraction takes a model without one"):
+    with pytest.raises(
+        UnsupportedModelError, match="has a head of its own, and feature-extraction takes a model without one"
+    ):
         task_of(model, "feature-extraction")
+
+
+def test_models_that_no_command_feeds():
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = small | {"image_size": 8, "patch_size": 4}
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=small | {"vocab_size": 70}, vision_config=vision)
+    )
+    with pytest.raises(UnsupportedModelError, match="can be exported; no command feeds them"):
+        encode(rows([{"text": "w1"}]), model, tokenizer())
+    with pytest.raises(UnsupportedModelError, match="has a head of its own"):
+        task_of(model, "feature-extraction")
+    with pytest.raises(UnsupportedModelError, match="BartModel gives no embedding of a text"):
+        encode(rows([{"text": "w1"}]), transformers.BartModel(model_of("text2text-generation").config), tokenizer())
+
+
+# In which order, in which batches.
+
+
+@pytest.mark.parametrize("name", sorted(set(MADE) - {"image-classification", "automatic-speech-recognition"}))
+def test_what_is_reported_depends_on_no_order(name):
+    model, processor = model_of(name), MADE[name].processor()
+    data = rows(MADE[name].rows(random.Random(0), 12))
+    examples = with_targets(model, encode(data, model, processor))
+    assert encode(data.with_format("numpy"), model, processor).fingerprint() == examples.fingerprint()
+    found = evaluate(model, examples)
+    for other, size in ((examples, 1), (examples, 5), (examples.by_length(), 5)):
+        again = evaluate(model, other, batch_size=size)
+        assert again.loss == pytest.approx(found.loss, abs=1e-5)
+        assert [score.value for score in again.scores] == pytest.approx([s.value for s in found.scores], rel=1e-5)
+    chosen = [9, 4, 7, 1]
+    part = with_targets(model, encode(data.select(chosen), model, processor))
+    some = examples.select([index for index, row in enumerate(examples.rows) if row in chosen][::-1])
+    if name != "fill-mask":  # whose hidden tokens go with the number of the row
+        assert evaluate(model, some).loss == pytest.approx(evaluate(model, part).loss, abs=1e-5)
+        expected = evaluate(model, part).score.value
+        assert evaluate(model, some).score.value == pytest.approx(expected, rel=1e-5)
 
 
 # Sets of labels, and numbers.
