@@ -131,7 +131,11 @@ class Task(abc.ABC):
         Raises:
             DataError: A row can't be used; the message names it.
         """
-        raise UnsupportedModelError(
+        raise self.unfed()
+
+    def unfed(self) -> UnsupportedModelError:
+        """The error of a task whose models no command feeds."""
+        return UnsupportedModelError(
             f"Models for {self.name} can be exported; no command feeds them. Select with `select_heads` and prune "
             "with `CAHPPruner` in Python."
         )

@@ -54,7 +54,7 @@ class FeatureExtraction(Task):
 
     def fits(self, class_name: str, config: Any) -> bool:
         """See the base class."""
-        return super().fits(class_name, config) and not class_name.endswith("PreTrainedModel")
+        return super().fits(class_name, config) and not class_name.endswith(("PreTrainedModel", "CLIPModel"))
 
     def of(self, model: Any) -> Task:
         """See the base class."""
@@ -65,8 +65,8 @@ class FeatureExtraction(Task):
         bare = any(self.fits(cls.__name__, model.config) for cls in type(model).__mro__)
         if not bare or model.get_output_embeddings() is not None:
             raise UnsupportedModelError(
-                f"{type(model).__name__} has a head, and {self.name} takes a model without one. Load the checkpoint "
-                f"with `{self.auto}`, or leave `task` out: the model's class tells it."
+                f"{type(model).__name__} has a head of its own, and {self.name} takes a model without one. Load the "
+                f"checkpoint with `{self.auto}`, or leave `task` out: the model's class tells it."
             )
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
