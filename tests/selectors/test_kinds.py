@@ -9,12 +9,13 @@ from transformers import BertConfig, BertForTokenClassification
 from cahp_plugin import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.conditioning import LABEL_SETS, TOKEN_LABEL
+from cahp_plugin.observe.conditioning import LABEL_SETS, TOKEN_LABEL, conditioning_of
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors import Needs, View, make_selector
 from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.selectors.controls import ShuffledLabels
+from cahp_plugin.tasks import TASKS
 from cahp_plugin.units import attention_layers
 from cahp_plugin.workflow.choose import prune_and_repair
 
@@ -23,17 +24,15 @@ HOW = {"tokens": TOKEN_LABEL, "labels": LABEL_SETS}
 KINDS = list(HOW)
 
 
-def own_loss(output, inputs, labels):
-    return output.logits.flatten(1).square().mean(dim=1)
-
-
 def given(kind, count=24):
     """A model and its data: of tokens, classes by the parity of their ids; of labels, drawn ones."""
     if kind == "labels":
         data, generator = tiny_batches(count, 5), torch.Generator().manual_seed(0)
         for batch in data:
             batch["labels"] = torch.randint(0, 2, (len(batch["labels"]), 3), generator=generator).float()
-        return tiny_model(), data
+        model = tiny_model()
+        model.config.problem_type = "multi_label_classification"
+        return model, data
     config = BertConfig(
         vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
         max_position_embeddings=40, pad_token_id=0, num_labels=2,
@@ -51,7 +50,7 @@ def given(kind, count=24):
 
 def view_of(kind, data=None, config=CONFIG, **options):
     model, found = given(kind)
-    return View(model, found if data is None else data, config, loss=own_loss, kind=kind, **options)
+    return View(model, found if data is None else data, config, **options)
 
 
 def unrunnable(view):
@@ -74,7 +73,7 @@ def test_the_head_whose_rows_tell_the_classes_of_tokens_apart_wins(layer, head):
         for weight in (attention.query.weight, attention.key.weight):
             weight[8 * head : 8 * head + 8] = 0
         attention.query.weight[8 * head, 0] = attention.key.weight[8 * head, 1] = 4.0
-    view = View(model, data, CONFIG, loss=own_loss, kind="tokens")
+    view = View(model, data, CONFIG)
     scores = view.evidence.separation.mean(axis=1)
     assert int(scores.argmax()) == 4 * layer + head and scores.max() > 2 * np.sort(scores)[-2]
 
@@ -156,13 +155,14 @@ def test_sums_of_parts_are_those_of_all(kind):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_layers_that_tokens_classes_can_not_use_are_told_before_the_model_runs():
+def test_layers_that_tokens_classes_can_not_use_are_told_before_the_model_runs(monkeypatch):
     from zoo import zoo_model
 
+    monkeypatch.setattr("cahp_plugin.selectors.base.known_task", lambda model: TASKS["token-classification"])
     model = zoo_model("clip")
     model.forward = None
     with pytest.raises(UnsupportedModelError, match='`conditioning="none"`'):
-        make_selector("cahp").fit(View(model, given("tokens")[1], CONFIG, loss=own_loss, kind="tokens"))
+        make_selector("cahp").fit(View(model, given("tokens")[1], CONFIG))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_memory_is_counted_by_what_is_built(kind, needed, told, monkeypatch):
 
 def test_there_is_no_other_kind():
     with pytest.raises(ConfigError, match="`kind` must be 'examples', 'tokens' or 'labels'; got 'spans'"):
-        View(tiny_model(), kind="spans")
+        conditioning_of("label", "spans")
 
 
 def test_pairs_of_classes_can_be_named():
