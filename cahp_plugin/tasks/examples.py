@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import Task
 
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -52,9 +51,6 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.encoded)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.encoded[index]
 
     def features(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Rows of the encoded data set."""
@@ -163,9 +159,3 @@ class _Groups:
 def _text_of(value: Any) -> str:
     """Bytes of images and recordings, and whatever else JSON does not know, for a fingerprint."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
-
-
-def require(count: int, what: str) -> None:
-    """Raises where no example is left."""
-    if count == 0:
-        raise DataError(f"No example is left: {what}")
