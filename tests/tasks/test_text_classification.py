@@ -20,9 +20,9 @@ def encoded(name="bert", *, changes=None, options=None, **columns):
 
 def test_pairs_are_joined():
     found = encoded(premise=["w0 w1"], hypothesis=["w2"], label=[0])
-    assert found[0]["input_ids"] == [2, 4, 5, 3, 6, 3]
+    assert found.encoded[0]["input_ids"] == [2, 4, 5, 3, 6, 3]
     found = encoded(a=["w0 w1"], b=["w2"], kind=[1], options={"text_columns": ("b", "a"), "label_column": "kind"})
-    assert found[0]["input_ids"] == [2, 6, 3, 4, 5, 3] and found.references == [1]
+    assert found.encoded[0]["input_ids"] == [2, 6, 3, 4, 5, 3] and found.references == [1]
 
 
 @pytest.mark.parametrize(("name", "limit"), [("bert", 40), ("roberta", 39)])
