@@ -94,6 +94,14 @@ class Processes:
                 "arguments, data in the same order, and versions."
             )
 
+    def close(self) -> None:
+        """Takes the connection down, once all processes have come so far: at their exit it may abort one of them."""
+        if self.size > 1:
+            from accelerate import PartialState
+
+            self.all(None)
+            PartialState().destroy_process_group()
+
     def _together(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
