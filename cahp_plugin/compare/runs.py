@@ -204,7 +204,7 @@ def read_setup(path: Path) -> dict[str, Any] | None:
         return (
             {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None}
             | setup
-            | {"config": CAHPConfig(conditioning="label").to_dict() | setup["config"]}
+            | {"config": CAHPConfig.from_dict({}).to_dict() | setup["config"]}
         )
 
     return load(path, build)

@@ -166,19 +166,20 @@ def _measure(
     """Loss, its weight, and the outcome of each example."""
     task, here = examples.task, processes()
     makes_text = task.two_graphs and any(not entry.of_loss for entry in metrics)
-    groups = list(examples.groups(np.argsort(examples.lengths, kind="stable").tolist(), batch_size))
+    groups = examples.groups_by_length(batch_size)
     own: list[tuple[list[int], list[float], list[float], list[Any]]] = []
     for position, group in enumerate(logging.tqdm(groups, desc="Evaluating", unit="batch")):
         if position % here.size != here.rank:
             continue
-        batch = examples.batch(group)
+        features = examples.features(group)
+        batch = examples.collated(features, group)
         labels = batch.pop("labels", None)
         output = run(batch)
         losses = task.losses(output, batch, labels)
         if makes_text:
             most = int((labels != -100).sum(dim=1).max()) * 2 + 8
             output = run.generate(batch, min(most, _NEW_TOKENS))
-        outcomes = task.outcomes(output, examples.features(group), batch)
+        outcomes = task.outcomes(output, features, batch)
         own.append((group, losses.double().tolist(), task.weights(batch, labels).tolist(), outcomes))
     all_losses, weights = np.zeros(len(examples)), np.zeros(len(examples))
     found: list[Any] = [None] * len(examples)
@@ -201,7 +202,7 @@ def with_targets(model: Any, examples: Examples, *, batch_size: int = 32) -> Exa
     if not examples.task.needs_targets(examples):
         return examples
     found: list[Tensor] = [torch.empty(0)] * len(examples)
-    groups = list(examples.groups(np.argsort(examples.lengths, kind="stable").tolist(), batch_size))
+    groups = examples.groups_by_length(batch_size)
     with running(model) as run:
         for group in logging.tqdm(groups, desc="Embedding", unit="batch"):
             batch = examples.batch(group)
@@ -213,7 +214,7 @@ def with_targets(model: Any, examples: Examples, *, batch_size: int = 32) -> Exa
 def mean_divergence(ours: Runner, theirs: Runner, examples: Examples, *, batch_size: int = 32) -> float:
     """How far one model's outputs are from another's on examples, as their task has it: the mean over the examples."""
     total = 0.0
-    for group in examples.groups(np.argsort(examples.lengths, kind="stable").tolist(), batch_size):
+    for group in examples.groups_by_length(batch_size):
         batch = examples.batch(group)
         labels = batch.pop("labels", None)
         total += float(examples.task.divergence(ours(batch), theirs(batch), batch, labels).sum())

@@ -58,7 +58,11 @@ class Examples:
 
     def batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """The batch of some examples."""
-        batch = self.collate(self.features(indices))
+        return self.collated(self.features(indices), indices)
+
+    def collated(self, features: list[dict[str, Any]], indices: Sequence[int]) -> dict[str, Any]:
+        """The batch of some examples, whose rows have been read."""
+        batch = self.collate(features)
         return batch if self.targets is None else batch | {"labels": self.targets[list(indices)]}
 
     def select(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> Examples:
@@ -77,12 +81,20 @@ class Examples:
 
         Equally long ones stay in their order. The references are sorted along where each row is one example.
         """
-        order = np.argsort(self.lengths, kind="stable")
+        order = self._order()
         found = self.select(order)
         if list(self.rows) != list(range(len(self))):
             return found
         references = [self.references[index] for index in order]
         return dataclasses.replace(found, rows=range(len(self)), references=references)
+
+    def _order(self) -> list[int]:
+        order: list[int] = np.argsort(self.lengths, kind="stable").tolist()
+        return order
+
+    def groups_by_length(self, batch_size: int) -> list[list[int]]:
+        """Batches in which examples are about as long, the shortest first."""
+        return list(self.groups(self._order(), batch_size))
 
     def groups(self, order: Sequence[int], batch_size: int) -> Iterator[list[int]]:
         """Cuts an order of examples into batches, smaller ones where the outputs would fill the memory."""

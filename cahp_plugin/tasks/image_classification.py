@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from cahp_plugin.data.columns import LABEL_COLUMNS
-from cahp_plugin.data.labels import encode_labels
 from cahp_plugin.data.media import read_image, unreadable
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import Options
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_processor
+from cahp_plugin.tasks.processors import load_processor, media_rows
 from cahp_plugin.tasks.text_classification import TextClassification
 
 
@@ -41,16 +40,8 @@ class ImageClassification(TextClassification):
         if bad:
             told = "; ".join(str(row) for row in bad[:5])
             raise DataError(f"{len(bad)} of {len(data)} images can't be read: {told}.")
-        encoded = data.select_columns([image]).add_column("labels", labels)
-        if image != "image":
-            encoded = encoded.rename_column(image, "image")
-        encoded = encoded.add_column("row", list(range(len(labels))))
-        collate = Images(processor, image)
+        encoded, collate = media_rows(data, image, labels), Images(processor, image)
         return Examples(self, encoded, collate, [1] * len(labels), labels, range(len(labels)))
-
-    def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
-        """See the base class."""
-        return encode_labels(data, column, config)
 
 
 class Images:
@@ -66,6 +57,6 @@ class Images:
 
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Reads and prepares the images of the rows."""
-        images = [read_image(row["image"], f"Column {self._column!r}, row {row['row']}") for row in rows]
+        images = [read_image(row["media"], f"Column {self._column!r}, row {row['row']}") for row in rows]
         pixels = self._processor(images=images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([row["labels"] for row in rows])}

@@ -49,3 +49,10 @@ def load_processor(name: str, auto: str) -> Any:
         return getattr(transformers, auto).from_pretrained(name, trust_remote_code=False)
     except _ERRORS as error:
         raise CheckpointError(f"{name} has no processor that loads ({auto}): {error}") from error
+
+
+def media_rows(data: Any, column: str, labels: list[Any]) -> Any:
+    """Images or recordings as they are stored (``media``), with their labels and the number of each row."""
+    media = data.select_columns([column])
+    media = media if column == "media" else media.rename_column(column, "media")
+    return media.add_column("labels", labels).add_column("row", list(range(len(labels))))

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from cahp_plugin.data.media import read_audio
 from cahp_plugin.tasks.base import Options
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_processor
+from cahp_plugin.tasks.processors import load_processor, media_rows
 from cahp_plugin.tasks.text import check_texts, length_limit
 from cahp_plugin.tasks.text2text import DecoderPadding, Text2Text, cut_targets
 
@@ -47,9 +47,8 @@ class SpeechRecognition(Text2Text):
         labels = [ids[1:] if ids and ids[0] == start else ids for ids in labels]
         extractor = processor.feature_extractor
         lengths, cut = [], 0
-        for row, found in enumerate(
-            data.with_format(None).select_columns([audio])
-        ):  # all can be read, before any work
+        # All can be read, before any work.
+        for row, found in enumerate(data.with_format(None).select_columns([audio])):
             samples = read_audio(found[audio], extractor.sampling_rate, f"Column {audio!r}, row {row}")
             cut += len(samples) > extractor.n_samples
             lengths.append(1 + len(labels[row]))
@@ -57,10 +56,7 @@ class SpeechRecognition(Text2Text):
         if cut:
             told = f"{cut} of {len(data)} recordings are longer than {extractor.chunk_length} s and were cut."
             logger.warning(told)
-        encoded = data.select_columns([audio]).add_column("labels", labels)
-        if audio != "audio":
-            encoded = encoded.rename_column(audio, "audio")
-        encoded = encoded.add_column("row", list(range(len(labels))))
+        encoded = media_rows(data, audio, labels)
         width = int(model.get_output_embeddings().weight.shape[0])
         collate, extra = Recordings(processor, model, audio), {"tokenizer": tokenizer}
         return Examples(self, encoded, collate, lengths, targets, range(len(targets)), width, told, extra=extra)
@@ -82,6 +78,6 @@ class Recordings(DecoderPadding):
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Reads and prepares the recordings of the rows."""
         rate = self._extractor.sampling_rate
-        found = [read_audio(row["audio"], rate, f"Column {self._column!r}, row {row['row']}") for row in rows]
+        found = [read_audio(row["media"], rate, f"Column {self._column!r}, row {row['row']}") for row in rows]
         features = self._extractor(found, sampling_rate=rate, return_tensors="pt")["input_features"]
         return self.with_targets({"input_features": features}, [row["labels"] for row in rows])

@@ -72,7 +72,7 @@ class Text2Text(Task):
         return tokens_counted(labels)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
-        """Token ids that were generated; see :meth:`prompts`."""
+        """Token ids: of texts that were generated, or else the likeliest at each place."""
         found: list[Any] = output.logits.argmax(dim=-1).tolist() if hasattr(output, "logits") else output.tolist()
         return found
 

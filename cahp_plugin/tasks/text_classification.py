@@ -46,7 +46,17 @@ class TextClassification(Task):
         """See the base class."""
         columns = self.columns(data, options)
         labels = self.read_labels(data, columns.label, model.config) if columns.label else [0] * len(data)
-        return classified(self, data, columns.text, labels, model, processor, options)
+        decoder = not getattr(model.config, "is_encoder_decoder", False) and processor.pad_token is None
+        if decoder and getattr(model.config, "pad_token_id", None) is None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} looks for the last token of each text, and neither its config nor its "
+                "tokenizer names a padding token. Set `pad_token_id` in config.json and the tokenizer's `pad_token`."
+            )
+        limit, cuts = length_limit(processor, model, options.max_length), options.max_length is not None
+        encoded, told = tokenized(data, columns.text, processor, limit, cuts=cuts)
+        encoded = encoded.add_column("labels", labels)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        return Examples(self, encoded, Padding(processor, model), lengths, labels, range(len(labels)), told=told)
 
     def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
         """What is right for each row, as the loss takes it."""
@@ -64,25 +74,3 @@ class TextClassification(Task):
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
         return divergence_of_classes(ours.logits, theirs.logits)
-
-
-def classified(
-    task: Task, data: Any, columns: Sequence[str], labels: list[Any], model: Any, tokenizer: Any, options: Options
-) -> Examples:
-    """Examples of a task whose rows are a text or a pair and its label.
-
-    Raises:
-        DataError: A text can't be used.
-        UnsupportedModelError: A decoder does not know which token is padding.
-    """
-    decoder = not getattr(model.config, "is_encoder_decoder", False) and tokenizer.pad_token is None
-    if decoder and getattr(model.config, "pad_token_id", None) is None:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} looks for the last token of each text, and neither its config nor its tokenizer "
-            "names a padding token. Set `pad_token_id` in config.json and the tokenizer's `pad_token`."
-        )
-    limit = length_limit(tokenizer, model, options.max_length)
-    encoded, told = tokenized(data, columns, tokenizer, limit, cuts=options.max_length is not None)
-    encoded = encoded.add_column("labels", labels)
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    return Examples(task, encoded, Padding(tokenizer, model), lengths, labels, range(len(labels)), told=told)
