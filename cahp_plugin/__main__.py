@@ -8,9 +8,4 @@ if not getattr(sys.flags, "safe_path", False):
 from cahp_plugin.cli import main
 
 if __name__ == "__main__":
-    status = main()
-    if status == 0:
-        from cahp_plugin.processes import processes
-
-        processes().close()
-    sys.exit(status)
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import functools
 import os
@@ -31,6 +32,8 @@ class Processes:
             # All wait while the first chooses, repairs or writes.
             state = PartialState(cpu=not torch.cuda.is_available(), timeout=datetime.timedelta(hours=12))
             self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
+            # Threads of a connection that is still up abort about half of all processes at their exit (torch 2.13).
+            atexit.register(state.destroy_process_group)
 
     @property
     def main(self) -> bool:
@@ -93,14 +96,6 @@ class Processes:
                 f"The {self.size} processes differ in what they were given ({seen}). Start all with the same "
                 "arguments, data in the same order, and versions."
             )
-
-    def close(self) -> None:
-        """Takes the connection down, once all processes have come so far: at their exit it may abort one of them."""
-        if self.size > 1:
-            from accelerate import PartialState
-
-            self.all(None)
-            PartialState().destroy_process_group()
 
     def _together(self, call: Callable[[], Any]) -> Any:
         try:
