@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import WordLevel, WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -371,3 +371,30 @@ MADE: dict[str, Made] = {
                 of_similarities, 0.5, "spearman", 20),
     )
 }  # fmt: skip
+
+
+def noisy_model(name: str, **changes: Any) -> Any:
+    """An untrained model of a task, with noise on all its weights; `changes` go into its config."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MADE[name].build().eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    return model
+
+
+def letters() -> Any:
+    """Words of letters a to e; each letter is a token, unless "ab" begins a word."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ab", *"abcde", *(f"##{letter}" for letter in "abcde")]
+    inner = Tokenizer(WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = Whitespace()
+    inner.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip

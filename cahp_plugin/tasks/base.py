@@ -217,12 +217,12 @@ class Task(abc.ABC):
         return [metric_named(name) for name in names]
 
 
-def tokens_counted(labels: Any) -> Tensor:
-    """Labelled tokens of each example."""
-    return (labels != -100).sum(dim=1).cpu()
-
-
 def real_tokens(inputs: Mapping[str, Any]) -> Tensor:
     """Real tokens of a batch, bool of shape ``(batch, tokens)``."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def first_tokens(inputs: Mapping[str, Any]) -> Tensor:
+    """Place of the first real token of each text, ``(batch,)``: above 0 where the padding is on the left."""
+    return real_tokens(inputs).int().argmax(dim=1)

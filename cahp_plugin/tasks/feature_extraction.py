@@ -15,7 +15,7 @@ from transformers.utils import cached_file, logging
 
 from cahp_plugin.data.labels import encode_numbers
 from cahp_plugin.errors import UnsupportedModelError
-from cahp_plugin.tasks.base import TOKENS, Options, Task, real_tokens
+from cahp_plugin.tasks.base import TOKENS, Options, Task, first_tokens, real_tokens
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.text import Padding, check_texts, length_limit, tokenized
 
@@ -93,7 +93,7 @@ class FeatureExtraction(Task):
         states = output.last_hidden_state.float()
         real = real_tokens(inputs).to(states.device)
         if self.pooling == "cls":
-            return states[torch.arange(len(states)), real.int().argmax(dim=1)]
+            return states[torch.arange(len(states)), first_tokens(inputs).to(states.device)]
         if self.pooling == "lasttoken":
             return states[torch.arange(len(states)), real.shape[1] - 1 - real.flip(1).int().argmax(dim=1)]
         if self.pooling == "max":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.decoder_inputs import IGNORED
@@ -42,7 +40,3 @@ class FillMask(LanguageModeling):
     def predicts(self, labels: list[int]) -> bool:
         """See the base class."""
         return any(label != IGNORED for label in labels)
-
-    def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """See the base class."""
-        return values, labels

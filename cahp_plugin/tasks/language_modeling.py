@@ -7,20 +7,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
 from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
-from cahp_plugin.tasks.base import TOKENS, Options, Task, tokens_counted
-from cahp_plugin.tasks.decoder_inputs import IGNORED
+from cahp_plugin.tasks.base import TOKENS, Options
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
 from cahp_plugin.tasks.text import Padding, check_texts, in_parts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.token_outputs import TokenOutputs
 
 logger = logging.get_logger(__name__)
 
 
-class LanguageModeling(Task):
+class LanguageModeling(TokenOutputs):
     """Texts in, distributions of tokens out; long texts are taken apart."""
 
     text_columns = (("text",), ("content",), ("sentence",), ("review",))
@@ -72,23 +70,6 @@ class LanguageModeling(Task):
     @abc.abstractmethod
     def predicts(self, labels: list[int]) -> bool:
         """Whether a piece of text has a token to predict."""
-
-    @abc.abstractmethod
-    def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Outputs of shape ``(batch, tokens, ...)`` and the labels that they are about."""
-
-    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return of_tokens(*self.at(output.logits, labels, inputs), name=f"The {self.name} model")
-
-    def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return tokens_counted(self.at(labels, labels, inputs)[1])
-
-    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        found, own = self.at(divergence_of_classes(ours.logits, theirs.logits), labels, inputs)
-        return mean_over(found, own != IGNORED)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """The most likely token at each place; what texts are compared by is the loss."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
-from cahp_plugin.tasks.base import TOKENS, Options, Task, real_tokens
+from cahp_plugin.tasks.base import TOKENS, Options, Task, first_tokens, real_tokens
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, of_spans
 from cahp_plugin.tasks.text import Padding, check_texts, in_parts, length_limit, mapped, told_chunks
@@ -98,7 +98,7 @@ class QuestionAnswering(Task):
         """For each window: its row, score and characters of its best answer, and the score of there being none."""
         found = []
         starts, ends = output.start_logits.float().cpu(), output.end_logits.float().cpu()
-        shifts = real_tokens(inputs).int().argmax(dim=1).tolist()  # padding on the left
+        shifts = first_tokens(inputs).tolist()
         for feature, start, end, shift in zip(features, starts, ends, shifts, strict=True):
             places = torch.as_tensor(feature["offsets"])
             window = slice(shift, shift + len(places))
@@ -139,7 +139,7 @@ class _Padding(Padding):
     def __call__(self, rows: list[Mapping[str, Any]]) -> dict[str, Any]:
         batch = super().__call__([{name: row[name] for name in row if name != "labels"} for row in rows])
         labels = torch.tensor([row["labels"] for row in rows])
-        return batch | {"labels": labels + real_tokens(batch).int().argmax(dim=1)[:, None]}
+        return batch | {"labels": labels + first_tokens(batch)[:, None]}
 
 
 def _cut(tokenizer: Any, text: str, limit: int) -> str:

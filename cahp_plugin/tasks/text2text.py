@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from transformers.utils import logging
 
-from cahp_plugin.tasks.base import TARGETS, Options, Task, tokens_counted
-from cahp_plugin.tasks.decoder_inputs import IGNORED, add_decoder_inputs
+from cahp_plugin.tasks.base import TARGETS, Options
+from cahp_plugin.tasks.decoder_inputs import add_decoder_inputs
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
 from cahp_plugin.tasks.text import Padding, check_texts, length_limit, tokenized
+from cahp_plugin.tasks.token_outputs import TokenOutputs
 
 logger = logging.get_logger(__name__)
 
 
-class Text2Text(Task):
+class Text2Text(TokenOutputs):
     """A text from another: translation, summaries. Reported is the loss of a token; texts are made where asked for."""
 
     name = "text2text-generation"
@@ -63,14 +62,6 @@ class Text2Text(Task):
         collate, extra = DecoderPadding(processor, model), {"tokenizer": processor}
         return Examples(self, encoded, collate, lengths, targets, range(len(targets)), width, told, extra=extra)
 
-    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return of_tokens(output.logits, labels, name=f"The {self.name} model")
-
-    def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return tokens_counted(labels)
-
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """Token ids: of texts that were generated, or else the likeliest at each place."""
         found: list[Any] = output.logits.argmax(dim=-1).tolist() if hasattr(output, "logits") else output.tolist()
@@ -81,10 +72,6 @@ class Text2Text(Task):
         return super().predictions(
             examples, examples.extra["tokenizer"].batch_decode(outcomes, skip_special_tokens=True)
         )
-
-    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return mean_over(divergence_of_classes(ours.logits, theirs.logits), labels != IGNORED)
 
 
 def cut_targets(found: list[Any], tokenizer: Any, targets: Sequence[str], limit: int) -> list[Any]:

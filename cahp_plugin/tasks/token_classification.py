@@ -7,21 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from cahp_plugin.data.labels import encode_tags
 from cahp_plugin.errors import DataError
-from cahp_plugin.tasks.base import TOKENS, Options, Task, tokens_counted
+from cahp_plugin.tasks.base import TOKENS, Options, first_tokens
 from cahp_plugin.tasks.decoder_inputs import IGNORED
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.losses import divergence_of_classes, mean_over, of_tokens
 from cahp_plugin.tasks.processors import load_tokenizer
 from cahp_plugin.tasks.text import Padding, in_parts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.token_outputs import TokenOutputs
 
 _TAG = re.compile(r"[BIESLU]-.+")  # of BIO, BIOES, BILOU
 
 
-class TokenClassification(Task):
+class TokenClassification(TokenOutputs):
     """A class for each word of a text that comes as words; the first token of a word stands for it."""
 
     name = "token-classification"
@@ -90,20 +88,10 @@ class TokenClassification(Task):
         rows, extra = list(examples["row"]), {"names": names}
         return Examples(self, examples, Padding(processor, model), lengths, references, rows, told=told, extra=extra)
 
-    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return of_tokens(output.logits, labels, name=f"The {self.name} model")
-
-    def weights(self, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return tokens_counted(labels)
-
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        mask = inputs.get("attention_mask")
-        found = []
-        for row, (feature, classes) in enumerate(zip(features, output.logits.argmax(dim=-1).tolist(), strict=True)):
-            shift = 0 if mask is None else int(mask[row].int().argmax())  # padding on the left
+        found, shifts = [], first_tokens(inputs).tolist()
+        for feature, classes, shift in zip(features, output.logits.argmax(dim=-1).tolist(), shifts, strict=True):
             found.append([[word, classes[token + shift]] for token, word in feature["words"]])
         return found
 
@@ -120,10 +108,6 @@ class TokenClassification(Task):
         """Entities where the tags say where they begin; else words."""
         tags = set(examples.extra["names"].values()) - {"O"}
         return self.metrics if all(map(_TAG.fullmatch, tags)) else self.metrics[1:]
-
-    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return mean_over(divergence_of_classes(ours.logits, theirs.logits), labels != IGNORED)
 
 
 def _needs_spaces(tokenizer: Any) -> bool:

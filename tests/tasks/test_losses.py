@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from made import BERT, MADE, tokenizer
+from made import BERT, MADE, noisy_model, tokenizer
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from cahp_plugin.errors import DataError
@@ -23,12 +23,7 @@ LABELLED = [name for name in MADE if name != "feature-extraction"]
 def given(name):
     """A random model of a task, its processor and six examples of different lengths."""
     made, draw = MADE[name], random.Random(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model, processor = made.build().eval(), made.processor()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    model, processor = noisy_model(name), made.processor()
     rows = made.rows(draw, 6)
     if name == "image-classification":
         from PIL import Image

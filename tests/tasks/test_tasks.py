@@ -5,54 +5,22 @@ import itertools
 import json
 import math
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import ClassLabel, Dataset, Features, List, Value
-from made import BERT, MADE, causal_tokenizer, names, tokenizer
+from datasets import ClassLabel, Dataset, Features, List
+from made import BERT, MADE, causal_tokenizer, names, noisy_model, tokenizer
 from PIL import Image
-from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 
 from cahp_plugin.cli import main
 from cahp_plugin.data.labels import encode_label_sets
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.tasks import TASKS, encode, evaluate, task_of, with_targets
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_tokenizer
 
 rows = Dataset.from_list
-
-
-def model_of(name, **changes):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MADE[name].build().eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
-    for key, value in changes.items():
-        setattr(model.config, key, value)
-    return model
-
-
-def letters():
-    """Words of letters a to e; each letter is a token, unless "ab" begins a word."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ab", *"abcde", *(f"##{letter}" for letter in "abcde")]
-    inner = Tokenizer(WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    inner.pre_tokenizer = Whitespace()
-    inner.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
 
 
 # What a model does.
@@ -95,7 +63,7 @@ def test_models_that_no_command_feeds():
     with pytest.raises(UnsupportedModelError, match="has a head of its own"):
         task_of(model, "feature-extraction")
     with pytest.raises(UnsupportedModelError, match="BartModel gives no embedding of a text"):
-        encode(rows([{"text": "w1"}]), transformers.BartModel(model_of("text2text-generation").config), tokenizer())
+        encode(rows([{"text": "w1"}]), transformers.BartModel(noisy_model("text2text-generation").config), tokenizer())
 
 
 # In which order, in which batches.
@@ -103,7 +71,7 @@ def test_models_that_no_command_feeds():
 
 @pytest.mark.parametrize("name", sorted(set(MADE) - {"image-classification", "automatic-speech-recognition"}))
 def test_what_is_reported_depends_on_no_order(name):
-    model, processor = model_of(name), MADE[name].processor()
+    model, processor = noisy_model(name), MADE[name].processor()
     data = rows(MADE[name].rows(random.Random(0), 12))
     examples = with_targets(model, encode(data, model, processor))
     assert encode(data.with_format("numpy"), model, processor).fingerprint() == examples.fingerprint()
@@ -153,7 +121,7 @@ def test_sets_that_can_be_read_in_two_ways():
 
 
 def test_numbers():
-    model = model_of("text-regression")
+    model = noisy_model("text-regression")
     data = rows([{"text": "w1", "score": "0.5"}, {"text": "w2 w3", "score": "-1e2"}])  # as a CSV file may have them
     examples = encode(data, model, tokenizer())
     assert examples.references == [0.5, -100.0]
@@ -163,189 +131,11 @@ def test_numbers():
             encode(rows([{"text": "w1", "score": "1"}, {"text": "w1", "score": bad}]), model, tokenizer())
 
 
-# Words.
-
-WORDS = [["ab", "abc", "cde", "d"], ["edcba", "a"], ["b"] * 9]
-NAMES = ("O", "B-X", "I-X", "B-Y", "I-Y")
-
-
-def tagged(values, feature=None):
-    features = Features({"tokens": List(Value("string")), "ner_tags": List(feature)}) if feature else None
-    return Dataset.from_dict({"tokens": WORDS, "ner_tags": values}, features=features)
-
-
-def test_the_first_token_of_a_word_has_its_tag():
-    model = model_of("token-classification")
-    tags = [[1, 2, 0, 3], [3, 4], [0] * 9]
-    by_number = encode(tagged(tags), model, letters())
-    assert by_number.encoded["labels"][:2] == [
-        [-100, 1, 2, -100, 0, -100, -100, 3, -100],
-        [-100, 3, -100, -100, -100, -100, 4, -100],
-    ]
-    by_name = encode(tagged([[NAMES[tag] for tag in row] for row in tags]), model, letters())
-    order = ["I-Y", "O", "B-Y", "I-X", "B-X"]
-    moved = tagged([[order.index(NAMES[tag]) for tag in row] for row in tags], ClassLabel(names=order))
-    for other in (by_name, encode(moved, model, letters())):
-        assert list(other.encoded["labels"]) == list(by_number.encoded["labels"])
-        assert other.references == by_number.references == [[NAMES[tag] for tag in row] for row in tags]
-
-
-def test_long_texts_are_taken_apart_and_put_together_in_order():
-    model = model_of("token-classification")
-    tags = [[1, 2, 0, 3], [3, 4], [0, 1, 2, 3, 4, 0, 1, 2, 3]]
-    whole, parts = (encode(tagged(tags), model, letters(), max_length=length) for length in (None, 5))
-    assert whole.told == "" and len(whole) == 3
-    assert len(parts) == 3 + 2 + 3 and "3 of 3 texts are longer than 5 tokens" in parts.told
-    assert max(parts.lengths) == 5
-    for examples in (whole, parts):
-        labels = [[label for piece, row in zip(examples.encoded["labels"], examples.rows, strict=True) if row == index
-                   for label in piece if label != -100] for index in range(3)]  # fmt: skip
-        assert labels == tags
-
-    def by_letter(batch):  # a model that looks at no other token
-        return SimpleNamespace(logits=torch.nn.functional.one_hot(batch["input_ids"] % 5, 5).float())
-
-    found = []
-    for examples in (whole, parts):
-        for side in ("right", "left"):
-            examples.collate._tokenizer.padding_side = side
-            order = random.Random(0).sample(range(len(examples)), len(examples))
-            batch, outcomes = examples.batch(order), [None] * len(examples)
-            outcome = examples.task.outcomes(by_letter(batch), examples.features(order), batch)
-            for index, value in zip(order, outcome, strict=True):
-                outcomes[index] = value
-            found.append(examples.task.predictions(examples, outcomes))
-    first = letters().convert_tokens_to_ids
-    expected = [[NAMES[first("ab" if word.startswith("ab") else word[0]) % 5] for word in row] for row in WORDS]
-    assert found == [(expected, whole.references)] * 4
-
-
-def test_a_word_without_a_token_is_outside():
-    data = rows([{"tokens": ["a", " ", "b"], "ner_tags": ["B-X", "B-X", "B-X"]}])
-    examples = encode(data, model_of("token-classification"), letters())
-    assert examples.encoded["labels"][0] == [-100, 1, 1, -100]
-    assert examples.task.predictions(examples, [[[0, 1], [2, 2]]])[0] == [["B-X", "O", "I-X"]]
-
-
-def test_tags_without_entities_are_words():
-    plain = transformers.BertForTokenClassification(transformers.BertConfig(**BERT, **names("NOUN", "VERB")))
-    examples = encode(rows([{"tokens": ["w1"], "tags": ["VERB"]}]), plain, tokenizer())
-    assert examples.task.metrics_of(examples) == ("word_accuracy",)
-    assert evaluate(plain, examples).score.name == "word_accuracy"
-
-
-def test_tokenizers_of_bytes_put_a_space_before_words(tmp_path):
-    vocabulary = {
-        letter: i for i, letter in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "b", "\u0120"])
-    }
-    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "RobertaTokenizer"}))
-    config = transformers.RobertaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                                        intermediate_size=8, max_position_embeddings=20)  # fmt: skip
-    config.save_pretrained(tmp_path)
-    model = transformers.RobertaForTokenClassification(config)
-    data = rows([{"tokens": ["a", "b"], "tags": [0, 1]}])
-    examples = encode(data, model, task_of(model).load_processor(str(tmp_path)))
-    assert examples.encoded[0]["input_ids"] == [0, 7, 5, 7, 6, 2]
-    with pytest.raises(DataError, match="`add_prefix_space=True`"):
-        encode(data, model, load_tokenizer(str(tmp_path)))
-
-
-# Questions.
-
-
-def question(context, answer, asked="a b"):
-    start = context.index(answer) if answer else 0
-    answers = {"text": [answer] if answer else [], "answer_start": [start] if answer else []}
-    return {"question": asked, "context": context, "answers": answers}
-
-
-CONTEXTS = ["c d e " * 6 + "abc de " + "d e " * 5, "e", "dd cc"]
-
-
-def asked(limit=20, side="right", none=False):
-    data = [question(CONTEXTS[0], "abc de"), question("e", "e"), question("dd cc", "" if none else "cc")]
-    examples = encode(rows(data), model_of("question-answering"), letters(), max_length=limit)
-    examples.collate._tokenizer.padding_side = side
-    return examples
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_the_answer_is_found_in_the_windows_that_hold_it(side):
-    examples = asked(side=side)
-    assert list(examples.rows) == [0] * (len(examples) - 2) + [1, 2] and len(examples) > 4
-    assert "1 of 3 texts are longer than 20 tokens" in examples.told
-    batch, held = examples.batch(range(len(examples))), 0
-    for index, row in enumerate(examples.rows):
-        text, (first, last) = letters().decode(batch["input_ids"][index]), batch["labels"][index].tolist()
-        ids = batch["input_ids"][index, first : last + 1]
-        if ids.tolist() == [2]:  # [CLS]: not here
-            assert "abc de" not in text
-        else:
-            assert letters().decode(ids).replace(" ##", "") == ("abc de", "e", "dd cc"[3:])[row]
-            held += row == 0
-    assert held >= 1
-
-
-def search(examples, starts, ends, none):
-    """The best span of all windows of each row, one by one."""
-    texts = []
-    for row, context in enumerate(CONTEXTS):
-        best, empty = (-math.inf, ""), math.inf
-        for index, own in enumerate(examples.rows):
-            if own != row:
-                continue
-            places = examples.encoded[index]["offsets"]
-            empty = min(empty, float(starts[index][0] + ends[index][0]))
-            for i, (first, _) in enumerate(places):
-                for j in range(i, min(i + 30, len(places))):
-                    if first >= 0 and places[j][0] >= 0:
-                        score = float(starts[index][i] + ends[index][j])
-                        best = max(best, (score, context[first : places[j][1]]))
-        texts.append("" if none and empty > best[0] else best[1])
-    return texts
-
-
-@pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("none", [False, True])
-def test_answers_are_those_of_a_search_over_all_spans(side, none):
-    examples, draw = asked(side=side, none=none), torch.Generator().manual_seed(0)
-    count = len(examples)
-    batch = examples.batch(range(count))
-    width, seen = batch["input_ids"].shape[1], set()
-    shift = (batch["attention_mask"] == 0).sum(dim=1) * (side == "left")
-    for _ in range(20):
-        starts, ends = 2 * torch.randn(2, count, width, generator=draw)
-        output = SimpleNamespace(
-            start_logits=torch.stack([row.roll(int(by)) for row, by in zip(starts, shift, strict=True)]),
-            end_logits=torch.stack([row.roll(int(by)) for row, by in zip(ends, shift, strict=True)]),
-        )
-        outcomes = examples.task.outcomes(output, examples.features(range(count)), batch)
-        texts, references = examples.task.predictions(examples, outcomes)
-        assert texts == search(examples, starts, ends, none)
-        seen |= set(texts)
-    assert references == [["abc de"], ["e"], [] if none else ["cc"]]
-    assert ("" in seen) == none and len(seen) > 20
-
-
-def test_long_questions_leave_room_for_the_context():
-    data = rows([question("c d e", "d", asked="abcde " * 9), question("c d e", "e")])
-    examples = encode(data, model_of("question-answering"), letters(), max_length=13)
-    assert max(examples.lengths) <= 13
-    for index in range(len(examples)):
-        labels, ids = examples.encoded[index]["labels"], examples.encoded[index]["input_ids"]
-        assert letters().decode(ids[labels[0] : labels[1] + 1]) in ("d", "e", "[CLS]")
-    assert len({tuple(row) for row in examples.encoded["labels"]}) > 1
-    for limit in range(5, 20):
-        assert max(encode(data, model_of("question-answering"), letters(), max_length=limit).lengths) <= limit
-
-
 # Language models.
 
 
 def test_every_token_but_the_first_of_a_piece_is_predicted_once():
-    model, long = model_of("text-generation"), [f"w{i % 60}" for i in range(100)]
+    model, long = noisy_model("text-generation"), [f"w{i % 60}" for i in range(100)]
     data = rows([{"text": " ".join(long)}, {"text": "w7"}, {"text": " "}, {"text": "w1 w2 w3"}])
     examples = encode(data, model, causal_tokenizer(), max_length=16)  # a tokenizer without a padding token
     assert list(examples.rows) == [0] * 7 + [3]
@@ -369,10 +159,10 @@ def test_every_token_but_the_first_of_a_piece_is_predicted_once():
 
 
 def test_hidden_tokens_are_the_same_for_every_model():
-    model = model_of("fill-mask")
+    model = noisy_model("fill-mask")
     texts = [" ".join(f"w{(i * j) % 60}" for j in range(1, 3 + 9 * (i % 5))) for i in range(30)]
     first, again = (encode(rows([{"text": t} for t in texts]), m, tokenizer(), max_length=20)
-                    for m in (model, model_of("fill-mask")))  # fmt: skip
+                    for m in (model, noisy_model("fill-mask")))  # fmt: skip
     assert list(first.encoded) == list(again.encoded)
     count = total = 0
     for row in first.encoded:
@@ -390,7 +180,7 @@ def test_hidden_tokens_are_the_same_for_every_model():
 def test_a_single_token_is_hidden_too():
     plain = causal_tokenizer()  # nothing is around the words
     plain.add_special_tokens({"mask_token": "[MASK]", "pad_token": "[PAD]"})
-    examples = encode(rows([{"text": f"w{i}"} for i in range(9)]), model_of("fill-mask"), plain)
+    examples = encode(rows([{"text": f"w{i}"} for i in range(9)]), noisy_model("fill-mask"), plain)
     assert list(examples.encoded["input_ids"]) == [[4]] * 9 and examples.encoded[3]["labels"] == [8]
 
 
@@ -400,7 +190,7 @@ def test_slow_tokenizers_take_texts_apart_too(tmp_path):
         str(tmp_path / "vocab.txt"), word_tokenizer_type="basic", subword_tokenizer_type="wordpiece"
     )
     assert not slow.is_fast
-    examples = encode(rows([{"text": "a b c a b c a"}, {"text": "a"}]), model_of("fill-mask"), slow, max_length=5)
+    examples = encode(rows([{"text": "a b c a b c a"}, {"text": "a"}]), noisy_model("fill-mask"), slow, max_length=5)
     read = [[label if label != -100 else token for token, label in zip(row["input_ids"], row["labels"], strict=True)]
             for row in examples.encoded]  # fmt: skip
     assert read == [[2, 5, 6, 7, 3], [2, 5, 6, 7, 3], [2, 5, 3], [2, 5, 3]] and list(examples.rows) == [0, 0, 0, 1]
@@ -410,7 +200,7 @@ def test_slow_tokenizers_take_texts_apart_too(tmp_path):
 
 
 def test_what_the_decoder_reads_is_moved_by_one():
-    model = model_of("text2text-generation")
+    model = noisy_model("text2text-generation")
     examples = encode(rows([{"source": "w1", "target": "w2 w3"}, {"source": "w4 w5 w6", "target": "w7"}]), model,
                       tokenizer())  # fmt: skip
     batch = examples.batch([0, 1])
@@ -428,7 +218,7 @@ def test_too_long_targets_are_cut_and_told(caplog):
 
     logging.getLogger("cahp_plugin").propagate = True
     data = rows([{"source": "w1", "target": "w2 " * 60}, {"source": "w1", "target": "w2"}])
-    examples = encode(data, model_of("text2text-generation"), tokenizer())
+    examples = encode(data, noisy_model("text2text-generation"), tokenizer())
     assert [len(ids) for ids in examples.encoded["labels"]] == [40, 3]
     assert "1 of 2 targets are longer than 40 tokens and were cut." in caplog.text
 
@@ -436,7 +226,7 @@ def test_too_long_targets_are_cut_and_told(caplog):
 @pytest.mark.parametrize("metric", ["rouge1", "chrf", "wer"])
 def test_texts_are_made_where_asked_for(metric, tmp_path, capsys):
     name = "text2text-generation"
-    model = model_of(name)
+    model = noisy_model(name)
     draw = random.Random(0)
     data = rows(MADE[name].rows(draw, 8))
     examples = encode(data, model, tokenizer())
@@ -464,7 +254,7 @@ def test_texts_are_made_where_asked_for(metric, tmp_path, capsys):
 
 
 def test_images_are_prepared_in_order(tmp_path):
-    model, processor = model_of("image-classification"), MADE["image-classification"].processor()
+    model, processor = noisy_model("image-classification"), MADE["image-classification"].processor()
     draw = np.random.default_rng(0)
     pictures = [Image.fromarray(draw.integers(0, 255, (9 + i, 12, 3)).astype(np.uint8)) for i in range(3)]
     data = rows([{"img": picture, "fine_label": i} for i, picture in enumerate(pictures)])
@@ -476,7 +266,7 @@ def test_images_are_prepared_in_order(tmp_path):
 
 
 def test_recordings_and_what_is_said_in_them():
-    model, processor = model_of("automatic-speech-recognition"), MADE["automatic-speech-recognition"].processor()
+    model, processor = noisy_model("automatic-speech-recognition"), MADE["automatic-speech-recognition"].processor()
     draw = np.random.default_rng(0)
     sounds = [draw.normal(size=count).astype(np.float32) for count in (900, 20000)]
     data = rows([{"audio": {"array": sound, "sampling_rate": 16000}, "sentence": text}
@@ -499,7 +289,7 @@ def test_recordings_and_what_is_said_in_them():
 
 
 def test_pairs_are_two_examples_each():
-    model, made = model_of("feature-extraction"), MADE["feature-extraction"]
+    model, made = noisy_model("feature-extraction"), MADE["feature-extraction"]
     pairs = made.rows(random.Random(0), 6)
     examples = encode(rows(pairs), model, tokenizer())
     assert list(examples.rows) == [i for i in range(6) for _ in range(2)]
