@@ -84,7 +84,7 @@ def recover_least_squares(
     ``r - h`` is the dense projection's output. A block that serves several layers (ALBERT) is fitted to all of them
     at once.
 
-    Both models run over the examples once, all batches abreast from layer to layer (:mod:`cahp_plugin.recover.walk`),
+    Both models run over the examples once, all batches abreast from layer to layer (:mod:`cahp_plugin.observe.walk`),
     and the pruned one runs each changed part of a layer once more; so the time is linear in the depth. What waits
     between two layers is kept in memory, or in files where that is more than 1 GiB. Shared blocks, and models whose
     layers are no modules that are called, are run from the input again for each projection.

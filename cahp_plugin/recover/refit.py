@@ -13,7 +13,7 @@ from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
-from cahp_plugin.recover.walk import Call, Walk, set_aside, steps_of
+from cahp_plugin.observe.walk import Call, Walk, set_aside, steps_of
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.linear import out_width, weight_of
 
