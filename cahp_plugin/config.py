@@ -211,7 +211,8 @@ class RecoverySettings(_Settings):
     Args:
         method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
             gradient), ``"least-squares+finetune"``, or ``"none"``.
-        num_examples: Training examples that a closed form is fitted on.
+        calibration_examples: Training examples, drawn by the seed, for what needs no labels: three quarters are what a
+            closed form is fitted on; a budget's plan measures on the last quarter what each size loses.
         epochs: Passes over the training set for fine-tuning; 0 leaves it out.
         learning_rate: Peak learning rate of AdamW, after the warm-up.
         batch_size: Examples a step.
@@ -223,7 +224,9 @@ class RecoverySettings(_Settings):
         "finetune (the paper); least-squares and bias repair the output projections in closed form, in seconds and "
         "without labels",
     )
-    num_examples: int = _setting(384, "examples that a closed form is fitted on")
+    calibration_examples: int = _setting(
+        512, "training examples, drawn: three quarters to fit on, a quarter to measure what a size loses", (4, _MOST)
+    )
     epochs: float = _setting(3, "epochs; 0 leaves it one-shot")
     learning_rate: float = _setting(2e-5, "peak learning rate")
     batch_size: int = _setting(32, "examples a batch")
@@ -231,6 +234,11 @@ class RecoverySettings(_Settings):
         default_factory=dict,
         metadata={"help": "more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'"},
     )
+
+    @property
+    def fitted_examples(self) -> int:
+        """How many of the calibration examples a closed form is fitted on."""
+        return self.calibration_examples * 3 // 4
 
     @property
     def closed_form(self) -> str | None:
@@ -242,3 +250,24 @@ class RecoverySettings(_Settings):
     def finetunes(self) -> bool:
         """Whether the weights are trained."""
         return self.method.endswith("finetune") and self.epochs > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings(_Settings):
+    """How a plan for budgets is made, and bettered.
+
+    Args:
+        order: Name of the selector that orders the heads of each layer, one of
+            :func:`cahp_plugin.selectors.selectors`. ``"obs"`` takes the order of Optimal Brain Surgeon on the layer's
+            output projection; of every other, a head's place is the smallest number of heads at which it is kept.
+            Neurons go by Optimal Brain Surgeon.
+        refine: How many whole models are pruned, repaired and held against the dense one to better the sizes that the
+            sum of the layers' losses gives; 0 leaves these as they are. Each takes as long as a repair.
+        refine_minutes: Minutes after which no further one is begun; with it, two runs may end with different sizes.
+    """
+
+    order: str = _setting("obs", "selector that orders the heads of each layer")
+    refine: int = _setting(12, "whole repaired models that are compared to better the sizes; 0 for none", (0, _MOST))
+    refine_minutes: float | None = _setting(
+        None, "minutes after which no further one is begun; two runs may then differ", (0.0, 1e6)
+    )

@@ -21,6 +21,10 @@ class UnsupportedModelError(CAHPError, TypeError):
     """The model has no attention heads that the library knows how to observe or remove."""
 
 
+class BudgetError(CAHPError, RuntimeError):
+    """A budget can't be met: no smaller model loses so little, or the runtime gets no faster on this machine."""
+
+
 class SelectionError(CAHPError, ValueError):
     """A set of kept heads names layers or heads that the model does not have, or is empty where it may not be."""
 

@@ -15,6 +15,7 @@ from cahp_plugin.errors import SelectionError
 from cahp_plugin.export import ExportReport
 from cahp_plugin.files import from_plain
 from cahp_plugin.latency import LatencyReport
+from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.prune import Stage
 from cahp_plugin.prune.stage import stage_rows
 from cahp_plugin.recover import RecoverySettings
@@ -83,6 +84,7 @@ class PruneReport:
         world_size: Processes that were at work.
         task: What the model does, by the Hub's name of it.
         told: What was done to the data: how many texts were cut or taken apart.
+        plan: What the budget led to, where there was one.
     """
 
     selection: HeadSelection
@@ -96,6 +98,7 @@ class PruneReport:
     world_size: int = 1
     task: str = "text-classification"
     told: tuple[str, ...] = ()
+    plan: Outcome | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
@@ -116,6 +119,7 @@ class PruneReport:
             "recovery": json.loads(
                 json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
             ),
+            "plan": None if self.plan is None else self.plan.to_dict(),
             "versions": self.versions,
             "world_size": self.world_size,
         }
@@ -151,7 +155,7 @@ class PruneReport:
         """Which task it was, what the heads were compared by, and which numbers are better when they are lower."""
         how = self.selection.config.conditioning
         task = self.task.replace("-", " ")
-        told = f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        told = f"Task: {task}." if self.plan else f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
         lower = [score for stage in self.stages[:1] for score in stage.scores if not score.higher_is_better]
         return " ".join([told, *(f"{score.heading}: {score.direction}." for score in lower), *self.told])
 
@@ -160,7 +164,8 @@ class PruneReport:
         return [{"phase": name, "seconds": f"{value:.1f}"} for name, value in self.seconds.items()]
 
     def __str__(self) -> str:
-        lines = [str(self.selection), self.about(), "", format_table(self.rows()), "", format_table(self.phases())]
+        chosen = [str(self.selection)] if self.plan is None else self.plan.sentences()
+        lines = [*chosen, self.about(), "", format_table(self.rows()), "", format_table(self.phases())]
         if self.output is not None:
             lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
         lines += [f"Figure: {path}" for path in self.figures.values()]

@@ -42,7 +42,7 @@ def main() -> None:
         for path, part in zip(paths, (texts[:TEXTS], texts[TEXTS:]), strict=True):
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part), encoding="utf-8")
         options = ["--max-length", "128", "--max-queries", "32", "--num-heads", "0.5", "--recover", "least-squares",
-                   "--recover-examples", "128", "--batch-size", "16"]  # fmt: skip
+                   "--calibration-examples", "171", "--batch-size", "16"]  # fmt: skip
         command = ["prune", arguments.model, "--train", str(paths[0]), "--eval", str(paths[1]), *options]
         run = [sys.executable, "-m", "cahp_plugin", *command, "-o", f"{scratch}/small", "--quiet", "--json"]
         report = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     dense, train, test = loaded(arguments)
     view = View(dense, train.by_length().batches())
     runs, costs = [], []
-    settings = RecoverySettings("least-squares", num_examples=arguments.examples)
+    settings = RecoverySettings("least-squares", calibration_examples=-(-arguments.examples * 4 // 3))
     for seed in arguments.seeds:
         for method in ("cahp", "random"):
             kept = make_selector(method).fit(view, seed=seed).keep(arguments.heads)
@@ -128,7 +128,7 @@ def timed(arguments: argparse.Namespace) -> dict[str, float]:
     dense, train, _ = loaded(arguments)
     pruned = load_pruned(arguments.timed)
     torch.set_num_threads(arguments.threads)
-    settings = RecoverySettings("least-squares", num_examples=arguments.examples)
+    settings = RecoverySettings("least-squares", calibration_examples=-(-arguments.examples * 4 // 3))
     gc.collect()
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here

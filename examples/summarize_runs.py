@@ -69,7 +69,7 @@ pairwise Jaccard, %.
 
 {places_table(comparison.structure(), markdown=True)}
 {knee_part(comparison.knee)}
-Recovery: {recovery["num_examples"]} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
+Recovery: {recovery["calibration_examples"] * 3 // 4} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
 {recovery["learning_rate"]:g}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
 fine-tuning, where it was run. {versions}.
 """

@@ -27,6 +27,8 @@ FLOW = [
     {"machine"},
     {"export"},
     {"latency"},
+    {"cost"},
+    {"plan"},
     {"compare"},
     {"results"},
     {"report"},

@@ -76,7 +76,7 @@ def test_the_text_report_says_what_was_done(given, capsys):
     [
         (["--polynomial-degree", "11"], "`polynomial_degree` must be a whole number from 1 to 10"),
         (["--epochs", "-1"], "`--epochs` must be at least 0"),
-        (["--recover-examples", "1"], "`--recover-examples` must be at least 2"),
+        (["--calibration-examples", "1"], "`--calibration-examples` must be at least 4"),
         (["--learning-rate", "0"], "`--learning-rate` must be above 0"),
         (["--text-columns", "body"], "Missing column body; the columns are text, label"),
         (["--label-column", "stars"], "Missing column stars; the columns are text, label"),

@@ -22,7 +22,7 @@ def test_export_quantize_and_benchmark(pruned, capsys):
     assert main([*export, "--json"]) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert first["num_heads"] == 6 and first["fp32"]["num_examples"] == 30 and first["quantized"] is None
-    static = ["--quantize", "static", "--calibration", str(pruned / "train.jsonl"), "--calibration-examples", "8"]
+    static = ["--quantize", "static", "--calibration", str(pruned / "train.jsonl"), "--int8-examples", "8"]
     second = ["export", "-m", str(pruned / "onnx"), "-o", str(pruned / "int8"), *data, *static, "--quiet", "--json"]
     assert main(second) == 0
     report = json.loads(capsys.readouterr().out)
@@ -52,7 +52,7 @@ def test_unlabelled_calibration_data(pruned):
         (["export", "--quantize", "static"], "needs calibration data"),
         (["export", "--opset", "9"], "`opset` must be 14 to 20"),
         (["export", "--task", "text-generation-with-past"], "one head count for all layers"),
-        (["export", "--calibration", "plain.jsonl", "--calibration-examples", "0"], "`--calibration-examples`"),
+        (["export", "--calibration", "plain.jsonl", "--int8-examples", "0"], "`--int8-examples`"),
     ],
 )
 def test_mistakes_are_told_in_a_line(pruned, command, message, capsys):

@@ -39,7 +39,7 @@ _READERS: dict[Any, Any] = {
     Mapping[str, Any]: json.loads,
 }
 #: Settings of the recovery that the command line calls otherwise.
-_RECOVERY_NAMES = {"method": "recover", "num_examples": "recover_examples"}
+_RECOVERY_NAMES = {"method": "recover"}
 
 
 def _add_fields(group: Any, settings: type[Any], without: Sequence[str], defaults: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -
     Raises:
         ConfigError: One is out of its range.
     """
-    for name, low in (("epochs", 0), ("learning_rate", 0), ("batch_size", 1), ("recover_examples", 2)):
+    for name, low in (("epochs", 0), ("learning_rate", 0), ("batch_size", 1), ("calibration_examples", 4)):
         value, above = getattr(arguments, name), name == "learning_rate"
         if not (value > low if above else value >= low):
             raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if above else 'at least'} {low}.")

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "calibration": "data for static quantization; labels are not needed",
     }
     group = add_data_sets(parser, "files, folders or ids as `cahp prune` takes", sets)
-    group.add_argument("--calibration-examples", type=int, default=256, help="how many are used (default: 256)")
+    group.add_argument("--int8-examples", type=int, default=256, help="how many are used (default: 256)")
     add_output_options(parser)
 
 
@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     inputs = (arguments.model, arguments.eval, arguments.calibration)
     check_output_directory(arguments.output, overwrite=arguments.overwrite, inputs=inputs)
-    if arguments.calibration_examples < 1:
-        raise ConfigError("`--calibration-examples` must be at least 1.")
+    if arguments.int8_examples < 1:
+        raise ConfigError("`--int8-examples` must be at least 1.")
     evaluation, calibration = _batches(arguments) if arguments.eval or arguments.calibration else (None, None)
     options = chosen(
         arguments, "task", "metric", "quantize", "preset", "optimize", "backend", "opset", "tolerance", "overwrite"
@@ -94,5 +94,5 @@ def _batches(arguments: argparse.Namespace) -> tuple[Any, Any]:
             data = data.shuffle(seed=0).select(range(min(count, len(data))))
         return encode_sets({name: data}, shape, processor, task, own)[name]
 
-    calibration = examples("calibration", arguments.calibration_examples)
+    calibration = examples("calibration", arguments.int8_examples)
     return examples("eval"), None if calibration is None else calibration.batches()

@@ -236,12 +236,3 @@ def read_runs(path: Path) -> list[Run]:
             f"{path} holds runs of different metrics: {', '.join(sorted(kind[0] for kind in kinds))}."
         )
     return runs
-
-
-def fingerprint_of_model(model: Any) -> str:
-    """First 16 digits of the SHA-256 of a model's tensors and their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()[:16]

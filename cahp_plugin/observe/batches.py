@@ -195,12 +195,15 @@ def _raw_width(raw: Mapping[str, Any]) -> int:
     return int(ids.shape[1]) if isinstance(ids, Tensor) and ids.dim() == 2 else 0
 
 
-def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> Iterator[Batch]:
-    """Reads batches for what needs no labels; they are left out, but for what the decoder's input is made of.
+def read_inputs(
+    dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, labels: bool = False
+) -> Iterator[Batch]:
+    """Reads batches for what needs no labels; the decoder's input is made of them where it has none.
 
     Args:
         dataloader: Any iterable of dict batches, labelled or not.
         model: The model that will see them.
+        labels: Whether labels are handed on, as they are; they are left out without it.
 
     Raises:
         DataError: There is no batch, one is malformed, or an example has no real token.
@@ -209,7 +212,7 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module) -> It
     for position, raw in enumerate(dataloader):
         batch = reader.read(raw, position)
         _check_tokens(batch, position)
-        yield dataclasses.replace(batch, labels=None)
+        yield batch if labels else dataclasses.replace(batch, labels=None)
     if position < 0:
         raise DataError("The data set is empty: the dataloader gave no batch.")
 

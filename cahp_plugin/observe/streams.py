@@ -135,16 +135,25 @@ def joined(parts: Sequence[Tokens]) -> Tokens:
     return Tokens(context, join([part.front for part in parts]), join([part.output for part in parts]))
 
 
-def calibration_batches(dataloader: Iterable[Mapping[str, Any]], model: Any, num_examples: int) -> list[Batch]:
+def apart(batches: Sequence[Batch], every: int) -> tuple[list[Batch], list[Batch]]:
+    """Batches to fit on, and those to measure on: one in ``every``, or the last of fewer."""
+    places = range(every - 1, len(batches), every) or range(len(batches) - 1, len(batches))
+    return [batch for place, batch in enumerate(batches) if place not in places], [batches[place] for place in places]
+
+
+def calibration_batches(
+    dataloader: Iterable[Mapping[str, Any]], model: Any, num_examples: int, *, labels: bool = False
+) -> list[Batch]:
     """The first examples of a data loader, in its batches, on the model's device.
 
     Args:
         dataloader: Dict batches; labels are not needed.
         model: The model that will see them.
         num_examples: How many.
+        labels: As for :func:`cahp_plugin.observe.batches.read_inputs`.
 
     Raises:
         DataError: There is none, or an example has no real token.
     """
-    batches = first_examples(read_inputs(dataloader, model), num_examples)
+    batches = first_examples(read_inputs(dataloader, model, labels=labels), num_examples)
     return [dataclasses.replace(batch, inputs=batch.inputs_on(model.device)) for batch in batches]

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cahp_plugin.errors import SelectionError
 from cahp_plugin.observe.normal_equations import NormalEquations
+from cahp_plugin.selectors import View, make_selector
+from cahp_plugin.selectors.base import Ranked
 from cahp_plugin.selectors.elimination import eliminate
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.linear import weight_of
@@ -87,3 +90,31 @@ def refitted(
         new[:, stays] = weight[:, stays] + change
         shift = shift - change @ mean[stays]
     return new, shift
+
+
+def selector_order(view: View, name: str, seed: int) -> list[tuple[int, int]]:
+    """Layer and first head of every unit in the order of a selector, the last to go first.
+
+    A unit's place is the smallest number of units at which it is kept; of equal ones the more salient comes first.
+
+    Args:
+        view: The model and the data that it is chosen on; layers have no minimum.
+        name: Name of the selector.
+        seed: Seed of whatever is drawn.
+
+    Raises:
+        CAHPError: As :meth:`cahp_plugin.selectors.Selector.fit`.
+    """
+    fitted, units = make_selector(name).fit(view, seed=seed), view.units
+    if isinstance(fitted, Ranked):
+        return [(layer, heads[0]) for layer, heads in fitted.ranking()]
+    count = len(units.firsts)
+    first = dict.fromkeys(units.firsts, count)
+    for size in range(count - 1, 0, -1):
+        try:
+            kept = fitted.keep(size * units.group_size).heads
+        except SelectionError:  # no clustering into so few
+            break
+        first |= {(layer, head): size for layer, head in units.firsts if head in kept[layer]}
+    salience = dict(zip(units.firsts, view.evidence.salience.tolist(), strict=True))
+    return sorted(units.firsts, key=lambda unit: (first[unit], -salience[unit]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from cahp_plugin.cost import Budget, LayerCost, ModelCost, at_length
+from cahp_plugin.cost.budget import TARGETS, Budget
+from cahp_plugin.cost.layers import LayerCost, at_length
 from cahp_plugin.errors import CheckpointError, ConfigError
 from cahp_plugin.files import checked, from_plain, read_json, write_text
+from cahp_plugin.observe.batches import Batch
 from cahp_plugin.plan.knapsack import Array, allocate
 from cahp_plugin.table import format_table
 from cahp_plugin.units import KeptSet, PrunableLayer
-from cahp_plugin.units.kept import Kind, format_ranges
+from cahp_plugin.units.kept import Kind
 
 PLAN_NAME = "cahp_plan.json"
 _FORMAT = 1
 #: Shares of the work that the curve is drawn at.
-_CURVE = tuple(round(share, 2) for share in np.arange(0.95, 0.04, -0.05))
+CURVE = tuple(round(share, 2) for share in np.arange(0.95, 0.04, -0.05))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +89,11 @@ class Plan:
     data: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def keep(self, budget: Budget, times: Sequence[Array] | None = None) -> KeptSet:
+    def keep(self, budget: Budget) -> KeptSet:
         """The units to keep under a budget: the sizes of the least predicted loss.
 
         Args:
-            budget: A budget for multiply-accumulates or parameters, or with ``times`` for these.
-            times: For each layer, the cost of each of its sizes in a unit of the caller's; the budget is then a share
-                of their sum.
+            budget: A budget for multiply-accumulates or parameters.
 
         Raises:
             ConfigError: The budget is below the smallest model, or is set for what a plan alone does not know.
@@ -118,25 +120,31 @@ class Plan:
             for layer in self.layers
         ]
 
-    def solve(self, costs: Sequence[Array], capacity: float, budget: Budget) -> tuple[int, ...]:
+    def solve(
+        self, costs: Sequence[Array], capacity: float, budget: Budget, weights: Sequence[float] | None = None
+    ) -> tuple[int, ...]:
         """Sizes of the least predicted loss whose costs stay within a capacity.
 
         Args:
             costs: For each layer, the cost of each size.
             capacity: The limit.
             budget: Which layers may be cut, and to what.
+            weights: What each layer's losses count; 1 each without it.
 
         Raises:
             ConfigError: The smallest model is above the capacity, or a pattern matches no layer.
         """
-        allowed = self._allowed(budget)
+        allowed = self.allowed(budget)
         picked = allocate(
             [own[places] for own, places in zip(costs, allowed, strict=True)],
-            [np.array(layer.losses)[places] for layer, places in zip(self.layers, allowed, strict=True)],
+            [
+                weight * np.array(layer.losses)[places]
+                for layer, places, weight in zip(self.layers, allowed, weights or [1.0] * len(allowed), strict=True)
+            ],
             capacity,
         )
         if picked is None:
-            least = sum(float(own[places].min()) for own, places in zip(costs, allowed, strict=True))
+            least = self.least(costs, budget)
             whole = sum(float(own[0]) for own in costs)
             raise ConfigError(
                 f"The budget ({budget}) is below the smallest model, which keeps {100 * least / whole:.2f} % of what "
@@ -146,8 +154,12 @@ class Plan:
             layer.sizes[places[choice]] for layer, places, choice in zip(self.layers, allowed, picked, strict=True)
         )
 
-    def _allowed(self, budget: Budget) -> list[list[int]]:
-        """For each layer, the places of the sizes that a budget allows."""
+    def allowed(self, budget: Budget) -> list[list[int]]:
+        """For each layer, the places of the sizes that a budget allows.
+
+        Raises:
+            ConfigError: A pattern matches no layer.
+        """
         named = [(layer, _matches(layer, budget.keep)) for layer in self.layers]
         for pattern in budget.keep:
             if not any(_matches(layer, [pattern]) for layer in self.layers):
@@ -183,11 +195,22 @@ class Plan:
         )
         return left / sum(float(own[0]) for own in costs)
 
-    def curve(self) -> list[dict[str, Any]]:
-        """Predicted loss at some shares of the multiply-accumulates, from large to small."""
+    def least(self, costs: Sequence[Array], budget: Budget) -> float:
+        """Cost of the smallest model that a budget's patterns and units allow."""
+        return sum(
+            float(min(own[place] for place in places)) for own, places in zip(costs, self.allowed(budget), strict=True)
+        )
+
+    def curve(self, budget: Budget | None = None) -> list[dict[str, Any]]:
+        """Predicted loss at some shares of the multiply-accumulates, from large to small.
+
+        Args:
+            budget: What may be cut, and at which length work is counted; all by default.
+        """
         points: list[dict[str, Any]] = []
-        for share in _CURVE:
-            budget = Budget(macs=float(share))
+        targets: dict[str, Any] = dict.fromkeys(TARGETS)
+        for share in CURVE:
+            budget = dataclasses.replace(budget or Budget(macs=1.0), **targets | {"macs": float(share)})
             try:
                 sizes = self.sizes_for(budget)
             except ConfigError:
@@ -289,16 +312,11 @@ def layer_plan(
     )
 
 
-def told_sizes(plan: Plan, sizes: Sequence[int]) -> str:
-    """Sizes in words: heads and neurons of each layer."""
-    kept = plan.kept(sizes)
-    return "\n".join(
-        f"{kind}: " + "; ".join(f"{index}: {format_ranges(units) or 'none'}" for index, units in own.items())
-        for kind, own in (("heads", kept.heads), ("neurons", kept.neurons))
-        if own
-    )
-
-
-def cost_of(layer_costs: ModelCost) -> tuple[tuple[float, ...], int]:
-    """The whole model's figures."""
-    return layer_costs.macs, layer_costs.parameters
+def fingerprint_of_batches(batches: Sequence[Batch]) -> str:
+    """First 16 digits of the SHA-256 of what the batches of a calibration set give to a model."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, value in sorted(batch.inputs.items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().float().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    return digest.hexdigest()[:16]

@@ -36,6 +36,7 @@ def model_card_text(
     repo_id: str | None = None,
     selection: HeadSelection | None = None,
     stages: Sequence[Stage] = (),
+    note: str | None = None,
     has_tokenizer: bool = False,
     loads_plainly: bool = False,
 ) -> str:
@@ -49,6 +50,7 @@ def model_card_text(
         repo_id: Where it is uploaded to.
         selection: How its heads were chosen.
         stages: What the model achieved before and after pruning.
+        note: How its units were chosen, where that is no selection.
         has_tokenizer: Whether a tokenizer lies beside it.
         loads_plainly: Whether transformers 4.57 loads it by itself.
 
@@ -85,7 +87,8 @@ def model_card_text(
         recorded=[layer for layer in feed_forward if layer.present == recorded.get(layer.index)],
         selection=selection,
         settings={key: value for key, value in config.items() if value is not None},
-        results=format_table(stage_rows(stages), markdown=True),
+        results=format_table(stage_rows(stages), markdown=True) if any(stage.scores for stage in stages) else "",
+        note=note,
         scores=[score for stage in stages[:1] for score in stage.scores],
         version=__version__,
         place=repo_id or name,

@@ -106,6 +106,7 @@ def write_checkpoint(
     selection: HeadSelection | None = None,
     tokenizer: Any = None,
     stages: Sequence[Stage] = (),
+    note: str | None = None,
     model_card: bool = True,
     max_shard_size: int | str | None = None,
     repo_id: str | None = None,
@@ -119,6 +120,7 @@ def write_checkpoint(
         selection: As for :func:`save_pruned`.
         tokenizer: As for :func:`save_pruned`.
         stages: As for :func:`save_pruned`.
+        note: For the model card: how the units were chosen, where that is no selection.
         model_card: As for :func:`save_pruned`.
         max_shard_size: As for :func:`save_pruned`.
         repo_id: Repository that the folder is uploaded to, for the model card.
@@ -151,6 +153,7 @@ def write_checkpoint(
             repo_id=repo_id,
             selection=selection,
             stages=stages,
+            note=note,
             has_tokenizer=tokenizer is not None,
             loads_plainly=bool(plain),
         ).encode()

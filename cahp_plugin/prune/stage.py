@@ -20,7 +20,8 @@ class Stage:
         parameters: Number of parameters.
         loss: Mean loss on the evaluation set, nat; ``None`` for a task without one.
         scores: How it does on the evaluation set; the first is the task's number.
-        num_examples: Evaluation examples; ``None`` where an older report does not say.
+        num_examples: Evaluation examples; ``None`` where there are none, or an older report does not say.
+        neurons: Feed-forward neurons present; ``None`` where an older report does not say.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stage:
     loss: float | None
     scores: tuple[Score, ...]
     num_examples: int | None = None
+    neurons: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the stage as plain JSON values, each score by its name as well."""
@@ -42,19 +44,21 @@ class Stage:
         Raises:
             KeyError: A part is missing.
             TypeError: A part is of another type.
-            ValueError: There is no score.
         """
-        return from_plain(cls, {**values, "scores": scores_from_dict(values)})
+        scores = scores_from_dict(values) if values.get("scores") != [] else ()
+        return from_plain(cls, {**values, "scores": scores})
 
 
 def stage_rows(stages: Sequence[Stage]) -> list[dict[str, str]]:
-    """Stages as rows of a table: heads, parameters, scores with their intervals, loss and number of examples."""
+    """Stages as rows of a table: heads, neurons where some have gone, parameters, scores with their intervals, loss and number of examples."""
     losses = any(stage.loss is not None for stage in stages)
+    neurons = len({stage.neurons for stage in stages}) > 1
     counts = any(stage.num_examples is not None for stage in stages)
     return [
         {
             "model": stage.name,
             "heads": f"{stage.heads}",
+            **({"neurons": "-" if stage.neurons is None else f"{stage.neurons:,}"} if neurons else {}),
             "parameters": f"{stage.parameters:,}",
             "of dense": f"{100 * stage.parameters / max(stages[0].parameters, 1):.1f} %",
             **cells,

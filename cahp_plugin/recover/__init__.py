@@ -2,6 +2,7 @@
 
 from cahp_plugin.recover.closed_form import RecoveryReport, recover_bias, recover_least_squares
 from cahp_plugin.recover.finetune import finetune
+from cahp_plugin.recover.pruned import prune_and_repair
 from cahp_plugin.recover.settings import RecoveryMethod, RecoverySettings
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "RecoveryReport",
     "RecoverySettings",
     "finetune",
+    "prune_and_repair",
     "recover_bias",
     "recover_least_squares",
 ]

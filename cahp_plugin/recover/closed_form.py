@@ -17,12 +17,12 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
-from cahp_plugin.observe.streams import calibration_batches, layer_tokens
+from cahp_plugin.observe.streams import apart, calibration_batches, layer_tokens
 from cahp_plugin.recover.refit import Fitted, Pair, check_finite, refit
-from cahp_plugin.recover.state import in_fp32
-from cahp_plugin.units import kept_state, prunable_layers
+from cahp_plugin.recover.state import at_rest
+from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.linear import weight_of
-from cahp_plugin.units.state import call_options, plain_calls
+from cahp_plugin.units.state import call_options
 
 logger = logging.get_logger(__name__)
 
@@ -69,7 +69,13 @@ class RecoveryReport:
 
 
 def recover_least_squares(
-    model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384, ridge: float = 0.1
+    model: Any,
+    dense: Any,
+    dataloader: Batches,
+    *,
+    num_examples: int = 384,
+    ridge: float = 0.1,
+    held_out: Batches | None = None,
 ) -> RecoveryReport:
     """Refits every changed output projection so that the pruned layer reproduces the dense residual stream.
 
@@ -95,6 +101,7 @@ def recover_least_squares(
         dataloader: Dict batches as for training; labels are not looked at.
         num_examples: Examples used, a fifth of them held out.
         ridge: Strength of the pull towards the present weights, relative to the activations.
+        held_out: Batches that the outcome is checked on; all of ``dataloader`` is fitted on then.
 
     Returns:
         What was done. On held-out examples the outputs are never farther from the dense model's than before: where
@@ -118,7 +125,7 @@ def recover_least_squares(
             )
         return refit(model, dense, changed, batches, ridge)
 
-    return _recovered("least-squares", model, dense, changed, dataloader, num_examples, fit)
+    return _recovered("least-squares", model, dense, changed, dataloader, num_examples, fit, held_out)
 
 
 def recover_bias(model: Any, dense: Any, dataloader: Batches, *, num_examples: int = 384) -> RecoveryReport:
@@ -189,17 +196,19 @@ def _pairs(model: Any, dense: Any) -> list[Pair]:
     return list(zip(ours, theirs, strict=True))
 
 
-def _split(dataloader: Batches, model: Any, num_examples: int) -> tuple[list[Any], list[Any]]:
-    """Calibration batches, and held-out ones: every fifth."""
+def _split(
+    dataloader: Batches, model: Any, num_examples: int, held_out: Batches | None
+) -> tuple[list[Any], list[Any]]:
+    """Calibration batches, and held-out ones: every fifth where none are given."""
     if num_examples < 2:
         raise ConfigError(f"`num_examples` must be at least 2; got {num_examples}.")
     batches = calibration_batches(dataloader, model, num_examples)
-    every = round(1 / _HELD_OUT)
-    held_out = batches[every - 1 :: every] or batches[-1:]
-    fitted = [batch for batch in batches if not any(batch is other for other in held_out)]
+    if held_out is not None:
+        return batches, calibration_batches(held_out, model, num_examples)
+    fitted, left = apart(batches, round(1 / _HELD_OUT))
     if not fitted:
         raise DataError("Recovery needs at least two batches of examples: one to fit, one to check; got one.")
-    return fitted, held_out
+    return fitted, left
 
 
 def _recovered(
@@ -210,24 +219,15 @@ def _recovered(
     dataloader: Batches,
     num_examples: int,
     fit: Callable[[Sequence[Any], int], Iterator[Fitted]],
+    held_out: Batches | None = None,
 ) -> RecoveryReport:
     """Fits the output projections of layers; puts them back where the outputs drift from the dense model's."""
     start = time.perf_counter()
-    fitted, held_out = _split(dataloader, model, num_examples)
+    fitted, held_out = _split(dataloader, model, num_examples, held_out)
     tokens = sum(int(batch.mask.sum()) for batch in fitted)
     found: dict[str, tuple[float, float] | None] = {}
-    with (
-        torch.inference_mode(False),  # or weights that are cast could never be trained again
-        torch.no_grad(),
-        torch.autocast(model.device.type, enabled=False),
-        kept_state(model),
-        kept_state(dense),
-        plain_calls(model, dense),
-        in_fp32(model, dense),
-    ):
+    with at_rest(model, dense):
         before = [(ours.output, copy.deepcopy(ours.output.state_dict())) for ours, _ in changed]
-        model.eval()
-        dense.eval()
         first, accepted = _divergence(model, dense, held_out), False
         try:
             for name, errors, count in logging.tqdm(

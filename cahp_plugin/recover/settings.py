@@ -27,12 +27,12 @@ def repair(model: Any, dense: Any, examples: Examples, settings: RecoverySetting
     if settings.closed_form is None:
         return
     fit = recover_bias if settings.closed_form == "bias" else recover_least_squares
-    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[: settings.num_examples]
+    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[: settings.fitted_examples]
     sample = examples.select(drawn.tolist())
     # Every fifth batch is held out, and of fewer the last: sorted, that one would hold the longest examples alone.
     if len(sample) >= 5 * settings.batch_size:
         sample = sample.by_length()
-    fit(model, dense, sample.batches(settings.batch_size), num_examples=settings.num_examples)
+    fit(model, dense, sample.batches(settings.batch_size), num_examples=settings.fitted_examples)
 
 
 def train_again(model: Any, examples: Examples, settings: RecoverySettings, *, seed: int) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from cahp_plugin.units.state import kept_state, plain_calls
+
 logger = logging.get_logger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -58,6 +60,21 @@ def in_fp32(*models: nn.Module) -> Iterator[None]:
             handle.remove()
         for module, store, name, dtype in places:
             _cast(module, store, name, dtype)
+
+
+@contextlib.contextmanager
+def at_rest(*models: nn.Module) -> Iterator[None]:
+    """Models in eval mode and in fp32, without gradients, autocast or a cache, as measuring and fitting take them."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # or weights that are cast could never be trained again
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(next(models[0].parameters()).device.type, enabled=False))
+        for model in models:
+            stack.enter_context(kept_state(model))
+            model.eval()
+        stack.enter_context(plain_calls(*models))
+        stack.enter_context(in_fp32(*models))
+        yield
 
 
 def _cast(module: nn.Module, store: str, name: str, dtype: torch.dtype) -> None:

@@ -3,6 +3,7 @@
 from cahp_plugin.report.comparison import save_scores
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.page import write_folder_page, write_page
+from cahp_plugin.report.plan import save_plan_figures
 from cahp_plugin.report.selection import save_figures
 from cahp_plugin.report.times import save_latency
 
@@ -11,6 +12,7 @@ __all__ = [
     "read_folder",
     "save_figures",
     "save_latency",
+    "save_plan_figures",
     "save_scores",
     "write_folder_page",
     "write_page",

@@ -84,8 +84,6 @@ def _recovery(pruning: PruneReport | None) -> dict[str, Any]:
 
 def _recovery_options(settings: RecoverySettings) -> dict[str, Any]:
     options = _changed(settings, RecoverySettings(method=settings.method))
-    if "num_examples" in options:
-        options["recover_examples"] = options.pop("num_examples")
     if "training_arguments" in options:
         options["training_arguments"] = json.dumps(dict(settings.training_arguments), default=str)
     return options

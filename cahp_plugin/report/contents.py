@@ -17,6 +17,7 @@ from cahp_plugin.export.session import EXPORT_REPORT_NAME
 from cahp_plugin.files import checked, from_plain, load, read_json
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.latency.report import LATENCY_NAME
+from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.results import DEPLOY_NAME, PRUNE_NAME, DeployReport, PruneReport, bare_selection
 from cahp_plugin.selectors.cahp.selection import HeadSelection
@@ -48,6 +49,11 @@ class Contents:
     latency: LatencyReport | None = None
     exports: Mapping[str, ExportReport] = dataclasses.field(default_factory=dict)
     deployed: bool = False
+
+    @property
+    def plan(self) -> Outcome | None:
+        """What a budget led to."""
+        return self.pruning.plan if self.pruning else None
 
     def __bool__(self) -> bool:
         return bool(self.selection or self.comparison or self.latency or self.exports)

@@ -22,6 +22,7 @@ from cahp_plugin.report.commands import commands
 from cahp_plugin.report.compared import best_of, counts_of, dense_of, methods_of, named, place_of
 from cahp_plugin.report.comparison import difference_charts, layer_charts, score_charts
 from cahp_plugin.report.contents import Contents, read_folder
+from cahp_plugin.report.plan import plan_charts
 from cahp_plugin.report.selection import selection_charts
 from cahp_plugin.report.times import latency_charts
 from cahp_plugin.results import PAGE_NAME
@@ -98,7 +99,7 @@ def environment() -> Environment:
 
     found = Environment(loader=FileSystemLoader(style.FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     helpers = (
-        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
+        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts, plan_charts,
         layer_charts, method_tables, methods_of, named, numeric_columns, percent, selection_charts, settings, shown,
     )  # fmt: skip
     found.globals.update({helper.__name__: helper for helper in helpers})

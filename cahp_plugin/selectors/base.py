@@ -70,7 +70,7 @@ class View:
         loss: The caller's loss, as :func:`cahp_plugin.select_heads` takes it.
         shuffled: From a seed, and whether examples about as long share a batch, to the training set in an order drawn
             by the seed; the data loader as it is without it.
-        shrink: Prunes a copy of the model and repairs it, such as ``cahp_plugin.workflow.prune_and_repair``.
+        shrink: Prunes a copy of the model and repairs it, such as ``cahp_plugin.recover.prune_and_repair``.
 
     Attributes:
         layers: The model's attention layers.
@@ -131,7 +131,7 @@ class View:
         if Needs.SHRINK in needs and self.shrink is None:
             raise ConfigError(
                 f"The selector {name!r} prunes and repairs on its way: give `shrink`, such as "
-                "cahp_plugin.workflow.prune_and_repair."
+                "cahp_plugin.recover.prune_and_repair."
             )
         if needs and any(value.is_inference() for value in self.model.parameters()):
             raise UnsupportedModelError(

@@ -50,7 +50,7 @@ class QuestionAnswering(Task):
         columns = self.columns(data, options)
         check_texts(data, columns.text)
         question, context = columns.text
-        answers = _read_answers(data, columns.label, context)
+        answers = _read_answers(data, columns.label, context) if columns.label else [[] for _ in range(len(data))]
         limit, taken, cut = length_limit(processor, model, options.max_length), 0, 0
         room = limit - processor.num_special_tokens_to_add(pair=True)
         if room < 2:

@@ -53,7 +53,10 @@ class TokenClassification(TokenOutputs):
             )
         columns = self.columns(data, options)
         words = _read_words(data, columns.text[0])
-        tags, names = encode_tags(data, columns.label, words, model.config)
+        tags: list[list[int]] = [[0] * len(own) for own in words]
+        names: dict[int, str] = {0: "O"}
+        if columns.label:
+            tags, names = encode_tags(data, columns.label, words, model.config)
         limit = length_limit(processor, model, options.max_length)
         taken = 0
 

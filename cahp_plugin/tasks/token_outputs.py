@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cahp_plugin.tasks.base import Task
@@ -29,5 +30,15 @@ class TokenOutputs(Task):
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        found, own = self.at(divergence_of_classes(ours.logits, theirs.logits), labels, inputs)
+        found = divergence_of_classes(ours.logits, theirs.logits)
+        if labels is None:  # of texts without labels, all real tokens count
+            labels = torch.where(_real(inputs, found), 0, IGNORED)
+        found, own = self.at(found, labels, inputs)
         return mean_over(found, own != IGNORED)
+
+
+def _real(inputs: Mapping[str, Any], values: Tensor) -> Tensor:
+    """Real tokens among those that a model has outputs for, bool of shape ``(batch, tokens)``."""
+    masks = (inputs.get(name) for name in ("decoder_attention_mask", "attention_mask"))
+    fitting = (mask for mask in masks if mask is not None and mask.shape == values.shape)
+    return next(fitting, torch.ones_like(values, dtype=torch.bool)).bool()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -58,3 +59,12 @@ def plain_calls(*models: nn.Module) -> Iterator[None]:
 def call_options(model_class: Any) -> dict[str, Any]:
     """Settings of a call that is to compute outputs and nothing beside: no key-value cache, as in a graph."""
     return {"use_cache": False} if "use_cache" in inspect.signature(model_class.forward).parameters else {}
+
+
+def fingerprint_of_model(model: Any) -> str:
+    """First 16 digits of the SHA-256 of a model's tensors and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

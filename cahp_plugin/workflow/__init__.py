@@ -11,7 +11,6 @@ from cahp_plugin._lazy import lazy_names
 
 if TYPE_CHECKING:
     from cahp_plugin.results import DeployReport, PruneReport
-    from cahp_plugin.workflow.choose import prune_and_repair
     from cahp_plugin.workflow.compare import compare_methods
     from cahp_plugin.workflow.deploy import deploy_model
     from cahp_plugin.workflow.prune import load_model, prune_model
@@ -21,7 +20,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "deploy": ["DeployReport", "deploy_model"],
         "prune": ["PruneReport", "load_model", "prune_model"],
-        "choose": ["prune_and_repair"],
         "compare": ["compare_methods"],
     },
 )

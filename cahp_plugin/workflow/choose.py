@@ -3,32 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
+from collections.abc import Mapping
 
 from cahp_plugin.compare.runs import RunLog
-from cahp_plugin.observe.batches import Batch
 from cahp_plugin.processes import processes
-from cahp_plugin.prune import CAHPImportance, CAHPPruner
-from cahp_plugin.recover import recover_least_squares
 from cahp_plugin.selectors import Fitted, Needs, Selector, View
 from cahp_plugin.units import KeptSet
-
-
-def prune_and_repair(model: Any, dense: Any, kept: KeptSet, batches: Sequence[Batch]) -> None:
-    """Removes what is not kept, in place, and repairs the model by least squares towards the dense one.
-
-    Args:
-        model: A copy of the dense model, pruned before or not.
-        dense: The dense model.
-        kept: What is to stay.
-        batches: Examples that the repair is fitted on.
-    """
-    inputs = batches[0].rows(torch.tensor([0])).inputs_on(model.device)
-    CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
-    recover_least_squares(model, dense, [batch.inputs for batch in batches], num_examples=sum(map(len, batches)))
 
 
 class Chooser:

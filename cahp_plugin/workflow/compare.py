@@ -17,7 +17,7 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.runs import Run, RunLog, fingerprint_of_model, run_of
+from cahp_plugin.compare.runs import Run, RunLog, run_of
 from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import ConfigError, PruningError
@@ -27,7 +27,7 @@ from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.observe.streams import layer_tokens
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
-from cahp_plugin.recover import RecoveryMethod, RecoverySettings
+from cahp_plugin.recover import RecoveryMethod, RecoverySettings, prune_and_repair
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import write_folder_page
 from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
@@ -35,8 +35,8 @@ from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Evaluation, Examples, Options, encode_sets, evaluate, task_of, with_targets
 from cahp_plugin.units import attention_layers, kept_state
 from cahp_plugin.units.counts import HeadUnits
-from cahp_plugin.units.state import call_options
-from cahp_plugin.workflow.choose import Chooser, prune_and_repair
+from cahp_plugin.units.state import call_options, fingerprint_of_model
+from cahp_plugin.workflow.choose import Chooser
 
 logger = logging.get_logger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import time
@@ -15,12 +16,14 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.compare.runs import fingerprint_of_model
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.config import CAHPConfig, PlanSettings
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.data import as_dataset
 from cahp_plugin.data.sources import like
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
+from cahp_plugin.export.quantize import Preset
 from cahp_plugin.files import write_text
+from cahp_plugin.plan.plan import Plan
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import (
     CAHPImportance,
@@ -33,16 +36,17 @@ from cahp_plugin.prune import (
 from cahp_plugin.prune.checkpoint import class_named
 from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
-from cahp_plugin.recover import RecoverySettings
+from cahp_plugin.recover import RecoverySettings, recover_least_squares
 from cahp_plugin.recover.settings import repair, train_again
-from cahp_plugin.report import save_figures, write_folder_page
-from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport
+from cahp_plugin.report import save_figures, save_plan_figures, write_folder_page
+from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport, bare_selection
 from cahp_plugin.selectors.base import resolved
-from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.tasks import (
     Evaluation,
+    Examples,
     Options,
+    Task,
     encode_sets,
     evaluate,
     known_task,
@@ -51,8 +55,10 @@ from cahp_plugin.tasks import (
     task_of,
     with_targets,
 )
-from cahp_plugin.units import attention_layers
-from cahp_plugin.units.state import call_options
+from cahp_plugin.units import KeptSet, attention_layers, prunable_layers
+from cahp_plugin.units.kept import KINDS
+from cahp_plugin.units.state import call_options, fingerprint_of_model
+from cahp_plugin.workflow.budget import Chosen, choose_under
 
 logger = logging.get_logger(__name__)
 
@@ -67,29 +73,44 @@ def prune_model(
     evaluation: Any = None,
     config: CAHPConfig | None = None,
     *,
+    budget: Budget | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    planning: PlanSettings | None = None,
     task: str | None = None,
     metric: str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     recovery: RecoverySettings | None = None,
+    precision: str = "fp32",
+    preset: Preset | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     max_length: int | None = None,
     overwrite: bool = False,
     figures: bool = True,
 ) -> PruneReport:
-    """Prunes a fine-tuned model by CAHP, recovers it, saves it and checks the saved copy.
+    """Prunes a fine-tuned model by CAHP or under a budget, recovers it, saves it and checks the saved copy.
+
+    Without a budget the paper's method removes heads and fine-tunes. With one, heads and neurons go by what each
+    layer's sizes lose at the outputs (:func:`cahp_plugin.plan_pruning`), and what stays is repaired by least squares:
+    labels are not needed, and without an evaluation set nothing is evaluated unless the training set has labels.
 
     Args:
         model: The model, of a supported architecture and a task of ``cahp_plugin.tasks.TASKS``; pruned in place.
         processor: Its tokenizer, or its processor of images or speech.
         train: Training set: a ``datasets.Dataset``, streaming or not, a file or an id, or a list of texts or rows.
         evaluation: Evaluation set with the same columns; without it, a tenth of the training set is held out.
-        config: Settings of the method.
+        config: Settings of the method; of a budget, its seed, and what the selector that orders the heads looks at.
+        budget: What the model may cost, or may lose.
+        plan: A plan of this model and this training set, or its folder; made without it.
+        planning: How the plan is made and bettered.
         task: Name of the task; the model's class tells it.
         metric: A number to report besides the task's own: a name that the task has, or ``module:function``.
         output_dir: Folder to write the pruned model, tokenizer, selection, report and figures to; it appears whole or
             not at all. Nothing is written without it.
-        recovery: Fine-tuning after pruning; the paper's by default.
+        recovery: What happens after pruning: the paper's fine-tuning by default; with a budget, least squares with the
+            plan's ridge, which takes the place of the one that the closed form has without a budget.
+        precision: Of the graphs that are timed for a budget of time: ``"fp32"`` or ``"int8"``.
+        preset: Processors that int8 graphs are timed for; see :func:`cahp_plugin.export.export_pruned`.
         text_columns: Columns of the input; found by their usual names without it.
         label_column: Column of what is to be predicted; found without it.
         max_length: Tokens of an example at most; the model's own limit without it.
@@ -100,13 +121,19 @@ def prune_model(
         The report. ``model`` is the pruned and recovered model, in eval mode.
 
     Raises:
+        BudgetError: The budget can't be met; nothing is written.
+        ConfigError: A setting does not go with another.
         DataError: The data can't be used.
         UnsupportedModelError: The model can't, or could not be loaded again.
         CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree with
             the model.
     """
     config = CAHPConfig() if config is None else config
-    recovery = RecoverySettings() if recovery is None else recovery
+    planning = PlanSettings() if planning is None else planning
+    recovery = RecoverySettings(method="finetune" if budget is None else "least-squares") if recovery is None else recovery
+    if budget is None and plan is not None:
+        raise ConfigError("A plan is for a budget: name one, such as `--macs 0.6`.")
+    plan = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
     output = None if output_dir is None else Path(output_dir)
     here = processes()
     if here.device is not None:
@@ -129,42 +156,89 @@ def prune_model(
         replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
     ):
         with clock("encode"):
-            sets = training_and_evaluation(train, evaluation)
             options = Options(text_columns, label_column, max_length)
-            examples, evaluated = encode_sets(sets, model, processor, does, options).values()
-            does.chosen_metrics(evaluated, metric)
+            if budget is None:
+                sets = training_and_evaluation(train, evaluation)
+                examples, evaluated = encode_sets(sets, model, processor, does, options).values()
+            else:
+                labelled = recovery.finetunes
+                examples, evaluated = _for_budget(train, evaluation, model, processor, does, options, labelled)
+            if evaluated is not None:
+                does.chosen_metrics(evaluated, metric)
         if here.size > 1:
-            given = {"recovery": recovery, "model": fingerprint_of_model(model)}
-            data = {"train": examples.fingerprint(), "evaluation": evaluated.fingerprint()}
+            given = {"recovery": recovery, "model": fingerprint_of_model(model), "budget": budget}
+            data = {"train": examples.fingerprint(), "evaluation": evaluated and evaluated.fingerprint()}
             here.check_same({**given, **data, "settings": config.to_dict(), "versions": package_versions()})
         if does.needs_targets(examples):
             with clock("embed"):
-                examples, evaluated = with_targets(model, examples), with_targets(model, evaluated)
-        first = evaluated.batch([0])
+                examples = with_targets(model, examples)
+                evaluated = evaluated and with_targets(model, evaluated)
+        first = examples.batch([0])
+
+        def measured(model: Any) -> Evaluation:
+            assert evaluated is not None
+            return evaluate(model, evaluated, metric=metric, batch_size=recovery.batch_size)
 
         stages = []
 
         def stage(name: str) -> None:
-            found = evaluate(model, evaluated, metric=metric, batch_size=recovery.batch_size)
-            stages.append(_stage(name, model, found))
+            stages.append(_stage(name, model, None if evaluated is None else measured(model)))
 
         with clock("evaluate dense"):
             stage("dense")
-        with clock("select heads"):
-            selection = select_heads(model, examples.batches(recovery.batch_size), config)
+        chosen: Chosen | None = None
+        progress = None
+        if budget is None:
+            with clock("select heads"):
+                selection = select_heads(model, examples.batches(recovery.batch_size), config)
+            kept, note = selection.kept, None
+        else:
+            if output is not None and here.main:
+                progress = output.absolute().with_name(f"{output.absolute().name}.plan.jsonl")
+            with clock("plan"):
+                chosen = choose_under(
+                    model,
+                    budget,
+                    examples,
+                    processor=processor,
+                    plan=plan,
+                    planning=planning,
+                    recovery=recovery,
+                    config=config,
+                    evaluate=None if evaluated is None else measured,
+                    lengths=() if evaluated is None else evaluated.lengths,
+                    precision=precision,
+                    preset=preset,
+                    progress=progress,
+                )
+            kept, note = chosen.kept, " ".join(chosen.outcome.sentences())
+            there = attention_layers(model)
+            width = max(layer.num_original_heads for layer in there)
+            selection = dataclasses.replace(
+                bare_selection(kept.heads, width, note=str(note), config=config),
+                heads=tuple((layer.index, head) for layer in there for head in layer.heads),
+            )
         pictures: dict[str, Path] = {}
         if partial is not None and output is not None and figures:
             with clock("figures"):  # before the long part: a failure here costs no training
-                drawn = save_figures(selection, partial / "figures")
+                drawn = (save_figures(selection, partial / "figures") if chosen is None
+                         else save_plan_figures(chosen.outcome, partial / "figures"))  # fmt: skip
                 pictures = {name: output / path.relative_to(partial) for name, path in drawn.items()}
         original = copy.deepcopy(model) if recovery.closed_form else None
         with clock("prune"):
-            prune_to(model, selection, first)
+            prune_to(model, kept, first)
         with clock("evaluate one-shot"):
             stage("one-shot")
         if original is not None:
             with clock("repair"):
-                repair(model, original, examples, recovery, seed=config.seed)
+                if chosen is not None and recovery.closed_form == "least-squares":
+                    fitted, held_out = ([batch.inputs for batch in own] for own in (chosen.fitted, chosen.held_out))
+                    count = sum(map(len, chosen.fitted))
+                    recover_least_squares(
+                        model, original, fitted, num_examples=count, ridge=chosen.plan.ridge, held_out=held_out
+                    )
+                else:
+                    repair(model, original, examples, recovery, seed=config.seed)
             original = None
             with clock("evaluate repaired"):
                 stage(str(recovery.closed_form))
@@ -177,10 +251,16 @@ def prune_model(
         difference = None
         if partial is not None and output is not None:
             with clock("save and reload"):
-                write_checkpoint(model, partial, place=output, selection=selection, tokenizer=processor, stages=stages)
+                saved = selection if chosen is None else None
+                write_checkpoint(
+                    model, partial, place=output, selection=saved, tokenizer=processor, stages=stages, note=note
+                )
+                if chosen is not None:
+                    chosen.plan.save(partial)
                 save_beside(does, partial)
                 try:
-                    difference = reload_difference(model, partial, evaluated.batch(range(min(len(evaluated), 32))))
+                    sample = examples if evaluated is None else evaluated
+                    difference = reload_difference(model, partial, sample.batch(range(min(len(sample), 32))))
                 except CheckpointError as error:
                     raise CheckpointError(f"{error} It is in {keep_beside(partial, output)}.") from error
         report = PruneReport(
@@ -194,7 +274,8 @@ def prune_model(
             recovery,
             here.size,
             does.name,
-            tuple(set_.told for set_ in (examples, evaluated) if set_.told),
+            tuple(set_.told for set_ in (examples, evaluated) if set_ is not None and set_.told),
+            None if chosen is None else chosen.outcome,
         )
         if partial is not None and output is not None:
             # The folder may be moved: what it holds does not say where it lies.
@@ -203,7 +284,33 @@ def prune_model(
             if figures:
                 _write_page(partial, output)
         here.all(None)  # the folder appears once all have come so far
+    if progress is not None:
+        progress.unlink(missing_ok=True)
     return report
+
+
+def _for_budget(
+    train: Any, evaluation: Any, model: Any, processor: Any, does: Task, options: Options, labelled: bool
+) -> tuple[Examples, Examples | None]:
+    """Training and evaluation set, of which the first needs no labels unless it is trained on.
+
+    Without an evaluation set, a tenth of the training set is held out where it has labels.
+    """
+    train = as_dataset(train)
+    try:
+        does.columns(train, options)
+        sets = training_and_evaluation(train, evaluation)
+    except DataError as error:
+        if labelled:
+            raise
+        logger.warning(f"The training set has no labels ({error}) They are not needed: nothing is evaluated on it.")
+        plain = dataclasses.replace(options, label_column=None, labelled=False)
+        found = {"training": encode_sets({"": train}, model, processor, does, plain)[""]}
+        if evaluation is not None:
+            found["evaluation"] = encode_sets({"": evaluation}, model, processor, does, options)[""]
+        return found["training"], found.get("evaluation")
+    examples, evaluated = encode_sets(sets, model, processor, does, options).values()
+    return examples, evaluated
 
 
 def _write_page(folder: Path, place: Path) -> None:
@@ -255,13 +362,14 @@ def load_model(name: str, *, task: str | None = None, device: str | None = None)
     return model, task_of(model, task).load_processor(name)
 
 
-def prune_to(model: Any, selection: HeadSelection, batch: Mapping[str, Any]) -> None:
-    """Removes the heads that a selection does not keep, in place; a selection that keeps all leaves the model."""
-    if selection.num_heads == selection.num_present:
-        logger.warning("The selection keeps every head: the model stays as it is.")
+def prune_to(model: Any, kept: KeptSet, batch: Mapping[str, Any]) -> None:
+    """Removes the units that are not kept, in place; a set that keeps all leaves the model."""
+    if all(set(layer.present) <= set(getattr(kept, layer.noun).get(layer.index, layer.present))
+           for layer in prunable_layers(model)):  # fmt: skip
+        logger.warning("Every head and every neuron is kept: the model stays as it is.")
         return
     example = {name: value[:1] for name, value in _inputs(model, batch).items()}
-    CAHPPruner(model, example, importance=CAHPImportance(selection)).step()
+    CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
 
 
 def reload_difference(model: Any, folder: Path, batch: Mapping[str, Any]) -> float:
@@ -293,10 +401,12 @@ def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def _stage(name: str, model: Any, evaluation: Evaluation) -> Stage:
-    heads = sum(len(layer.heads) for layer in attention_layers(model))
+def _stage(name: str, model: Any, evaluation: Evaluation | None) -> Stage:
+    layers = prunable_layers(model)
+    heads, neurons = (sum(len(layer.present) for layer in layers if layer.noun == kind) for kind in KINDS)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Stage(name, heads, parameters, evaluation.loss, evaluation.scores, evaluation.num_examples)
+    found = evaluation and (evaluation.loss, evaluation.scores, evaluation.num_examples)
+    return Stage(name, heads, parameters, *(found or (None, (), None)), neurons=neurons)
 
 
 class _Clock:

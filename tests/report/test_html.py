@@ -233,7 +233,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
 
 def test_a_pruned_folder_gets_its_page(given, capsys):
     assert (
-        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--recover-examples", "50")) == 0
+        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--calibration-examples", "50")) == 0
     )
     assert f"All in one page: {given / 'pruned' / 'report.html'}" in capsys.readouterr().out
     page = check_whole(given / "pruned" / "report.html")
@@ -243,7 +243,7 @@ def test_a_pruned_folder_gets_its_page(given, capsys):
         for stage in told["stages"]
     ]
     command = command_of(page.all("code")[0].text())
-    assert (command.recover, command.recover_examples, command.num_heads) == ("least-squares", 50, 6)
+    assert (command.recover, command.calibration_examples, command.num_heads) == ("least-squares", 50, 6)
     assert dict((line["name"], line["value"]) for line in cells(page, "Model"))["architecture"].startswith("Bert")
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures", output="plain")) == 0
     assert not (given / "plain" / "report.html").exists()

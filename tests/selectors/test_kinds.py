@@ -17,7 +17,7 @@ from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.selectors.controls import ShuffledLabels
 from cahp_plugin.tasks import TASKS
 from cahp_plugin.units import attention_layers
-from cahp_plugin.workflow.choose import prune_and_repair
+from cahp_plugin.recover import prune_and_repair
 
 CONFIG = CAHPConfig(signature_size=5, num_heads=6)
 HOW = {"tokens": TOKEN_LABEL, "labels": LABEL_SETS}

@@ -1,0 +1,206 @@
+"""From a plan to the units that stay under a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from cahp_plugin.config import PlanSettings
+from cahp_plugin.cost.budget import Budget
+from cahp_plugin.cost.layers import at_length
+from cahp_plugin.cost.times import Speed, TimeTable
+from cahp_plugin.errors import BudgetError
+from cahp_plugin.plan.knapsack import Array
+from cahp_plugin.plan.outcome import Cost, Drop, Left, Outcome, points
+from cahp_plugin.plan.plan import CURVE, Plan
+from cahp_plugin.plan.refine import Refined, refine
+from cahp_plugin.plan.trials import Trials
+from cahp_plugin.units import KeptSet
+
+logger = logging.get_logger(__name__)
+
+#: How far a measured speed may be from what was asked, and how often the plan is corrected for it.
+_NEAR, _CORRECTIONS = 0.03, 2
+
+#: ``speed(sizes)``: the whole model of these sizes against the dense one, measured.
+Measure = Callable[[Sequence[int]], Speed]
+#: ``drop(model)``: points that a model loses on the evaluation set, with the interval.
+Lost = Callable[[Any], tuple[float, float | None, float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Clocks:
+    """Measured times.
+
+    Attributes:
+        table: Of each layer's sizes.
+        speed: Of whole models.
+    """
+
+    table: TimeTable
+    speed: Measure
+
+
+class Chooser:
+    """Chooses sizes under one budget.
+
+    Args:
+        plan: What was measured.
+        budget: The budget.
+        settings: How far the sizes are bettered.
+        trials: Whole models to better them by.
+    """
+
+    def __init__(self, plan: Plan, budget: Budget, settings: PlanSettings, trials: Trials) -> None:
+        self._plan, self._budget, self._settings, self._trials = plan, budget, settings, trials
+
+    def choose(self, clocks: Clocks | None = None, lost: Lost | None = None) -> tuple[KeptSet, Outcome]:
+        """The units to keep, and what is known of them.
+
+        Args:
+            clocks: Measured times, for a budget of time.
+            lost: Measures the drop, for ``max_drop``.
+
+        Raises:
+            ConfigError: The budget is below the smallest model.
+            BudgetError: It can't be met.
+        """
+        name, value = self._budget.target
+        if self._budget.timed:
+            assert clocks is not None
+            return self._by_time(clocks)
+        if name == "max_drop":
+            assert lost is not None
+            return self._by_drop(lost, value)
+        costs = self._plan.costs(name, self._budget)
+        capacity = value * sum(float(own[0]) for own in costs)
+        refined = self._refined(costs, capacity)
+        return self._outcome(refined.sizes, refined)
+
+    def _solve(self, costs: Sequence[Array], capacity: float, weights: Sequence[float] | None = None) -> Any:
+        return self._plan.solve(costs, capacity, self._budget, None if weights is None else list(weights))
+
+    def _refined(self, costs: Sequence[Array], capacity: float) -> Refined:
+        return refine(
+            self._plan,
+            lambda weights: self._solve(costs, capacity, weights),
+            self._trials.divergences,
+            self._settings,
+        )
+
+    def _by_time(self, clocks: Clocks) -> tuple[KeptSet, Outcome]:
+        name, asked = self._budget.target
+        table, costs = clocks.table, [np.array(layer) for layer in clocks.table.layers]
+        wanted = table.whole / asked if name == "speedup" else asked
+        least = table.rest + self._plan.least(costs, self._budget)
+        if wanted < least:
+            raise BudgetError(
+                f"{self._budget} can't be reached on this machine by pruning: the smallest model takes about "
+                f"{least:.2f} ms of the dense one's {table.whole:.2f} ms ({table.whole / least:.2f} times as fast)."
+            )
+        found: Speed | None = None
+        goal = wanted
+
+        def met(weights: Sequence[float] | None) -> tuple[int, ...]:
+            """Sizes whose measured time is near to what was asked; the goal is moved by what they miss it by."""
+            nonlocal found, goal
+            best: tuple[float, Speed, tuple[int, ...], float] | None = None
+            for correction in range(_CORRECTIONS + 1):
+                sizes = self._solve(costs, max(goal, least) - table.rest, weights)
+                speed = dataclasses.replace(clocks.speed(sizes), corrections=correction)
+                miss = (speed.ratio / asked if name == "speedup" else asked / speed.pruned_ms) - 1
+                logger.info(f"Measured with these sizes: {speed}.")
+                if best is None or abs(miss) < best[0]:
+                    best = abs(miss), speed, sizes, goal
+                if abs(miss) <= _NEAR:
+                    break
+                goal *= 1 + miss
+            assert best is not None
+            _, found, sizes, goal = best
+            return sizes
+
+        sizes = met(None)
+        refined = self._refined(costs, max(goal, least) - table.rest)
+        if refined.sizes != sizes:
+            sizes = met(refined.weights)
+        return self._outcome(sizes, refined, speed=found)
+
+    def _by_drop(self, lost: Lost, limit: float) -> tuple[KeptSet, Outcome]:
+        """The smallest model that loses no more, by bisection over its work; the smaller a model, the more it loses."""
+        costs = self._plan.costs("macs", self._budget)
+        whole = sum(float(own[0]) for own in costs)
+        drops: list[Drop] = []
+
+        def tried(share: float) -> Drop:
+            with self._trials.repaired(self._solve(costs, share * whole)) as model:
+                drops.append(Drop(*lost(model), share))
+            logger.info(f"{100 * share:.0f} % of the layers' work: {drops[-1]} lost.")
+            return drops[-1]
+
+        shares = [point for point in CURVE if point * whole >= self._plan.least(costs, self._budget)]
+        low, high = -1, len(shares)  # the last known to be within the limit, the first known not to be
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if tried(shares[middle]).value <= limit else (low, middle)
+        if low < 0:
+            best = min(drops, key=lambda drop: drop.value)
+            raise BudgetError(
+                f"No smaller model loses at most {limit:g} points: the best, with {100 * best.macs:.0f} % of the "
+                f"layers' work, loses {best}. Allow more, give more calibration examples, or fine-tune after the "
+                "repair (`--recover least-squares+finetune` with a budget for `macs`)."
+            )
+        chosen = next(drop for drop in drops if drop.macs == shares[low])
+        refined = self._refined(costs, shares[low] * whole)
+        sizes = self._solve(costs, shares[low] * whole)
+        if refined.sizes != sizes:
+            with self._trials.repaired(refined.sizes) as model:
+                other = Drop(*lost(model), shares[low])
+            if other.value <= limit:
+                sizes, chosen = refined.sizes, other
+        drops = [drop for drop in drops if drop is not chosen] + [chosen]
+        return self._outcome(sizes, refined, drops=tuple(drops))
+
+    def _outcome(
+        self,
+        sizes: Sequence[int],
+        refined: Refined,
+        *,
+        speed: Speed | None = None,
+        drops: tuple[Drop, ...] = (),
+    ) -> tuple[KeptSet, Outcome]:
+        plan, budget = self._plan, self._budget
+        macs, parameters = plan.share(sizes, "macs", budget), plan.share(sizes, "parameters", budget)
+        work = at_length(plan.macs, budget.sequence_length)
+        layers_work, layers_parameters = (
+            sum(float(own[0]) for own in plan.costs(name, budget)) for name in ("macs", "parameters")
+        )
+        return plan.kept(sizes), Outcome(
+            budget=budget.to_dict(),
+            told=str(budget),
+            order=str(plan.settings["order"]),
+            ridge=plan.ridge,
+            compared=plan.compared,
+            layers=tuple(
+                Left(layer.name, layer.kind, layer.index, layer.sizes[0] * layer.group_size, size * layer.group_size)
+                for layer, size in zip(plan.layers, sizes, strict=True)
+            ),
+            macs=Cost(macs, work, work - (1 - macs) * layers_work),
+            parameters=Cost(parameters, plan.parameters, plan.parameters - (1 - parameters) * layers_parameters),
+            predicted=plan.loss(sizes),
+            divergence=float(self._trials.divergences(sizes).mean()),
+            refined=refined,
+            curve=points([(point["macs"], point["loss"]) for point in plan.curve(budget)]),
+            measured=points(
+                [
+                    (plan.share(own, "macs", budget), float(values.mean()))
+                    for own, values in self._trials.known.items()
+                ]
+            ),
+            speed=speed,
+            drops=drops,
+            seconds=dict(plan.seconds),
+        )
