@@ -12,7 +12,9 @@ from cahp_plugin._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from cahp_plugin.config import CAHPConfig
+    from cahp_plugin.cost.budget import Budget
     from cahp_plugin.errors import CAHPError
+    from cahp_plugin.plan.making import plan_pruning
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
     from cahp_plugin.recover import finetune, recover_least_squares
     from cahp_plugin.selectors.cahp.selection import HeadSelection
@@ -26,7 +28,9 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "config": ["CAHPConfig"],
+        "cost.budget": ["Budget"],
         "errors": ["CAHPError"],
+        "plan.making": ["plan_pruning"],
         "prune": ["CAHPImportance", "CAHPPruner", "load_pruned", "save_pruned"],
         "selectors.cahp.selection": ["HeadSelection"],
         "units.kept": ["KeptSet"],

@@ -221,8 +221,8 @@ class RecoverySettings(_Settings):
 
     method: RecoveryMethod = _setting(
         "finetune",
-        "finetune (the paper); least-squares and bias repair the output projections in closed form, in seconds and "
-        "without labels",
+        "finetune (the paper's, and the default without a budget); least-squares (the default with one) and bias "
+        "repair the output projections in closed form, in seconds and without labels",
     )
     calibration_examples: int = _setting(
         512, "training examples, drawn: three quarters to fit on, a quarter to measure what a size loses", (4, _MOST)

@@ -155,7 +155,9 @@ class PruneReport:
         """Which task it was, what the heads were compared by, and which numbers are better when they are lower."""
         how = self.selection.config.conditioning
         task = self.task.replace("-", " ")
-        told = f"Task: {task}." if self.plan else f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        told = (
+            f"Task: {task}." if self.plan else f"Task: {task}. Heads were compared by: {_COMPARED_BY.get(how, how)}."
+        )
         lower = [score for stage in self.stages[:1] for score in stage.scores if not score.higher_is_better]
         return " ".join([told, *(f"{score.heading}: {score.direction}." for score in lower), *self.told])
 

@@ -48,6 +48,7 @@ def summary(comparison: Comparison) -> str:
     setup = json.loads((folder / SETUP_NAME).read_text(encoding="utf-8"))
     dense = next(run for run in comparison.runs if run.method == "dense")
     recovery, score = setup["recovery"], dense.score
+    fitted = recovery["calibration_examples"] * 3 // 4
     picture = "accuracy.png" if score.name == "accuracy" else "scores.png"
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
     return f"""# {folder.name}
@@ -69,7 +70,7 @@ pairwise Jaccard, %.
 
 {places_table(comparison.structure(), markdown=True)}
 {knee_part(comparison.knee)}
-Recovery: {recovery["calibration_examples"] * 3 // 4} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
+Recovery: {fitted} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
 {recovery["learning_rate"]:g}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
 fine-tuning, where it was run. {versions}.
 """

@@ -16,8 +16,8 @@ from cahp_plugin.errors import CAHPError
 from cahp_plugin.observe.grams import HeadGrams
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.processes import processes
-from cahp_plugin.selectors import View, make_selector, selectors
 from cahp_plugin.recover import prune_and_repair
+from cahp_plugin.selectors import View, make_selector, selectors
 
 RUNS = {"methods": ["random", "obs"], "heads": [6], "seeds": [0], "recoveries": ["none", "least-squares"]}
 

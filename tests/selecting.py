@@ -6,10 +6,10 @@ from tiny import tiny_batches
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from cahp_plugin import CAHPConfig
+from cahp_plugin.recover import prune_and_repair
 from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.units.counts import HeadUnits
-from cahp_plugin.recover import prune_and_repair
 
 
 def view_of(model, data=None, *, least=1, **changes):

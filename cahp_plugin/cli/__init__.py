@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cahp_plugin._version import __version__
-from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, prune, report
+from cahp_plugin.cli import benchmark, compare, demo, deploy, export, inspect, plan, prune, report
 from cahp_plugin.cli.common import console
 from cahp_plugin.errors import CAHPError
 
@@ -25,10 +25,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cahp-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (prune, inspect, export, benchmark, deploy, compare, report, demo):
+    for module in (prune, plan, inspect, export, benchmark, deploy, compare, report, demo):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=module.HELP, description=module.DESCRIPTION)
-        if module in (prune, deploy, compare):
+        if module in (prune, plan, deploy, compare):
             command.add_argument("model", metavar="MODEL", help=prune.MODEL_HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

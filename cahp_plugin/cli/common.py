@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cahp_plugin.config import CAHPConfig, RecoverySettings
+from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
+from cahp_plugin.cost.budget import TARGETS, Budget
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.processes import processes
 
@@ -37,6 +38,7 @@ _READERS: dict[Any, Any] = {
     int | None: _optional_int,
     int | float | None: count_or_share,
     Mapping[str, Any]: json.loads,
+    float | None: float,
 }
 #: Settings of the recovery that the command line calls otherwise.
 _RECOVERY_NAMES = {"method": "recover"}
@@ -49,13 +51,17 @@ def _add_fields(group: Any, settings: type[Any], without: Sequence[str], default
         if field.name in without:
             continue
         kind, name, text = kinds[field.name], _RECOVERY_NAMES.get(field.name, field.name), field.metadata["help"]
-        default = defaults.get(field.name, getattr(settings(), field.name))
+        default = defaults.get(field.name, field.default)
+        if default is dataclasses.MISSING:
+            default = {}
         options: dict[str, Any] = {"type": _READERS.get(kind, kind)}
         if get_origin(kind) is Literal:
             options = {"choices": get_args(kind)}
         elif kind == Mapping[str, Any]:
             options["metavar"] = "JSON"
-        shown = f" (default: {default})" if default not in (None, {}) else ""
+        elif kind == tuple[str, ...]:
+            options = {"nargs": "+", "metavar": "PATTERN"}
+        shown = f" (default: {default})" if default not in (None, {}, ()) else ""
         group.add_argument(f"--{name.replace('_', '-')}", default=default, help=text + shown, **options)
 
 
@@ -93,15 +99,16 @@ def add_data_sets(parser: Any, about: str, sets: Mapping[str, str], *, required:
     return group
 
 
-def add_task_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+def add_task_options(parser: argparse.ArgumentParser, *, device: bool = True, metric: bool = True) -> None:
     """Adds what says which task a model does, which number is reported, and where it runs."""
     parser.add_argument("--task", metavar="NAME", help="the model's task (default: what its class and config tell)")
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="a number to report besides the task's own: one that the task has, or module:function(predictions, "
-        "references) -> float",
-    )
+    if metric:
+        parser.add_argument(
+            "--metric",
+            metavar="NAME",
+            help="a number to report besides the task's own: one that the task has, or module:function(predictions, "
+            "references) -> float",
+        )
     if device:
         parser.add_argument("--device", help="where the model runs, such as cuda (default: cpu)")
 
@@ -114,16 +121,78 @@ def load_data(arguments: argparse.Namespace, name: str) -> Any:
     return None if source is None else load_examples(source, getattr(arguments, f"{name}_split"))
 
 
-def add_pruning_options(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Adds what every command that prunes takes: method, recovery and output."""
+def add_planning_options(parser: argparse.ArgumentParser) -> Any:
+    """Adds what says how a plan for budgets is made."""
+    group = parser.add_argument_group("plan", "how the losses of all sizes are measured, for budgets")
+    _add_fields(group, PlanSettings, (), {})
+    return group
+
+
+def add_budget_options(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """Adds the options that set a budget, but for those in ``without``, and that say how its plan is made."""
+    group = parser.add_argument_group(
+        "budget",
+        f"what the pruned model may cost or lose: one of {', '.join(map(_flag, TARGETS))}. Heads and neurons go by "
+        "what they are worth at the outputs, and the rest is repaired by least squares: labels are not needed. "
+        "Without a budget, the paper's method",
+    )
+    _add_fields(group, Budget, without, {})
+    group.add_argument("--plan", metavar="FOLDER", help="a folder of `cahp plan` for this model and training set")
+    add_planning_options(parser)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def budget_of(arguments: argparse.Namespace, **given: Any) -> Budget | None:
+    """Builds the budget from the options of :func:`add_budget_options`; ``None`` where none is set.
+
+    Raises:
+        ConfigError: There are two, or options of a budget without one.
+    """
+    fields = [field for field in dataclasses.fields(Budget) if hasattr(arguments, field.name)]
+    values = chosen(arguments, *(field.name for field in fields)) | given
+    if any(values[name] is not None for name in TARGETS):
+        return Budget(**values)
+    alone = [field.name for field in fields if values[field.name] != field.default and field.name not in given]
+    alone += ["plan"] if arguments.plan is not None else []
+    if alone:
+        told = " and ".join(map(_flag, alone))
+        raise ConfigError(f"{told} is for a budget: name one of {', '.join(map(_flag, TARGETS))}.")
+    return None
+
+
+def planning_settings(arguments: argparse.Namespace) -> PlanSettings:
+    """Builds the settings from the options of :func:`add_planning_options`."""
+    return PlanSettings(**chosen(arguments, *(field.name for field in dataclasses.fields(PlanSettings))))
+
+
+def add_pruning_options(parser: argparse.ArgumentParser, *, without: Sequence[str] = (), **defaults: Any) -> None:
+    """Adds what every command that prunes takes: budget, method, recovery and output.
+
+    Args:
+        parser: The parser.
+        without: Options of the budget that the command has for itself.
+        **defaults: Defaults of settings that are not the library's.
+    """
+    add_budget_options(parser, without)
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder if it is not empty")
     parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no pictures")
     add_settings(parser, **defaults)
 
 
-def pruning_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of ``prune_model`` that :func:`add_pruning_options` and ``--output`` give."""
-    settings = {"config": method_config(arguments), "recovery": recovery_settings(arguments, arguments.recover)}
+def pruning_options(arguments: argparse.Namespace, **given: Any) -> dict[str, Any]:
+    """The keyword arguments of ``prune_model`` that :func:`add_pruning_options` and ``--output`` give.
+
+    Args:
+        arguments: The options.
+        **given: Parts of the budget that come from other options.
+    """
+    budget = budget_of(arguments, **given)
+    recover = arguments.recover or ("finetune" if budget is None else "least-squares")
+    settings: dict[str, Any] = {"config": method_config(arguments), "recovery": recovery_settings(arguments, recover)}
+    settings |= {"budget": budget, "plan": arguments.plan, "planning": planning_settings(arguments)}
     return settings | {"output_dir": arguments.output, **chosen(arguments, "overwrite", "figures")}
 
 

@@ -18,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     prune.add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for everything")
-    add_pruning_options(parser, epochs=3, learning_rate=2e-5)
+    add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None, without=("sequence_length", "threads"))
     export.add_preset_option(parser)
+    parser.add_argument(
+        "--quantize", choices=["dynamic"], default="dynamic", help="how the int8 graphs are made (default: dynamic)"
+    )
     group = parser.add_argument_group("latency")
     group.add_argument(
         "--sequence-length", type=int, nargs="+", help="tokens (default: 32 128 512, as far as the model takes them)"
@@ -31,6 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the subcommand."""
     from cahp_plugin.workflow import deploy_model
 
-    options = pruning_options(arguments) | {"sequence_lengths": arguments.sequence_length}
+    # A budget of time means the graphs that go out: int8 against int8, at the first of the lengths.
+    first = (arguments.sequence_length or [128])[0]
+    options = pruning_options(arguments, sequence_length=first, threads=arguments.threads)
+    options |= {"sequence_lengths": arguments.sequence_length}
     options |= chosen(arguments, "preset", "threads", "rounds", "warmup", "memory", *prune.DATA)
     print_result(arguments, deploy_model(*prune.load_inputs(arguments), **options))

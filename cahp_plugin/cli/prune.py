@@ -17,7 +17,10 @@ from cahp_plugin.cli.common import (
 )
 
 HELP = "prune a fine-tuned model and save it"
-DESCRIPTION = "Removes the attention heads that add nothing, fine-tunes, saves, reloads and compares."
+DESCRIPTION = (
+    "Makes a model smaller under a budget, heads and neurons, repaired without training; or, without a budget, "
+    "removes the attention heads that add nothing and fine-tunes, as the paper does. Saves, reloads and compares."
+)
 #: Options of :func:`add_data_options` that ``prune_model`` takes under their own names.
 DATA = ("task", "metric", "text_columns", "label_column", "max_length")
 MODEL_HELP = "folder or Hub id of a fine-tuned model"
@@ -27,14 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
-    add_pruning_options(parser, epochs=3, learning_rate=2e-5)
+    add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None)
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Adds the options that name the data."""
     sets = {
-        "train": "training set: selects the heads and recovers the model",
-        "eval": "evaluation set (default: a tenth of the training set, held out)",
+        "train": "training set: selects what goes and recovers the model; with a budget it needs no labels",
+        "eval": "evaluation set (default: a tenth of the training set, held out; with a budget it may be left out)",
     }
     add_data_sets(parser, DATA_HELP, sets, required=["train"] if required else ())
     add_task_options(parser)

@@ -1,1 +1,1 @@
-"""What a model costs to run: multiply-accumulates, parameters, measured times; and the budgets that are set for them."""
+"""What a model costs to run: multiply-accumulates, parameters, times; and the budgets that are set for them."""

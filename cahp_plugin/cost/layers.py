@@ -65,8 +65,9 @@ def costs_of(model: Any, layers: Sequence[PrunableLayer]) -> ModelCost:
         layers: Its prunable layers, with at least one unit each.
     """
     fixed, limit = fixed_length(model.config), max_positions(model)
-    lengths = _LENGTHS if limit is None or limit >= _LENGTHS[-1] else (limit // 4, limit // 2, limit)
-    lengths = lengths if fixed is None else (fixed,)
+    lengths: tuple[int, ...] = (fixed,) if fixed is not None else _LENGTHS
+    if fixed is None and limit is not None and limit < _LENGTHS[-1]:
+        lengths = (limit // 4, limit // 2, limit)
     counts = [_count(model, layers, length) for length in lengths]
     # Exact for three lengths: nothing in a transformer grows faster than the square of its tokens.
     powers = np.vander(np.array(lengths, dtype=np.float64), increasing=True)

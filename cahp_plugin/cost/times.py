@@ -27,6 +27,10 @@ _ROUNDS, _WARMUP = 40, 5
 _FORMAT = 1
 
 
+#: Milliseconds; ratio to another model, and the ends of its interval.
+Times = tuple[float, float, float, float]
+
+
 class Sized(Protocol):
     """A layer with the sizes that it may have."""
 
@@ -121,7 +125,9 @@ class TimeTable:
         return self.whole - sum(layer[0] for layer in self.layers)
 
 
-def timed(folders: Sequence[Path], how: How, *, rounds: int = _ROUNDS) -> list[list[tuple[float, float, float, float]]]:
+def timed(
+    folders: Sequence[Path], how: How, *, rounds: int = _ROUNDS
+) -> list[list[tuple[float, float, float, float]]]:
     """Times models side by side.
 
     Returns:

@@ -195,9 +195,7 @@ def _raw_width(raw: Mapping[str, Any]) -> int:
     return int(ids.shape[1]) if isinstance(ids, Tensor) and ids.dim() == 2 else 0
 
 
-def read_inputs(
-    dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, labels: bool = False
-) -> Iterator[Batch]:
+def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, labels: bool = False) -> Iterator[Batch]:
     """Reads batches for what needs no labels; the decoder's input is made of them where it has none.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,23 +57,58 @@ class Suffix:
 
     @contextlib.contextmanager
     def at(self, layer: PrunableLayer, number: int) -> Iterator[Any]:
-        """Within the context, the function that is yielded runs a batch from the layer on."""
-        with self._from(self._place.get(layer.output_path, 0), number):
-            yield lambda: self._run(self.batches[number])
+        """Within the context, the function that is yielded runs a batch from the layer's output projection on."""
+        place = self._place.get(layer.output_path)
+        with self._from(place or 0, number):
+            if place is None:
+                yield lambda: self._run(self.batches[number])
+                return
+            before = self._before(self._modules[place], layer.output, number)
+            with _replaced(before):
+                yield lambda: self._run(self.batches[number])
+
+    def _before(self, around: nn.Module, output: nn.Module, number: int) -> dict[nn.Module, Any]:
+        """What the modules of a transformer layer give that end before an output projection runs; the outermost."""
+        found: dict[nn.Module, Any] = {}
+        counts: dict[nn.Module, int] = {}
+
+        def record(module: nn.Module, args: Any, value: Any) -> None:
+            counts[module] = counts.get(module, 0) + 1
+            if not counts.get(output):
+                found[module] = _copied(value)  # what follows may change it in place
+
+        def reached(module: nn.Module, args: Any) -> None:
+            counts[output] = counts.get(output, 0) + 1
+
+        with contextlib.ExitStack() as hooks:
+            for module in around.modules():
+                if module not in (around, output):
+                    hooks.callback(module.register_forward_hook(record).remove)
+            hooks.callback(output.register_forward_pre_hook(reached).remove)
+            self._run(self.batches[number])
+        once = {module: value for module, value in found.items() if counts[module] == 1}
+        inner = {part for module in once for part in module.modules() if part is not module}
+        return {module: value for module, value in once.items() if module not in inner}
 
     @contextlib.contextmanager
     def _from(self, place: int, number: int) -> Iterator[None]:
-        skipped = self._modules[:place]
-        before = [vars(module).get("forward") for module in skipped]
-        try:
-            for module in skipped:
-                module.forward = _Recorded(self._outputs[module][number])  # type: ignore[assignment]
+        with _replaced({module: self._outputs[module][number] for module in self._modules[:place]}):
             yield
-        finally:
-            for module, own in zip(skipped, before, strict=True):
-                del module.forward
-                if own is not None:
-                    module.forward = own
+
+
+@contextlib.contextmanager
+def _replaced(outputs: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Modules that give what is on record, without computing anything."""
+    before = {module: vars(module).get("forward") for module in outputs}
+    try:
+        for module, value in outputs.items():
+            module.forward = _Recorded(value)  # type: ignore[assignment]
+        yield
+    finally:
+        for module, own in before.items():
+            del module.forward
+            if own is not None:
+                module.forward = own
 
 
 class _Recorded:

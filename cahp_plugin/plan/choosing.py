@@ -81,7 +81,7 @@ class Chooser:
         refined = self._refined(costs, capacity)
         return self._outcome(refined.sizes, refined)
 
-    def _solve(self, costs: Sequence[Array], capacity: float, weights: Sequence[float] | None = None) -> Any:
+    def _solve(self, costs: Sequence[Array], capacity: float, weights: Any = None) -> Any:
         return self._plan.solve(costs, capacity, self._budget, None if weights is None else list(weights))
 
     def _refined(self, costs: Sequence[Array], capacity: float) -> Refined:
@@ -130,7 +130,7 @@ class Chooser:
         return self._outcome(sizes, refined, speed=found)
 
     def _by_drop(self, lost: Lost, limit: float) -> tuple[KeptSet, Outcome]:
-        """The smallest model that loses no more, by bisection over its work; the smaller a model, the more it loses."""
+        """The smallest model that loses no more, by bisection: the smaller a model, the more it loses."""
         costs = self._plan.costs("macs", self._budget)
         whole = sum(float(own[0]) for own in costs)
         drops: list[Drop] = []
@@ -195,10 +195,7 @@ class Chooser:
             refined=refined,
             curve=points([(point["macs"], point["loss"]) for point in plan.curve(budget)]),
             measured=points(
-                [
-                    (plan.share(own, "macs", budget), float(values.mean()))
-                    for own, values in self._trials.known.items()
-                ]
+                [(plan.share(own, "macs", budget), float(values.mean())) for own, values in self._trials.known.items()]
             ),
             speed=speed,
             drops=drops,

@@ -96,13 +96,20 @@ def plan_pruning(
     if not fitted:
         raise DataError("A plan needs at least two batches of examples: one to fit, one to measure on; got one.")
     compared = compared_of(model, output)
+    settings = {
+        "num_examples": sum(map(len, batches)),
+        "measured_on": sum(map(len, held_out)),
+        "order": order,
+        "ridge": ridge,
+        "multiple_of": multiple_of,
+        "output": output,
+    }
     bound = {
         "model": fingerprint_of_model(model),
         "data": fingerprint_of_batches(batches),
-        "settings": {"num_examples": sum(map(len, batches)), "measured_on": sum(map(len, held_out)), "order": order,
-                     "ridge": ridge, "multiple_of": multiple_of, "output": output},
+        "settings": settings,
         "versions": package_versions(),
-    }  # fmt: skip
+    }
     done = Progress(None if progress is None else Path(progress), bound)
     clock = dict.fromkeys(("order the heads", "observe", "order and fit", "measure"), 0.0)
     ranks: dict[tuple[int, int], int] = {}
@@ -136,8 +143,11 @@ def plan_pruning(
         costs.parameters,
         compared.told,
         ridge,
-        seconds={name: round(value, 2) for name, value in clock.items() if value},
-        **bound,
+        settings,
+        {name: round(value, 2) for name, value in clock.items() if value},
+        str(bound["model"]),
+        str(bound["data"]),
+        package_versions(),
     )
 
 
@@ -178,7 +188,7 @@ def _ranks(model: Any, batches: Sequence[Batch], name: str, config: CAHPConfig) 
 
 
 def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int) -> None:
-    """Says how long the measuring will take, and how much memory and disk, from one pass over the held-out examples."""
+    """Says how long the measuring will take, and how much memory, from one pass over the held-out examples."""
     sizes = [len(sizes_of(layer, multiple_of)) - 1 for layer in layers]
     # A layer's passes run what lies behind it.
     behind = sum(count * (1 - place / len(layers)) for place, count in enumerate(sizes))
@@ -188,4 +198,3 @@ def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int)
         f"Planning: {len(layers)} layers, {sum(sizes)} sizes; about {behind * seconds / 60:.1f} min and {memory:.0f} "
         "MiB. What was measured is kept if it is stopped."
     )
-

@@ -183,9 +183,7 @@ class Plan:
 
     def loss(self, sizes: Sequence[int]) -> float:
         """Predicted loss of some sizes: the sum over the layers."""
-        return sum(
-            layer.losses[layer.sizes.index(size)] for layer, size in zip(self.layers, sizes, strict=True)
-        )
+        return sum(layer.losses[layer.sizes.index(size)] for layer, size in zip(self.layers, sizes, strict=True))
 
     def share(self, sizes: Sequence[int], name: str, budget: Budget) -> float:
         """Share of the layers' multiply-accumulates or parameters that some sizes keep."""

@@ -52,7 +52,7 @@ class Refined:
 
 def refine(
     plan: Plan,
-    solve: Callable[[Sequence[float]], tuple[int, ...]],
+    solve: Callable[[Array], tuple[int, ...]],
     divergences: Callable[[Sequence[int]], Array],
     settings: PlanSettings,
 ) -> Refined:

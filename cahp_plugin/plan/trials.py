@@ -51,9 +51,7 @@ class Trials:
             dense = {layer.output_path: layer for layer in prunable_layers(self.model)}
             ours = {layer.output_path: layer for layer in prunable_layers(model)}
             cut = [
-                (layer, size)
-                for layer, size in zip(self.plan.layers, sizes, strict=True)
-                if size < len(layer.order)
+                (layer, size) for layer, size in zip(self.plan.layers, sizes, strict=True) if size < len(layer.order)
             ]
             for layer, size in cut:
                 shrink_layer(model, ours[layer.path], layer.units(size))

@@ -50,7 +50,7 @@ class Stage:
 
 
 def stage_rows(stages: Sequence[Stage]) -> list[dict[str, str]]:
-    """Stages as rows of a table: heads, neurons where some have gone, parameters, scores with their intervals, loss and number of examples."""
+    """Stages as rows of a table: heads, neurons where some went, parameters, scores, loss and number of examples."""
     losses = any(stage.loss is not None for stage in stages)
     neurons = len({stage.neurons for stage in stages}) > 1
     counts = any(stage.num_examples is not None for stage in stages)

@@ -99,8 +99,9 @@ def environment() -> Environment:
 
     found = Environment(loader=FileSystemLoader(style.FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     helpers = (
-        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts, plan_charts,
-        layer_charts, method_tables, methods_of, named, numeric_columns, percent, selection_charts, settings, shown,
+        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
+        layer_charts, method_tables, methods_of, named, numeric_columns, percent, plan_charts,
+        selection_charts, settings, shown,
     )  # fmt: skip
     found.globals.update({helper.__name__: helper for helper in helpers})
     return found

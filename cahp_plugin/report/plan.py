@@ -44,8 +44,8 @@ def loss_against_size(outcome: Outcome) -> Chart:
         f"Predicted divergence by share of the layers' multiply-accumulates: {told}. Chosen: "
         f"{100 * outcome.macs.layers:.1f} %, measured {outcome.divergence:.3g}.",
         figure,
-        f"Compared: {outcome.compared}. Predicted: the sum of what the layers lose one by one. Measured: whole models, "
-        "repaired, on held-out examples.",
+        f"Compared: {outcome.compared}. Predicted: the sum of what the layers lose one by one. Measured: whole "
+        "models, repaired, on held-out examples.",
     )
 
 

@@ -22,7 +22,7 @@ from cahp_plugin.export import export_pruned
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.inputs import fixed_length
 from cahp_plugin.observe.streams import apart, calibration_batches
-from cahp_plugin.plan.choosing import Chooser, Clocks
+from cahp_plugin.plan.choosing import Chooser, Clocks, Lost
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.plan.making import EVERY, RIDGE, plan_pruning
 from cahp_plugin.plan.outcome import Outcome
@@ -214,7 +214,7 @@ def _clocks(model: Any, plan: Plan, how: How, batch: Batch, processor: Any, pres
         yield Clocks(table, lambda sizes: speed_of(make(full), make(sizes), how))
 
 
-def _lost(evaluate: Callable[[Any], Evaluation], dense: Any) -> Callable[[Any], tuple[float, float | None, float | None]]:
+def _lost(evaluate: Callable[[Any], Evaluation], dense: Any) -> Lost:
     """Points that a model loses against the dense one on the same examples, with the 95 % interval."""
     before = evaluate(dense)
 

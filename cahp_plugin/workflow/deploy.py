@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.config import CAHPConfig, PlanSettings
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.latency import measure_latency
+from cahp_plugin.plan.plan import Plan
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import save_latency
 from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
 from cahp_plugin.tasks import Options, encode_sets, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
-from cahp_plugin.workflow.prune import prune_model, read_from, training_and_evaluation
+from cahp_plugin.workflow.prune import prune_model, read_from
+from cahp_plugin.workflow.sets import training_and_evaluation
 
 _LENGTHS = (32, 128, 512)
 
@@ -31,6 +34,9 @@ def deploy_model(
     evaluation: Any = None,
     config: CAHPConfig | None = None,
     *,
+    budget: Budget | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    planning: PlanSettings | None = None,
     task: str | None = None,
     metric: str | None = None,
     output_dir: str | os.PathLike[str],
@@ -56,11 +62,15 @@ def deploy_model(
         processor: Its tokenizer, or its processor of images or speech.
         train: Training set, as for :func:`cahp_plugin.prune_model`.
         evaluation: Evaluation set; without it, a tenth of the training set is held out.
-        config: Settings of the method.
+        config: As for :func:`cahp_plugin.prune_model`.
+        budget: What the pruned model may cost, or may lose; a budget of time is met by the int8 graphs, pruned
+            against dense.
+        plan: As for :func:`cahp_plugin.prune_model`.
+        planning: As for :func:`cahp_plugin.prune_model`.
         task: As for :func:`cahp_plugin.prune_model`.
         metric: As for :func:`cahp_plugin.prune_model`.
         output_dir: Folder to write.
-        recovery: Fine-tuning after pruning; the paper's by default.
+        recovery: As for :func:`cahp_plugin.prune_model`.
         preset: Processors that the int8 graphs are for; see :func:`cahp_plugin.export.export_pruned`.
         sequence_lengths: Lengths that latency is measured at, in tokens; the model needs positions for all. Without
             it 32, 128 and 512 as far as it has, and the one length of images and speech.
@@ -108,6 +118,11 @@ def deploy_model(
             train,
             evaluation,
             config,
+            budget=budget,
+            plan=plan,
+            planning=planning,
+            precision="int8",
+            preset=preset,
             task=task,
             metric=metric,
             output_dir=partial / "pruned",

@@ -18,8 +18,6 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
-from cahp_plugin.data import as_dataset
-from cahp_plugin.data.sources import like
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.files import write_text
@@ -44,9 +42,7 @@ from cahp_plugin.selectors.base import resolved
 from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.tasks import (
     Evaluation,
-    Examples,
     Options,
-    Task,
     encode_sets,
     evaluate,
     known_task,
@@ -59,11 +55,11 @@ from cahp_plugin.units import KeptSet, attention_layers, prunable_layers
 from cahp_plugin.units.kept import KINDS
 from cahp_plugin.units.state import call_options, fingerprint_of_model
 from cahp_plugin.workflow.budget import Chosen, choose_under
+from cahp_plugin.workflow.sets import encode_for_budget, training_and_evaluation
 
 logger = logging.get_logger(__name__)
 
 _RELOAD_TOLERANCE = 1e-6
-_HELD_OUT = 0.1
 
 
 def prune_model(
@@ -130,7 +126,7 @@ def prune_model(
     """
     config = CAHPConfig() if config is None else config
     planning = PlanSettings() if planning is None else planning
-    recovery = RecoverySettings(method="finetune" if budget is None else "least-squares") if recovery is None else recovery
+    recovery = recovery or RecoverySettings("finetune" if budget is None else "least-squares")
     if budget is None and plan is not None:
         raise ConfigError("A plan is for a budget: name one, such as `--macs 0.6`.")
     plan = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
@@ -161,12 +157,13 @@ def prune_model(
                 sets = training_and_evaluation(train, evaluation)
                 examples, evaluated = encode_sets(sets, model, processor, does, options).values()
             else:
-                labelled = recovery.finetunes
-                examples, evaluated = _for_budget(train, evaluation, model, processor, does, options, labelled)
+                examples, evaluated = encode_for_budget(
+                    train, evaluation, model, processor, does, options, hold_out=True, labelled=recovery.finetunes
+                )
             if evaluated is not None:
                 does.chosen_metrics(evaluated, metric)
         if here.size > 1:
-            given = {"recovery": recovery, "model": fingerprint_of_model(model), "budget": budget}
+            given = {"recovery": recovery, "model": fingerprint_of_model(model), "budget": budget and budget.to_dict()}
             data = {"train": examples.fingerprint(), "evaluation": evaluated and evaluated.fingerprint()}
             here.check_same({**given, **data, "settings": config.to_dict(), "versions": package_versions()})
         if does.needs_targets(examples):
@@ -289,30 +286,6 @@ def prune_model(
     return report
 
 
-def _for_budget(
-    train: Any, evaluation: Any, model: Any, processor: Any, does: Task, options: Options, labelled: bool
-) -> tuple[Examples, Examples | None]:
-    """Training and evaluation set, of which the first needs no labels unless it is trained on.
-
-    Without an evaluation set, a tenth of the training set is held out where it has labels.
-    """
-    train = as_dataset(train)
-    try:
-        does.columns(train, options)
-        sets = training_and_evaluation(train, evaluation)
-    except DataError as error:
-        if labelled:
-            raise
-        logger.warning(f"The training set has no labels ({error}) They are not needed: nothing is evaluated on it.")
-        plain = dataclasses.replace(options, label_column=None, labelled=False)
-        found = {"training": encode_sets({"": train}, model, processor, does, plain)[""]}
-        if evaluation is not None:
-            found["evaluation"] = encode_sets({"": evaluation}, model, processor, does, options)[""]
-        return found["training"], found.get("evaluation")
-    examples, evaluated = encode_sets(sets, model, processor, does, options).values()
-    return examples, evaluated
-
-
 def _write_page(folder: Path, place: Path) -> None:
     """Writes the page about a folder that will lie at ``place``."""
     try:
@@ -326,22 +299,6 @@ def read_from(*sources: Any) -> list[str]:
     names = ("name_or_path", "source_path")  # of models and tokenizers; of what `load_examples` read
     places = [str(found) for source in sources for name in names if (found := getattr(source, name, None))]
     return places + [entry["filename"] for source in sources for entry in getattr(source, "cache_files", ())]
-
-
-def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
-    """The two sets; where there is none to evaluate on, a tenth of the training set is held out for that.
-
-    Raises:
-        DataError: They are no data sets, or a single row.
-    """
-    train = as_dataset(train)
-    if evaluation is not None:
-        return {"training": train, "evaluation": as_dataset(evaluation)}
-    if len(train) < 2:
-        raise DataError("No evaluation data was given, and the training set has too few rows to hold some out.")
-    logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
-    parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
-    return {"training": like(parts["train"], train), "evaluation": like(parts["test"], train)}
 
 
 def load_model(name: str, *, task: str | None = None, device: str | None = None) -> tuple[Any, Any]:
@@ -405,8 +362,9 @@ def _stage(name: str, model: Any, evaluation: Evaluation | None) -> Stage:
     layers = prunable_layers(model)
     heads, neurons = (sum(len(layer.present) for layer in layers if layer.noun == kind) for kind in KINDS)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = evaluation and (evaluation.loss, evaluation.scores, evaluation.num_examples)
-    return Stage(name, heads, parameters, *(found or (None, (), None)), neurons=neurons)
+    if evaluation is None:
+        return Stage(name, heads, parameters, None, (), neurons=neurons)
+    return Stage(name, heads, parameters, evaluation.loss, evaluation.scores, evaluation.num_examples, neurons)
 
 
 class _Clock:

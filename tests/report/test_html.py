@@ -233,7 +233,8 @@ def test_nothing_from_outside_becomes_markup(tmp_path):
 
 def test_a_pruned_folder_gets_its_page(given, capsys):
     assert (
-        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--calibration-examples", "50")) == 0
+        main(prune_arguments(given, "--num-heads", "6", "--recover", "least-squares", "--calibration-examples", "50"))
+        == 0
     )
     assert f"All in one page: {given / 'pruned' / 'report.html'}" in capsys.readouterr().out
     page = check_whole(given / "pruned" / "report.html")

@@ -10,9 +10,9 @@ from tiny import model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
+from cahp_plugin.recover import prune_and_repair
 from cahp_plugin.selectors import Needs, Ranked, View, make_selector, selectors
 from cahp_plugin.units import attention_layers
-from cahp_plugin.recover import prune_and_repair
 
 NAMES = list(selectors())
 RANKED = ["salience", "salience-layernorm", "hies", "magnitude", "obs", "random"]

@@ -12,12 +12,12 @@ from cahp_plugin.observe import prepare_batches
 from cahp_plugin.observe.conditioning import LABEL_SETS, TOKEN_LABEL, conditioning_of
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
+from cahp_plugin.recover import prune_and_repair
 from cahp_plugin.selectors import Needs, View, make_selector
 from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.selectors.controls import ShuffledLabels
 from cahp_plugin.tasks import TASKS
 from cahp_plugin.units import attention_layers
-from cahp_plugin.recover import prune_and_repair
 
 CONFIG = CAHPConfig(signature_size=5, num_heads=6)
 HOW = {"tokens": TOKEN_LABEL, "labels": LABEL_SETS}
