@@ -102,7 +102,7 @@ def _count(model: Any, layers: Sequence[PrunableLayer], length: int) -> list[int
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     with kept_state(model), plain_calls(model), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.eval()
+        model.eval().requires_grad_(False)  # the counter takes hooks of gradients where there are any
         model(**inputs, **call_options(type(model)))
     counts = {path: sum(own.values()) // 2 for path, own in counter.get_flop_counts().items()}
     root = type(model).__name__

@@ -29,14 +29,18 @@ def allocate(costs: Sequence[Array], losses: Sequence[Array], capacity: float, b
     Returns:
         The choice of each layer; of equal ones the first. ``None`` where the cheapest cost more than the capacity.
     """
+    best_of_all = [int(np.argmin(loss)) for loss in losses]
+    if sum(float(own[place]) for own, place in zip(costs, best_of_all, strict=True)) <= capacity:
+        return best_of_all  # however the costs fall between the bins
     least = [float(own.min()) for own in costs]
     room = capacity - sum(least)
     if room < -1e-9 * abs(capacity):
         return None
-    bin_size = max(room, 0.0) / bins or 1.0
+    bin_size = max(room, 0.0) / bins or np.finfo(np.float64).tiny
     best, choices = np.zeros(bins + 1), []
     for own, loss, cheapest in zip(costs, losses, least, strict=True):
-        needed = np.ceil((own - cheapest) / bin_size - 1e-9).astype(np.int64)
+        with np.errstate(over="ignore"):
+            needed = np.ceil(np.minimum((own - cheapest) / bin_size - 1e-9, bins + 1)).astype(np.int64)
         found = np.full(bins + 1, np.inf)
         chosen = np.zeros(bins + 1, dtype=np.int64)
         for choice, (taken, value) in enumerate(zip(needed, loss, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -53,10 +54,11 @@ class Trials:
             cut = [
                 (layer, size) for layer, size in zip(self.plan.layers, sizes, strict=True) if size < len(layer.order)
             ]
+            pairs = []
             for layer, size in cut:
                 shrink_layer(model, ours[layer.path], layer.units(size))
-            left = {layer.output_path: layer for layer in prunable_layers(model)}
-            pairs = [(left[layer.path], dense[layer.path]) for layer, _ in cut]
+                left = dataclasses.replace(ours[layer.path], present=tuple(layer.units(size)))
+                pairs.append((left, dense[layer.path]))
             for _ in refit(model, self.model, pairs, self._fitted, self.plan.ridge) if pairs else ():
                 pass
             yield model

@@ -31,6 +31,7 @@ def loss_against_size(outcome: Outcome) -> Chart:
             label="chosen, measured",
         )  # fmt: skip
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
     axes.invert_xaxis()
     axes.grid(axis="y")
@@ -75,12 +76,12 @@ def units_left(outcome: Outcome) -> Chart:
     axes.set_ylim(most - 0.5, -0.5)
     axes.set_yticks(range(most))
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %" if value <= 1 else "")
-    axes.set_ylabel("layer (0 is next to the input)")
+    axes.set_ylabel("layer")
     axes.set_xlabel("share of the layer's units that is left")
     add_legend(figure, handles)
     words = " and ".join(f"{outcome.count(kind)[0]:,} of {outcome.count(kind)[1]:,} {kind}" for kind in kinds)
     return Chart("units_left", f"{words} stay", f"Bars. {'. '.join(told)}.", figure,
-                 "The number at a bar is what is left.")  # fmt: skip
+                 "The number at a bar is what is left. Layer 0 is next to the input.")  # fmt: skip
 
 
 def plan_charts(outcome: Outcome) -> list[Chart]:
