@@ -263,11 +263,14 @@ class PlanSettings(_Settings):
             Neurons go by Optimal Brain Surgeon.
         refine: How many whole models are pruned, repaired and held against the dense one to better the sizes that the
             sum of the layers' losses gives; 0 leaves these as they are. Each takes as long as a repair.
+        refine_examples: Further training examples, drawn by the seed, that these are held against the dense one on,
+            besides those that the plan measures on: of few, the best of many sizes is the luckiest.
         refine_minutes: Minutes after which no further one is begun; with it, two runs may end with different sizes.
     """
 
     order: str = _setting("obs", "selector that orders the heads of each layer")
     refine: int = _setting(12, "whole repaired models that are compared to better the sizes; 0 for none", (0, _MOST))
+    refine_examples: int = _setting(512, "further training examples, drawn, that these are compared on", (0, _MOST))
     refine_minutes: float | None = _setting(
         None, "minutes after which no further one is begun; two runs may then differ", (0.0, 1e6)
     )

@@ -96,7 +96,7 @@ def _count(model: Any, layers: Sequence[PrunableLayer], length: int) -> list[int
         model.config,
         batch_size=1,
         sequence_length=length,
-        target_length=length,
+        target_length=min(length, max_positions(model) or length),
         generator=torch.Generator().manual_seed(0),
     )
     inputs = {name: value.to(model.device) for name, value in inputs.items()}

@@ -59,12 +59,28 @@ class Chosen:
     held_out: list[Batch]
 
 
-def calibration_of(model: Any, examples: Examples, settings: RecoverySettings, seed: int) -> list[Batch]:
-    """The examples of a training set that plans and repairs look at, drawn by a seed, in batches by length."""
-    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    sample = examples.select(drawn[: settings.calibration_examples].tolist()).by_length()
-    size = max(1, min(settings.batch_size, len(sample) // (2 * EVERY)))  # of a few examples, not all in one batch
-    return calibration_batches(sample.batches(size), model, len(sample), labels=True)
+def calibration_of(
+    model: Any, examples: Examples, settings: RecoverySettings, seed: int, more: int = 0
+) -> tuple[list[Batch], list[Batch]]:
+    """The examples of a training set that plans and repairs look at, drawn by a seed, in batches by length.
+
+    Args:
+        model: The model.
+        examples: The training set.
+        settings: Number of examples, and the batch size.
+        seed: Seed of the draw.
+        more: Further examples, for the second result.
+
+    Returns:
+        The batches, and those of the further examples, as far as there are any.
+    """
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    count, found = settings.calibration_examples, []
+    for drawn in (order[:count], order[count : count + more]):
+        sample = examples.select(drawn).by_length()
+        size = max(1, min(settings.batch_size, len(sample) // (2 * EVERY)))  # of a few examples, not all in one batch
+        found.append(calibration_batches(sample.batches(size), model, len(sample), labels=True) if drawn else [])
+    return found[0], found[1]
 
 
 def make_plan(
@@ -145,14 +161,15 @@ def choose_under(
         raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
     if budget.lengths == "data" and not lengths:
         raise ConfigError("`lengths='data'` needs evaluation examples: give `--eval`.")
-    batches = calibration_of(model, examples, recovery, config.seed)
+    more = planning.refine_examples if planning.refine else 0
+    batches, further = calibration_of(model, examples, recovery, config.seed, more)
     if plan is None:
         plan = make_plan(model, batches, planning, config, budget.multiple_of, progress)
     else:
         check_plan(plan, model, batches)
     plan.allowed(budget)  # patterns that match nothing are told before the work
     fitted, held_out = apart(batches, EVERY)
-    trials = Trials(model, plan, fitted, held_out, compared_of(model))
+    trials = Trials(model, plan, fitted, [*held_out, *further], compared_of(model))
     chooser = Chooser(plan, budget, planning, trials)
 
     def choose() -> tuple[KeptSet, Outcome]:

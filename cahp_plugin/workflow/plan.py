@@ -73,7 +73,7 @@ def plan_model(
     options = Options(text_columns, label_column, max_length)
     examples, _ = encode_for_budget(train, None, model, processor, does, options)
     examples = with_targets(model, examples)
-    batches = calibration_of(model, examples, RecoverySettings() if recovery is None else recovery, config.seed)
+    batches, _ = calibration_of(model, examples, RecoverySettings() if recovery is None else recovery, config.seed)
     progress = folder / PROGRESS_NAME
     plan = make_plan(model, batches, planning or PlanSettings(), config, multiple_of, progress if here.main else None)
     if here.main:
