@@ -94,6 +94,27 @@ def test_deploy_makes_and_measures_everything(given, capsys):
     assert "partial" not in (out / "pruned" / "cahp_report.json").read_text()
 
 
+def test_deploy_meets_a_speed_with_int8_against_int8(given, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CAHP_CACHE", str(tmp_path / "cache"))
+    arguments = prune_arguments(given, "--speedup", "1.05", "--quantize", "dynamic", "--refine", "0", output="out")
+    arguments[0] = "deploy"
+    small = ["--calibration-examples", "40", "--batch-size", "4", "--multiple-of", "1", "--no-figures", "--no-memory"]
+    assert main([*arguments, *small, "--sequence-length", "32", *MEASURE, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    outcome = report["pruning"]["plan"]
+    assert outcome["speed"]["how"].startswith("onnxruntime int8 on cpu, 32 tokens")
+    assert outcome["macs"]["layers"] < 1 and outcome["budget"]["sequence_length"] == 32
+    assert list(report["exports"]) == ["dense", "dense-int8", "pruned-onnx", "pruned-int8"]
+    ratios = {entry["target"]: entry["ratio"] for entry in report["latency"]["measurements"]}
+    table = (given / "out" / "cahp_deploy.md").read_text()
+    for told, ratio in (
+        ("pruned fp32 is", 1 / ratios["pruned-onnx"]),
+        ("pruned int8", ratios["dense-int8"] / ratios["pruned-int8"]),
+        ("Pruned int8 against dense fp32:", 1 / ratios["pruned-int8"]),
+    ):
+        assert f"{told} {ratio:.2f} times" in table
+
+
 def test_deploy_refuses_lengths_without_positions_before_it_prunes(given, capsys):
     arguments = prune_arguments(given, output="out")
     arguments[0] = "deploy"

@@ -88,6 +88,27 @@ def test_the_command_in_two_processes(given, capsys):
                                                              "train.jsonl"]  # fmt: skip
 
 
+@pytest.mark.parametrize("budget", [["--macs", "0.7"], ["--max-drop", "20", "--order", "salience"]])
+def test_two_processes_meet_a_budget_as_one_does(given, capsys, budget):
+    more = [*budget, "--json", "--no-figures", "--calibration-examples", "40", "--batch-size", "4", "--refine", "1"]
+    run = subprocess.run([*LAUNCH, "-m", "cahp_plugin", *prune_arguments(given, *more)], env=environment(), cwd=given,
+                         capture_output=True, text=True, timeout=200)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    two = json.loads(run.stdout)["plan"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main(prune_arguments(given, *more, output="alone")) == 0
+    finally:
+        torch.set_num_threads(threads)
+    one = json.loads(capsys.readouterr().out)["plan"]
+    assert two["layers"] == one["layers"] and two["divergence"] == pytest.approx(one["divergence"], rel=1e-6)
+    assert [drop["value"] for drop in two["drops"]] == [drop["value"] for drop in one["drops"]]
+    assert sorted(path.name for path in given.iterdir() if path.name.startswith(("pruned", "alone"))) == [
+        "alone", "pruned"
+    ]  # fmt: skip
+
+
 def test_a_lost_process_is_an_error_in_all(given):
     """The second is killed in the middle of the fine-tuning, and the launcher ends the first by SIGTERM.
 

@@ -159,7 +159,7 @@ def budget_of(arguments: argparse.Namespace, **given: Any) -> Budget | None:
     alone += ["plan"] if arguments.plan is not None else []
     if alone:
         told = " and ".join(map(_flag, alone))
-        raise ConfigError(f"{told} is for a budget: name one of {', '.join(map(_flag, TARGETS))}.")
+        raise ConfigError(f"Only a budget takes {told}: name one of {', '.join(map(_flag, TARGETS))}.")
     return None
 
 

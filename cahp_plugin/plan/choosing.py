@@ -23,8 +23,9 @@ from cahp_plugin.units import KeptSet
 
 logger = logging.get_logger(__name__)
 
-#: How far a measured speed may be from what was asked, and how often the plan is corrected for it.
-_NEAR, _CORRECTIONS = 0.03, 2
+#: How near a measured speed has to be to what was asked for no correction of the plan, and how many there are. Twice
+#: as near as is promised: it is measured again where it is used.
+_NEAR, _CORRECTIONS = 0.015, 2
 
 #: ``speed(sizes)``: the whole model of these sizes against the dense one, measured.
 Measure = Callable[[Sequence[int]], Speed]

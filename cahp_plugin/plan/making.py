@@ -25,6 +25,7 @@ from cahp_plugin.plan.orders import centred, elimination_order, refitted, select
 from cahp_plugin.plan.plan import LayerPlan, Plan, fingerprint_of_batches, layer_plan
 from cahp_plugin.plan.progress import Progress
 from cahp_plugin.plan.sensitivity import sensitivity
+from cahp_plugin.processes import processes
 from cahp_plugin.recover import prune_and_repair
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.selectors import View, selectors
@@ -110,45 +111,47 @@ def plan_pruning(
         "settings": settings,
         "versions": package_versions(),
     }
-    done = Progress(None if progress is None else Path(progress), bound)
     clock = dict.fromkeys(("order the heads", "observe", "order and fit", "measure"), 0.0)
     ranks: dict[tuple[int, int], int] = {}
-    start = time.perf_counter()
-    if order != "obs":
+    if order != "obs":  # in all processes together
+        start = time.perf_counter()
         ranks = _ranks(model, fitted, order, config or CAHPConfig())
         clock["order the heads"] = time.perf_counter() - start
-    costs = costs_of(model, layers)
-    cost = {layer.output_path: own for layer, own in zip(layers, costs.layers, strict=True)}
-    with at_rest(model):
-        start = time.perf_counter()
-        suffix = Suffix(model, layers, held_out)
-        _foretell(layers, time.perf_counter() - start, multiple_of)
-        start = time.perf_counter()
-        bar = logging.tqdm(total=len(layers), desc="Planning", unit="layer")
-        for grams in layer_grams(model, layers, fitted):
-            clock["observe"] += time.perf_counter() - start
-            while grams:  # a matrix is let go with its layer
-                layer, equations = grams.pop(0)
-                if layer.output_path not in done.layers:
-                    found = _measured(
-                        layer, equations, suffix, compared, ranks, cost[layer.output_path], ridge, multiple_of, clock
-                    )
-                    done.add(found)
-                bar.update()
+
+    def measure() -> Plan:
+        done = Progress(None if progress is None else Path(progress), bound)
+        costs = costs_of(model, layers)
+        cost = {layer.output_path: own for layer, own in zip(layers, costs.layers, strict=True)}
+        with at_rest(model):
             start = time.perf_counter()
-        bar.close()
-    return Plan(
-        tuple(done.layers[layer.output_path] for layer in layers),
-        costs.macs,
-        costs.parameters,
-        compared.told,
-        ridge,
-        settings,
-        {name: round(value, 2) for name, value in clock.items() if value},
-        str(bound["model"]),
-        str(bound["data"]),
-        package_versions(),
-    )
+            suffix = Suffix(model, layers, held_out)
+            _foretell(layers, time.perf_counter() - start, multiple_of)
+            start = time.perf_counter()
+            bar = logging.tqdm(total=len(layers), desc="Planning", unit="layer")
+            for grams in layer_grams(model, layers, fitted):
+                clock["observe"] += time.perf_counter() - start
+                while grams:  # a matrix is let go with its layer
+                    layer, equations = grams.pop(0)
+                    if layer.output_path not in done.layers:
+                        own = cost[layer.output_path]
+                        done.add(_measured(layer, equations, suffix, compared, ranks, own, ridge, multiple_of, clock))
+                    bar.update()
+                start = time.perf_counter()
+            bar.close()
+        return Plan(
+            tuple(done.layers[layer.output_path] for layer in layers),
+            costs.macs,
+            costs.parameters,
+            compared.told,
+            ridge,
+            settings,
+            {name: round(value, 2) for name, value in clock.items() if value},
+            str(bound["model"]),
+            str(bound["data"]),
+            package_versions(),
+        )
+
+    return processes().share(measure)
 
 
 def _measured(
@@ -195,6 +198,6 @@ def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int)
     width = max(len(layer.present) * layer.size for layer in layers)
     memory = 8 * width**2 * 6 / 2**20
     logger.info(
-        f"Planning: {len(layers)} layers, {sum(sizes)} sizes; about {behind * seconds / 60:.1f} min and {memory:.0f} "
-        "MiB. What was measured is kept if it is stopped."
+        f"Planning: {len(layers)} layers, {sum(sizes)} sizes; about {behind * seconds / 60:.1f} min, {memory:.0f} MiB "
+        "of memory."
     )

@@ -37,7 +37,8 @@ class Progress:
             for line in lines[1:-1]:  # behind the last line break is nothing, or a line that was cut off
                 layer = from_plain(LayerPlan, json.loads(line))
                 self.layers[layer.path] = layer
-            logger.info(f"{len(self.layers)} layers were measured before; they are in {path}.")
+            logger.info(f"{len(self.layers)} layers were measured before.")
+        logger.info(f"What is measured goes to {path}: if this is stopped, the same command goes on from there.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join([first, *map(_line, self.layers.values()), ""]), encoding="utf-8")
 

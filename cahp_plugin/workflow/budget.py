@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
 from cahp_plugin.cost.budget import Budget
@@ -174,13 +175,13 @@ def choose_under(
 
     def choose() -> tuple[KeptSet, Outcome]:
         if not budget.timed:
-            return chooser.choose(lost=None if evaluate is None else _lost(evaluate, model))
+            return chooser.choose()
         how = _how(model, budget, lengths, precision)
         with _clocks(model, plan, how, batches[0], processor, preset) as clocks:
             return chooser.choose(clocks)
 
-    if budget.target[0] == "max_drop":  # every process evaluates its share
-        kept, outcome = choose()
+    if budget.target[0] == "max_drop" and evaluate is not None:  # every process evaluates its share
+        kept, outcome = chooser.choose(lost=_lost(evaluate, model))
     else:
         kept, outcome = processes().share(choose)
     return Chosen(kept, outcome, plan, fitted, held_out)
@@ -218,10 +219,12 @@ def _clocks(model: Any, plan: Plan, how: How, batch: Batch, processor: Any, pres
             if how.runtime == "torch":
                 save_pruned(cut, place, model_card=False)
                 return place
-            export_pruned(cut, place, tokenizer=processor)
+            with _without_bars():  # there is one for all
+                export_pruned(cut, place, tokenizer=processor)
             if how.precision == "int8":
                 int8 = place.with_name(f"{place.name}-int8")
-                export_pruned(place, int8, quantize="dynamic", preset=preset)
+                with _without_bars():
+                    export_pruned(place, int8, quantize="dynamic", preset=preset)
                 shutil.rmtree(place)
                 return int8
             return place
@@ -229,6 +232,17 @@ def _clocks(model: Any, plan: Plan, how: How, batch: Batch, processor: Any, pres
         shape = f"{type(model).__name__} {model.config.to_json_string()}"
         table = time_table(plan.layers, how, make, shape)
         yield Clocks(table, lambda sizes: speed_of(make(full), make(sizes), how))
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _lost(evaluate: Callable[[Any], Evaluation], dense: Any) -> Lost:

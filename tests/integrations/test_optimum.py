@@ -13,9 +13,10 @@ from words import tiny_tokenizer, word_examples
 
 pytest.importorskip("onnxruntime")
 
-from optimum.cahp import CAHPConfig, HeadPruner, export_pruned, measure_latency
+from optimum.cahp import Budget, CAHPConfig, HeadPruner, Pruner, export_pruned, measure_latency
 
 from cahp_plugin import load_pruned
+from cahp_plugin.config import PlanSettings
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.units import kept_set
@@ -49,6 +50,19 @@ def test_prune_export_and_measure(given):
         memory=False,
     )
     assert [entry.num_heads for entry in report.measurements] == [12, 6, 6]
+
+
+def test_prune_under_a_budget(given):
+    pruner = Pruner.from_pretrained(given / "model")
+    pruned = pruner.prune(
+        Budget(macs=0.6, multiple_of=1), save_dir=given / "pruned", dataset=str(given / "train.jsonl"),
+        eval_dataset=str(given / "eval.jsonl"), planning=PlanSettings(refine=0), figures=False,
+        recovery=RecoverySettings("least-squares", calibration_examples=40, batch_size=4),
+    )  # fmt: skip
+    assert pruner.report.plan.macs.layers <= 0.6
+    assert pruned.num_parameters() == load_pruned(given / "pruned").num_parameters()
+    with pytest.raises(ConfigError, match="must be a Budget"):
+        pruner.prune(0.6, save_dir=given / "other", dataset=str(given / "train.jsonl"))
 
 
 @pytest.mark.parametrize(

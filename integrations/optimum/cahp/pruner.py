@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.config import CAHPConfig, PlanSettings
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.data import load_examples
-from cahp_plugin.errors import DataError
+from cahp_plugin.errors import ConfigError, DataError
 from cahp_plugin.prune import check_output_directory
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.workflow import PruneReport, load_model, prune_model
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _EVALUATION_SPLITS = ("validation", "validation_matched", "test")
 
 
-class HeadPruner:
-    """Prunes the attention heads of a fine-tuned model, of any task of ``cahp_plugin.tasks.TASKS``.
+class _Loaded:
+    """A fine-tuned model, of any task of ``cahp_plugin.tasks.TASKS``, that is to be pruned.
 
     Args:
         model: The model; pruned in place.
@@ -35,7 +39,7 @@ class HeadPruner:
         self.report: PruneReport | None = None
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], task: str | None = None) -> HeadPruner:
+    def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], task: str | None = None) -> Self:
         """Loads a model, pruned before or not, and its tokenizer or processor.
 
         Args:
@@ -48,6 +52,18 @@ class HeadPruner:
             UnsupportedModelError: The model can't do it.
         """
         return cls(*load_model(os.fspath(model_name_or_path), task=task), task=task)
+
+    def _prune(self, save_dir: str | os.PathLike[str], dataset: Any, eval_dataset: Any, **options: Any) -> Any:
+        named = [data for data in (dataset, eval_dataset) if isinstance(data, (str, os.PathLike))]
+        check_output_directory(save_dir, overwrite=options["overwrite"], inputs=named)
+        train, evaluation = _train_and_evaluation(dataset, eval_dataset)
+        options |= {"task": self.task, "output_dir": save_dir}
+        self.report = prune_model(self.model, self.processor, train, evaluation, **options)
+        return self.model
+
+
+class HeadPruner(_Loaded):
+    """Prunes the attention heads of a fine-tuned model by the paper's method; see :class:`Pruner` for budgets."""
 
     def prune(
         self,
@@ -91,18 +107,12 @@ class HeadPruner:
             CheckpointError: The folder is not empty, or holds the model or the data, or the saved copy does not agree
                 with the model.
         """
-        named = [data for data in (dataset, eval_dataset) if isinstance(data, (str, os.PathLike))]
-        check_output_directory(save_dir, overwrite=overwrite, inputs=named)
-        train, evaluation = _train_and_evaluation(dataset, eval_dataset)
-        self.report = prune_model(
-            self.model,
-            self.processor,
-            train,
-            evaluation,
-            config,
-            task=self.task,
+        return self._prune(
+            save_dir,
+            dataset,
+            eval_dataset,
+            config=config,
             metric=metric,
-            output_dir=save_dir,
             recovery=recovery,
             text_columns=text_columns,
             label_column=label_column,
@@ -110,7 +120,74 @@ class HeadPruner:
             overwrite=overwrite,
             figures=figures,
         )
-        return self.model
+
+
+class Pruner(_Loaded):
+    """Makes a fine-tuned model smaller under a budget: heads and neurons, repaired without training or labels."""
+
+    def prune(
+        self,
+        budget: Budget,
+        *,
+        save_dir: str | os.PathLike[str],
+        dataset: Any,
+        eval_dataset: Any = None,
+        plan: Any = None,
+        planning: PlanSettings | None = None,
+        metric: str | None = None,
+        recovery: RecoverySettings | None = None,
+        seed: int = 0,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        max_length: int | None = None,
+        overwrite: bool = False,
+        figures: bool = True,
+    ) -> Any:
+        """Chooses what stays under a budget, removes the rest, repairs, saves, reloads and compares.
+
+        Args:
+            budget: What the model may cost, or may lose.
+            save_dir: As for :meth:`HeadPruner.prune`.
+            dataset: As for :meth:`HeadPruner.prune`; labels are not needed.
+            eval_dataset: Evaluation examples likewise; without it the ``DatasetDict``'s ``validation`` or ``test``,
+                or a tenth of the training examples where these have labels; else nothing is evaluated.
+            plan: A plan of this model and these examples, or its folder; made without it.
+            planning: How the plan is made and bettered.
+            metric: As for :meth:`HeadPruner.prune`.
+            recovery: Least squares by default.
+            seed: Seed of the draw of the calibration examples.
+            text_columns: As for :meth:`HeadPruner.prune`.
+            label_column: As for :meth:`HeadPruner.prune`.
+            max_length: As for :meth:`HeadPruner.prune`.
+            overwrite: As for :meth:`HeadPruner.prune`.
+            figures: Whether pictures are drawn.
+
+        Returns:
+            The pruned model, in eval mode; ``report`` says what was done.
+
+        Raises:
+            BudgetError: The budget can't be met.
+            ConfigError: ``budget`` is none.
+            CAHPError: As :meth:`HeadPruner.prune`.
+        """
+        if not isinstance(budget, Budget):
+            raise ConfigError(f"`budget` must be a Budget, such as Budget(macs=0.6); got {budget!r}.")
+        return self._prune(
+            save_dir,
+            dataset,
+            eval_dataset,
+            config=CAHPConfig(seed=seed),
+            budget=budget,
+            plan=plan,
+            planning=planning,
+            metric=metric,
+            recovery=recovery,
+            text_columns=text_columns,
+            label_column=label_column,
+            max_length=max_length,
+            overwrite=overwrite,
+            figures=figures,
+        )
 
 
 def _train_and_evaluation(dataset: Any, eval_dataset: Any) -> tuple[Any, Any]:
