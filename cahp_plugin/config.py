@@ -269,7 +269,7 @@ class PlanSettings(_Settings):
     """
 
     order: str = _setting("obs", "selector that orders the heads of each layer")
-    refine: int = _setting(12, "whole repaired models that are compared to better the sizes; 0 for none", (0, _MOST))
+    refine: int = _setting(16, "whole repaired models that are compared to better the sizes; 0 for none", (0, _MOST))
     refine_examples: int = _setting(512, "further training examples, drawn, that these are compared on", (0, _MOST))
     refine_minutes: float | None = _setting(
         None, "minutes after which no further one is begun; two runs may then differ", (0.0, 1e6)

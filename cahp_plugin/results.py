@@ -229,12 +229,14 @@ class DeployReport:
         reference = self.exports["dense"]
         evaluations = [export.quantized or export.fp32 for export in self.exports.values()]
         cells = score_cells([() if found is None else found.scores for found in evaluations])
+        neurons = len({export.num_neurons for export in self.exports.values()}) > 1
         agrees = any(export.agreement is not None for export in self.exports.values())
         rows = []
         for (name, export), found, scores in zip(self.exports.items(), evaluations, cells, strict=True):
             row = {
                 "graph": name,
                 "heads": f"{export.num_heads}",
+                **({"neurons": "-" if export.num_neurons is None else f"{export.num_neurons:,}"} if neurons else {}),
                 "MiB": f"{export.mib:.1f} ({100 * export.mib / reference.mib:.0f} %)",
                 **scores,
                 "examples": "-" if found is None else f"{found.num_examples:,}",

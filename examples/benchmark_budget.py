@@ -1,8 +1,8 @@
 """What budgets cost: accuracy and divergence on test data, by draw of the calibration examples.
 
 For every seed one plan is made on 384 + 128 unlabelled examples; for every budget the model is pruned and repaired by
-the sizes that the plan gives (a prototype's algorithm), and by those that the refinement finds. Nothing is trained. The
-runs are lines of ``runs.jsonl``: a run that is there is not repeated, so the same command goes on after a stop.
+the sizes that the plan gives (a prototype's algorithm), and by those that the refinement finds. Nothing is trained.
+The runs are lines of ``runs.jsonl``: a run that is there is not repeated, so the same command goes on after a stop.
 
     python examples/benchmark_budget.py MODEL --train train.jsonl --test test.jsonl -o examples/results/budget-sst5
 """
@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test", required=True)
     parser.add_argument("--macs", type=float, nargs="+", default=[0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--refine", type=int, nargs="+", default=[0, 12], help="whole models; 0 is the plan alone")
+    parser.add_argument("--refine", type=int, nargs="+", default=[0, 16], help="whole models; 0 is the plan alone")
     parser.add_argument("--orders", nargs="+", default=["obs"], help="selectors that order the heads")
     parser.add_argument("--output", "-o", required=True)
     return parser.parse_args()

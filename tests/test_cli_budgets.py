@@ -1,6 +1,8 @@
 """Budgets from the command line and from Python: speed, drops, mistakes, stops; without labels or evaluation data."""
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +13,11 @@ import pytest
 import torch
 from commands import prune_arguments
 from made import MADE
+from pages import read
 
 from cahp_plugin import Budget, load_pruned, prune_model
-from cahp_plugin.cli import main
+from cahp_plugin.cli import build_parser, main
+from cahp_plugin.cli.common import budget_of
 from cahp_plugin.config import PlanSettings, RecoverySettings
 from cahp_plugin.data import load_examples
 from cahp_plugin.errors import BudgetError
@@ -224,6 +228,31 @@ def test_a_budget_goes_on_from_a_pruned_model(made, tmp_path, capsys):
     for one, other in zip(first, second, strict=True):
         assert set(other.present) <= set(one.present)
     assert sum(len(layer.present) for layer in second) < sum(len(layer.present) for layer in first)
+
+
+def test_the_page_shows_the_budget_and_the_command_that_led_to_it(made, tmp_path, capsys):
+    options = ["--macs", "0.7", "--keep", "encoder.layer.0.*", "--seed", "3", "--recover", "least-squares+finetune",
+               "--epochs", "1"]  # fmt: skip
+    assert prune(made, tmp_path / "out", *options) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in report["stages"]] == ["dense", "one-shot", "least-squares", "recovered"]
+    whole = [layer for layer in report["plan"]["layers"] if ".layer.0." in f"{layer['name']}."]
+    assert len(whole) == 2 and all(layer["after"] == layer["before"] for layer in whole)
+    page = read(tmp_path / "out" / "report.html")
+    assert "Under the budget" in [node.text() for node in page.all("h2")]
+    assert {"loss_against_size", "units_left"} <= set(report["figures"])
+    command = page.all("code")[0].text().replace("\\\n", "")
+    parsed = build_parser().parse_args(shlex.split(command)[1:])
+    assert budget_of(parsed) == Budget(macs=0.7, keep=["encoder.layer.0.*"], multiple_of=1)
+    assert (parsed.seed, parsed.refine, parsed.calibration_examples, parsed.recover) == (3, 1, 48, options[-3])
+
+
+def test_times_are_the_mean_over_the_lengths_of_the_data(made, tmp_path, capsys):
+    options = ["--runtime", "torch", "--lengths", "data", "--plan", str(made[0] / "plan"), "--no-figures"]
+    assert prune(made, tmp_path / "out", "--speedup", "1.02", *options) == 0
+    how = json.loads(capsys.readouterr().out)["plan"]["speed"]["how"]
+    tokens = [int(number) for number in re.findall(r"\d+", how.partition("cpu, ")[2].partition(" tokens")[0])]
+    assert len(tokens) > 1 and tokens == sorted(tokens) and max(tokens) < 32  # examples are short
 
 
 def test_without_a_budget_nothing_has_changed(given, capsys):

@@ -77,6 +77,7 @@ class ExportReport:
             (nat where it is of classes), or ``None``.
         seconds: Wall-clock seconds of the whole.
         versions: Versions of the packages that decide the result.
+        num_neurons: Feed-forward neurons in the graph; ``None`` where an older report does not say.
     """
 
     output: Path
@@ -100,6 +101,7 @@ class ExportReport:
     divergence: float | None
     seconds: float
     versions: dict[str, str]
+    num_neurons: int | None = None
 
     @property
     def file(self) -> str:
@@ -135,9 +137,8 @@ class ExportReport:
 
     def __str__(self) -> str:
         by = f"by the {self.backend} exporter, opset {self.opset}" if self.opset else "from the graph that was there"
-        lines = [
-            f"{self.output / ' + '.join(self.files)}: {self.task}, {self.num_heads} heads, {self.mib:.1f} MiB, {by}."
-        ]
+        units = f"{self.num_heads} heads" + (f", {self.num_neurons:,} neurons" if self.num_neurons else "")
+        lines = [f"{self.output / ' + '.join(self.files)}: {self.task}, {units}, {self.mib:.1f} MiB, {by}."]
         if self.fused:
             lines.append("Fused: " + ", ".join(f"{count} {name}" for name, count in self.fused.items()) + ".")
         against = "the torch model" if self.backend else "the graph that was there"
@@ -318,6 +319,7 @@ def export_pruned(
             divergence=divergence,
             seconds=time.perf_counter() - start,
             versions=package_versions("onnx", "onnxruntime", "optimum-onnx"),
+            num_neurons=original.num_neurons,
         )
         for name, path in final.items():
             shutil.copyfile(path, partial / written[name])

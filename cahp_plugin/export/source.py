@@ -24,6 +24,7 @@ from cahp_plugin.tasks import TASKS, Task
 from cahp_plugin.tasks.processors import load_tokenizer
 from cahp_plugin.tasks.registry import task_of_class
 from cahp_plugin.units import attention_layers, kept_set, kept_state
+from cahp_plugin.units.find import find_feed_forward
 from cahp_plugin.units.positions import config_positions, max_positions
 
 logger = logging.get_logger(__name__)
@@ -41,6 +42,7 @@ class Source:
         parts: What is exported as a graph each, in the order in which they run.
         longest: Longest text that it takes, in tokens.
         num_heads: Attention heads in it.
+        num_neurons: Feed-forward neurons in it.
         head_dims: Channels a head; more than one number where layers differ.
         model: The model that is exported, fp32 on the CPU; ``None`` for graphs.
         graphs: Name of a part -> file; empty for a model.
@@ -55,6 +57,7 @@ class Source:
     parts: tuple[Part, ...]
     longest: int
     num_heads: int
+    num_neurons: int
     head_dims: frozenset[int]
     model: Any = None
     graphs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
@@ -162,6 +165,7 @@ def open_source(source: Any, task: str | None = None) -> Source:
         parts,
         longest or _ANY_LENGTH,
         sum(len(layer.heads) for layer in layers),
+        sum(len(layer.present) for layer in find_feed_forward(shape)),
         frozenset(layer.head_dim for layer in layers),
         model=None if graphs else shape,
         graphs=graphs,

@@ -24,6 +24,9 @@ class Suffix:
         model: The model, in eval mode, outside of autograd.
         layers: The layers that passes may start in.
         batches: Examples, on the model's device.
+
+    Attributes:
+        size: Bytes of the recorded outputs.
     """
 
     def __init__(self, model: Any, layers: Sequence[PrunableLayer], batches: Sequence[Batch]) -> None:
@@ -38,6 +41,9 @@ class Suffix:
                 hooks.callback(module.register_forward_hook(self._record).remove)
             for batch in batches:
                 self._run(batch)
+        self.size = sum(
+            tensor.nbytes for outputs in self._outputs.values() for output in outputs for tensor in _tensors(output)
+        )
         for path, own in (steps or {}).items():
             self._place |= {layer.output_path: self._modules.index(model.get_submodule(path)) for layer in own}
 

@@ -182,7 +182,7 @@ class Chooser:
         return plan.kept(sizes), Outcome(
             budget=budget.to_dict(),
             told=str(budget),
-            order=str(plan.settings["order"]),
+            planning=dataclasses.asdict(self._settings) | {"order": plan.settings["order"]},
             ridge=plan.ridge,
             compared=plan.compared,
             layers=tuple(

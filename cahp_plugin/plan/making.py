@@ -20,6 +20,7 @@ from cahp_plugin.observe.layer_grams import layer_grams
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import apart, calibration_batches
 from cahp_plugin.observe.suffix import Suffix
+from cahp_plugin.observe.walk import MEMORY
 from cahp_plugin.plan.compared import Compared, compared_of
 from cahp_plugin.plan.orders import centred, elimination_order, refitted, selector_order, sizes_of
 from cahp_plugin.plan.plan import LayerPlan, Plan, fingerprint_of_batches, layer_plan
@@ -125,7 +126,7 @@ def plan_pruning(
         with at_rest(model):
             start = time.perf_counter()
             suffix = Suffix(model, layers, held_out)
-            _foretell(layers, time.perf_counter() - start, multiple_of)
+            _foretell(layers, time.perf_counter() - start, multiple_of, suffix.size)
             start = time.perf_counter()
             bar = logging.tqdm(total=len(layers), desc="Planning", unit="layer")
             for grams in layer_grams(model, layers, fitted):
@@ -190,14 +191,15 @@ def _ranks(model: Any, batches: Sequence[Batch], name: str, config: CAHPConfig) 
     return {unit: place for place, unit in enumerate(selector_order(view, name, config.seed))}
 
 
-def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int) -> None:
-    """Says how long the measuring will take, and how much memory, from one pass over the held-out examples."""
+def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int, recorded: int) -> None:
+    """Says how long the measuring takes, in how much memory and disk, from one pass over the held-out examples."""
     sizes = [len(sizes_of(layer, multiple_of)) - 1 for layer in layers]
     # A layer's passes run what lies behind it.
     behind = sum(count * (1 - place / len(layers)) for place, count in enumerate(sizes))
     width = max(len(layer.present) * layer.size for layer in layers)
-    memory = 8 * width**2 * 6 / 2**20
+    on_disk = recorded if 4 * recorded > MEMORY else 0
+    memory = (8 * width**2 * 6 + recorded - on_disk) / 2**20
     logger.info(
         f"Planning: {len(layers)} layers, {sum(sizes)} sizes; about {behind * seconds / 60:.1f} min, {memory:.0f} MiB "
-        "of memory."
+        f"of memory, {on_disk / 2**20:.0f} MiB in temporary files."
     )

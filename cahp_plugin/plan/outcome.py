@@ -93,7 +93,7 @@ class Outcome:
     Attributes:
         budget: The budget, as plain values.
         told: The budget in words.
-        order: Selector that ordered the heads.
+        planning: How the plan was made and bettered, as plain values.
         ridge: Ridge of the repair.
         compared: What losses are.
         layers: What is left of each layer.
@@ -111,7 +111,7 @@ class Outcome:
 
     budget: Mapping[str, Any]
     told: str
-    order: str
+    planning: Mapping[str, Any]
     ridge: float
     compared: str
     layers: tuple[Left, ...]
@@ -152,7 +152,8 @@ class Outcome:
             f"Multiply-accumulates at {length} tokens: {self.macs.told('M', 1e6)}. Parameters: "
             f"{self.parameters.told('M', 1e6)}.",
             f"Divergence from the dense model ({self.compared}) on held-out examples: {self.divergence:.4g} after the "
-            f"repair, ridge {self.ridge:g}; predicted {self.predicted:.4g}. Heads were ordered by {self.order}.",
+            f"repair, ridge {self.ridge:g}; predicted {self.predicted:.4g}. Heads were ordered by "
+            f"{self.planning['order']}.",
         ]
         if self.refined is not None and self.refined.trials:
             ended = "" if self.refined.complete else ", ended by its time limit"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from cahp_plugin.plan.plan import Plan
 logger = logging.get_logger(__name__)
 
 #: What the losses of a group of layers are multiplied by.
-_FACTORS = (3.0, 1 / 3)
+_FACTORS = (1 / 2, 2.0)
 #: Standard errors of the paired difference that sizes have to be better by: the best of many is good by chance alone.
 _SURE = 1.0
 
@@ -69,26 +70,23 @@ def refine(
     sizes = solve(weights)
     values = first = divergences(sizes)
     tried, complete = {sizes}, True
-    queue = list(_tilts(plan))
-    moves: Iterator[Array] = iter(queue)
+    moves, vain = deque(_tilts(plan)), 0
     bar = logging.tqdm(total=settings.refine, desc="Refining", unit="model")
-    while len(tried) <= settings.refine:
+    while len(tried) <= settings.refine and vain < len(moves):
         if settings.refine_minutes is not None and time.perf_counter() - start > 60 * settings.refine_minutes:
             complete = False
             break
-        move = next(moves, None)
-        if move is None:
-            break
-        other = solve(weights * move)
-        if other in tried:
-            continue
-        tried.add(other)
-        found = divergences(other)
-        bar.update()
-        gain = values - found
-        if gain.mean() > _SURE * gain.std(ddof=1) / np.sqrt(len(gain)):
-            weights, sizes, values = weights * move, other, found
-            moves = iter(queue)
+        other = solve(weights * moves[0])
+        vain += 1
+        if other not in tried:
+            tried.add(other)
+            found = divergences(other)
+            bar.update()
+            gain = values - found
+            if gain.mean() > _SURE * gain.std(ddof=1) / np.sqrt(len(gain)):  # and on in the same direction
+                weights, sizes, values, vain = weights * moves[0], other, found, 0
+                continue
+        moves.rotate(-1)
     bar.close()
     return Refined(
         sizes, tuple(weights.tolist()), len(tried) - 1, float(first.mean()), float(values.mean()),
@@ -97,13 +95,11 @@ def refine(
 
 
 def _tilts(plan: Plan) -> Iterator[Array]:
-    """Factors for the layers: of a kind of units, of the front or the back of the model, then of single layers."""
+    """Factors for the layers: of one kind of units in the front or in the back, of both, then of single layers."""
     heads = np.array([layer.kind == "heads" for layer in plan.layers])
-    depth = np.linspace(-1, 1, len(plan.layers))
-    groups = [heads, depth < 0, depth < -1 / 3, depth > 1 / 3, heads & (depth < 0), heads & (depth > 0)]
-    for group in groups:
+    last = {layer.kind: layer.index for layer in sorted(plan.layers, key=lambda layer: layer.index)}
+    front = np.array([2 * layer.index < last[layer.kind] for layer in plan.layers])
+    quarters = [~heads & ~front, heads & ~front, ~heads & front, heads & front]
+    for group in (*quarters, heads, front, *np.eye(len(plan.layers), dtype=bool)):
         for factor in _FACTORS:
             yield np.where(group, factor, 1.0)
-    for place in range(len(plan.layers)):
-        for factor in _FACTORS:
-            yield np.where(np.arange(len(plan.layers)) == place, factor, 1.0)

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cahp_plugin.compare import Comparison
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.config import CAHPConfig, PlanSettings
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.latency import LatencyReport
+from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report.compared import counts_of, methods_of, recoveries_of
 from cahp_plugin.report.contents import Contents, settings_of
@@ -25,6 +27,7 @@ def commands(contents: Contents) -> list[str]:
     if contents.config is not None:
         task = contents.pruning.task if contents.pruning else "text-classification"
         options = _task(task) | _changed(contents.config, _defaults(task)) | _recovery(contents.pruning)
+        options |= _budget(contents.plan, contents.deployed)
         if contents.deployed and contents.latency is not None:
             options |= _measured(contents.latency, "threads", "rounds", "warmup")
         verb = "deploy" if contents.deployed else "prune"
@@ -72,6 +75,20 @@ def _changed(settings: Any, defaults: Any) -> dict[str, Any]:
     """The settings that are not the default, as text."""
     values = dataclasses.asdict(settings)
     return {name: str(value) for name, value in values.items() if value != getattr(defaults, name)}
+
+
+def _budget(outcome: Outcome | None, deployed: bool) -> dict[str, Any]:
+    """What the budget was, and what is not the default of it and of its plan."""
+    if outcome is None:
+        return {}
+    own = ("sequence_length", "threads") if deployed else ()
+    defaults = {field.name: field.default for kind in (Budget, PlanSettings) for field in dataclasses.fields(kind)}
+    given = {name: value for name, value in {**outcome.budget, **outcome.planning}.items() if name not in own}
+    return {
+        name: value if isinstance(value, list) else str(value)
+        for name, value in given.items()
+        if name in defaults and value != defaults[name] and value not in (None, [])
+    }
 
 
 def _recovery(pruning: PruneReport | None) -> dict[str, Any]:

@@ -138,6 +138,7 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
     rows = []
     evaluations = [export.quantized or export.fp32 for export in exports.values()]
     scores = score_cells([() if found is None else found.scores for found in evaluations])
+    neurons = len({export.num_neurons for export in exports.values()}) > 1
     for (name, export), found, told in zip(exports.items(), evaluations, scores, strict=True):
         kind = export.quantize
         difference = export.difference or max((entry.max_abs for entry in export.parity), default=None)
@@ -145,6 +146,7 @@ def graphs(exports: Mapping[str, ExportReport]) -> list[dict[str, str]]:
             "graph": name,
             "precision": "fp32" if kind is None else kind if kind == "fp16" else f"int8 {kind}",
             "heads": f"{export.num_heads}",
+            **({"neurons": "-" if export.num_neurons is None else f"{export.num_neurons:,}"} if neurons else {}),
             "MiB": f"{export.mib:.1f}",
             **told,
             "examples": "-" if found is None else f"{found.num_examples:,}",
@@ -167,6 +169,7 @@ def settings(contents: Contents) -> dict[str, list[dict[str, str]]]:
     model = {"task": task, "architecture": contents.architecture, "pruned from": contents.model.get("_name_or_path")}
     groups: dict[str, Mapping[str, Any]] = {
         "Method": contents.config.to_dict() if contents.config else {},
+        "Budget": {**pruning.plan.budget, **pruning.plan.planning} if pruning and pruning.plan else {},
         "Recovery": dataclasses.asdict(pruning.recovery) if pruning and pruning.recovery else {},
         "Model": {name: value for name, value in model.items() if value},
         "Method, compared": setup.get("config", {}),
