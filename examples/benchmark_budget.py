@@ -95,7 +95,7 @@ def main() -> None:
                 chosen = choose_under(
                     model, Budget(macs=name["macs"]), train, processor=processor, plan=plan,
                     planning=PlanSettings(order=order, refine=name["refine"]), recovery=recovery, config=config,
-                    evaluate=None, lengths=(),
+                    evaluate=None, dense=None, lengths=(),
                 )  # fmt: skip
                 refining, start = time.perf_counter() - start, time.perf_counter()
                 pruned = copy.deepcopy(model)

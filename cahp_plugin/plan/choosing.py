@@ -46,7 +46,7 @@ class Clocks:
     speed: Measure
 
 
-class Chooser:
+class SizeChooser:
     """Chooses sizes under one budget.
 
     Args:

@@ -6,6 +6,7 @@ import dataclasses
 import fnmatch
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -259,6 +260,7 @@ class Plan:
         plan = from_plain(cls, values)
         for layer in plan.layers:
             known = len(layer.sizes) == len(layer.losses) and layer.sizes[:1] == (len(layer.order),)
+            known = known and all(map(math.isfinite, layer.losses))
             if not known or list(layer.sizes) != sorted(set(layer.sizes), reverse=True):
                 raise ValueError(f"the sizes of {layer.name} are none")
         return plan

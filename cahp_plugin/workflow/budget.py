@@ -23,7 +23,7 @@ from cahp_plugin.export import export_pruned
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.inputs import fixed_length
 from cahp_plugin.observe.streams import apart, calibration_batches
-from cahp_plugin.plan.choosing import Chooser, Clocks, Lost
+from cahp_plugin.plan.choosing import Clocks, Lost, SizeChooser
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.plan.making import EVERY, RIDGE, plan_pruning
 from cahp_plugin.plan.outcome import Outcome
@@ -33,7 +33,7 @@ from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, save_pruned
 from cahp_plugin.tasks import Evaluation, Examples
 from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
-from cahp_plugin.units import KeptSet
+from cahp_plugin.units import KeptSet, prunable_layers
 from cahp_plugin.units.positions import max_positions
 from cahp_plugin.units.state import fingerprint_of_model
 
@@ -113,6 +113,9 @@ def check_plan(plan: Plan, model: Any, batches: Sequence[Batch]) -> None:
     """
     if plan.model != fingerprint_of_model(model):
         raise CheckpointError("The plan is of another model, or of other weights of it. Make one with `cahp plan`.")
+    there = {layer.output_path: [unit[0] for unit in layer.units] for layer in prunable_layers(model) if layer.present}
+    if {layer.path: sorted(layer.order) for layer in plan.layers} != there:
+        raise CheckpointError("The plan names other layers or units than the model has: its file was changed.")
     if plan.data != fingerprint_of_batches(batches):
         raise CheckpointError(
             f"The plan was made on other examples: {plan.settings['num_examples']} of them. Give the same training "
@@ -131,6 +134,7 @@ def choose_under(
     recovery: RecoverySettings,
     config: CAHPConfig,
     evaluate: Callable[[Any], Evaluation] | None,
+    dense: Evaluation | None,
     lengths: Sequence[int],
     precision: str = "fp32",
     preset: Any = None,
@@ -148,6 +152,7 @@ def choose_under(
         recovery: Number of calibration examples, batch size.
         config: Seed, and the settings of the selector that orders the heads.
         evaluate: Evaluates a model, for ``max_drop``.
+        dense: How the dense model does.
         lengths: Tokens of the evaluation examples, for ``lengths="data"``.
         precision: ``"fp32"`` or ``"int8"``, of the graphs that are timed.
         preset: Processors that int8 graphs are for.
@@ -158,7 +163,7 @@ def choose_under(
         CheckpointError: The plan is of another model or of other examples.
         ConfigError: Something that the budget needs is missing.
     """
-    if budget.target[0] == "max_drop" and evaluate is None:
+    if budget.target[0] == "max_drop" and (evaluate is None or dense is None):
         raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
     if budget.lengths == "data" and not lengths:
         raise ConfigError("`lengths='data'` needs evaluation examples: give `--eval`.")
@@ -171,7 +176,7 @@ def choose_under(
     plan.allowed(budget)  # patterns that match nothing are told before the work
     fitted, held_out = apart(batches, EVERY)
     trials = Trials(model, plan, fitted, [*held_out, *further], compared_of(model))
-    chooser = Chooser(plan, budget, planning, trials)
+    chooser = SizeChooser(plan, budget, planning, trials)
 
     def choose() -> tuple[KeptSet, Outcome]:
         if not budget.timed:
@@ -180,8 +185,8 @@ def choose_under(
         with _clocks(model, plan, how, batches[0], processor, preset) as clocks:
             return chooser.choose(clocks)
 
-    if budget.target[0] == "max_drop" and evaluate is not None:  # every process evaluates its share
-        kept, outcome = chooser.choose(lost=_lost(evaluate, model))
+    if evaluate is not None and dense is not None and budget.target[0] == "max_drop":
+        kept, outcome = chooser.choose(lost=_lost(evaluate, dense))  # every process evaluates its share
     else:
         kept, outcome = processes().share(choose)
     return Chosen(kept, outcome, plan, fitted, held_out)
@@ -245,9 +250,8 @@ def _without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _lost(evaluate: Callable[[Any], Evaluation], dense: Any) -> Lost:
+def _lost(evaluate: Callable[[Any], Evaluation], before: Evaluation) -> Lost:
     """Points that a model loses against the dense one on the same examples, with the 95 % interval."""
-    before = evaluate(dense)
 
     def lost(model: Any) -> tuple[float, float | None, float | None]:
         after = evaluate(model)

@@ -178,11 +178,13 @@ def prune_model(
 
         stages = []
 
-        def stage(name: str) -> None:
-            stages.append(_stage(name, model, None if evaluated is None else measured(model)))
+        def stage(name: str) -> Evaluation | None:
+            found = None if evaluated is None else measured(model)
+            stages.append(_stage(name, model, found))
+            return found
 
         with clock("evaluate dense"):
-            stage("dense")
+            dense = stage("dense")
         chosen: Chosen | None = None
         progress = None
         if budget is None:
@@ -203,6 +205,7 @@ def prune_model(
                     recovery=recovery,
                     config=config,
                     evaluate=None if evaluated is None else measured,
+                    dense=dense,
                     lengths=() if evaluated is None else evaluated.lengths,
                     precision=precision,
                     preset=preset,

@@ -209,13 +209,25 @@ def test_a_stopped_plan_goes_on_where_it_was(tmp_path, monkeypatch):
     assert len(measured) == len(whole.layers)
 
 
+def test_recorded_outputs_may_lie_in_files(monkeypatch):
+    from cahp_plugin.observe import walk
+
+    model = zoo_model("llama")
+    whole = plan_pruning(model, data("llama"), multiple_of=1)
+    monkeypatch.setattr(walk, "MEMORY", 0)
+    found = plan_pruning(model, data("llama"), multiple_of=1)
+    assert [layer.losses for layer in found.layers] == [layer.losses for layer in whole.layers]
+
+
 def test_a_plan_is_written_and_read_and_a_damaged_one_is_told(bert, tmp_path):
     _, plan = bert
     plan.save(tmp_path)
     assert Plan.load(tmp_path) == plan
     assert (tmp_path / PLAN_NAME).stat().st_size < 50e6
     values = json.loads((tmp_path / PLAN_NAME).read_text())
-    for change in ({"format": 99}, {"layers": None}, {"layers": [{**values["layers"][0], "sizes": [1]}]}):
+    first, count = values["layers"][0], len(values["layers"][0]["losses"])
+    bad_layers = ({"sizes": [1]}, {"losses": [float("nan")] * count}, {"order": "abc"})
+    for change in ({"format": 99}, {"layers": None}, *({"layers": [first | bad]} for bad in bad_layers)):
         (tmp_path / PLAN_NAME).write_text(json.dumps(values | change))
         with pytest.raises(CheckpointError, match="damaged or of another version"):
             Plan.load(tmp_path)
