@@ -96,7 +96,8 @@ def test_deploy_makes_and_measures_everything(given, capsys):
 
 def test_deploy_meets_a_speed_with_int8_against_int8(given, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("CAHP_CACHE", str(tmp_path / "cache"))
-    arguments = prune_arguments(given, "--speedup", "1.05", "--quantize", "dynamic", "--refine", "0", output="out")
+    options = ["--speedup", "1.1", "--latency-batch-size", "64", "--quantize", "dynamic", "--refine", "0"]
+    arguments = prune_arguments(given, *options, output="out")
     arguments[0] = "deploy"
     small = ["--calibration-examples", "40", "--batch-size", "4", "--multiple-of", "1", "--no-figures", "--no-memory"]
     assert main([*arguments, *small, "--sequence-length", "32", *MEASURE, "--json"]) == 0

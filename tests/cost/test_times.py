@@ -1,6 +1,7 @@
 """Measured times: tables by layer and size, and one model against another."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -28,7 +29,7 @@ def layers(model):
 def made(tmp_path, monkeypatch):
     """A model whose layers differ in what they take, and what writes it at some sizes."""
     monkeypatch.setenv("CAHP_CACHE", str(tmp_path / "cache"))
-    model = tiny_model(intermediate_size=512)
+    model = tiny_model(hidden_size=256, intermediate_size=512)
     plans, written = layers(model), []
 
     def make(sizes):
@@ -66,11 +67,12 @@ def test_one_model_is_as_fast_as_itself_and_slower_than_one_without_layers(made)
     plans, make, _, _ = made
     whole = make([layer.sizes[0] for layer in plans])
     bare = make([0 for _ in plans])
-    same, faster = speed_of(whole, whole, HOW), speed_of(whole, bare, HOW)
-    assert same.low <= same.ratio <= same.high and 0.5 < same.ratio < 2
-    assert faster.ratio > 1.3 and faster.pruned_ms < faster.dense_ms
+    how = dataclasses.replace(HOW, batch_size=16)  # as long as the rest of a call is short beside it
+    same, faster = speed_of(whole, whole, how), speed_of(whole, bare, how)
+    assert same.low <= same.ratio <= same.high and faster.low <= faster.ratio <= faster.high
+    assert faster.ratio > 1 and faster.pruned_ms < faster.dense_ms
     assert faster.dense_ms / faster.pruned_ms == pytest.approx(faster.ratio)
-    assert "torch fp32 on cpu, 16 tokens, batch 1, 1 thread" in str(faster)
+    assert "torch fp32 on cpu, 16 tokens, batch 16, 1 thread" in str(faster)
 
 
 def test_what_is_left_without_layers():

@@ -10,10 +10,11 @@ from torch import nn
 from zoo import FAMILIES, outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, recover_least_squares
+from cahp_plugin.observe import walk
 from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.observe.walk import steps_of
-from cahp_plugin.recover import recover_bias, walk
+from cahp_plugin.recover import recover_bias
 from cahp_plugin.units import AttentionSpec, FeedForwardSpec, prunable_layers, register_architecture, spec
 
 RIDGE = 0.1

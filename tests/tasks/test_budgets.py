@@ -46,7 +46,7 @@ def test_each_task_meets_a_budget(name, tmp_path, capsys):
     report = run(capsys, "prune", model, "--train", train, "--eval", evaluation, "--plan", tmp_path / "plan",
                  "--macs", "0.7", "--refine", "2", "-o", tmp_path / "pruned", *SMALL)  # fmt: skip
     outcome = report["plan"]
-    assert outcome["macs"]["layers"] <= 0.7 and outcome["divergence"] >= 0 and report["reload_difference"] <= 1e-6
+    assert outcome["macs"]["layers"] <= 0.7 and outcome["divergence"] > -1e-6 and report["reload_difference"] <= 1e-6
     stages = report["stages"]
     assert [stage["name"] for stage in stages] == ["dense", "one-shot", "least-squares"]
     assert made.better(stages[0][made.metric], made.chance)
