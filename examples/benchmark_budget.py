@@ -2,7 +2,7 @@
 
 For every seed one plan is made on 384 + 128 unlabelled examples; for every budget the model is pruned and repaired by
 the sizes that the plan gives (a prototype's algorithm), and by those that the refinement finds. Nothing is trained.
-The runs are lines of ``runs.jsonl``: a run that is there is not repeated, so the same command goes on after a stop.
+The runs are lines of ``draws.jsonl``: a run that is there is not repeated, so the same command goes on after a stop.
 
     python examples/benchmark_budget.py MODEL --train train.jsonl --test test.jsonl -o examples/results/budget-sst5
 """
@@ -52,7 +52,7 @@ def main() -> None:
     model, processor = load_model(given.model)
     sets = {"training": load_examples(given.train), "test": load_examples(given.test)}
     train, test = encode_sets(sets, model, processor, task_of(model), Options()).values()
-    file = folder / "runs.jsonl"
+    file = folder / "draws.jsonl"
     runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {key(run) for run in runs}
 
@@ -71,7 +71,8 @@ def main() -> None:
 
     dense = {"order": "", "seed": 0, "macs": 1.0, "refine": 0}
     if key(dense) not in done:
-        measured(dense, model, {"num_examples": len(test)})
+        machine = {"model": Path(given.model).name, "cpu": cpu_name(), "versions": package_versions()}
+        measured(dense, model, {"num_examples": len(test)} | machine)
     recovery = RecoverySettings("least-squares")
     for order in given.orders:
         for seed in given.seeds:
@@ -109,8 +110,8 @@ def main() -> None:
                            "repair": round(repair, 1)}  # fmt: skip
                 left = [layer.after for layer in chosen.outcome.layers]
                 measured(name, pruned, {"layers": left, "seconds": seconds})
-    (folder / "table.md").write_text(page(given, runs))
-    print(page(given, runs))
+    (folder / "table.md").write_text(page(runs))
+    print(page(runs))
 
 
 def key(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -118,7 +119,7 @@ def key(run: dict[str, Any]) -> tuple[Any, ...]:
     return run["order"], run["seed"], run["macs"], run["refine"]
 
 
-def page(given: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
+def page(runs: list[dict[str, Any]]) -> str:
     """The runs, seeds taken together, as Markdown."""
     dense = next(run for run in runs if not run["order"])
     metric = next(name for name in dense if name not in ("order", "seed", "macs", "refine", "loss"))
@@ -144,17 +145,17 @@ def page(given: argparse.Namespace, runs: list[dict[str, Any]]) -> str:
             }
         )
     rows.sort(key=lambda row: (-float(row["work of the layers"].split()[0]), row["heads by"], row["sizes"]))
-    versions = ", ".join(f"{name} {version}" for name, version in package_versions().items())
+    versions = ", ".join(f"{name} {version}" for name, version in dense["versions"].items())
     return f"""# Budgets
 
-{Path(given.model).name}, {dense["num_examples"]:,} test examples. Mean ± standard deviation over draws of the
+{dense["model"]}, {dense["num_examples"]:,} test examples. Mean ± standard deviation over draws of the
 calibration examples: 384 to fit on, 128 to measure on, 512 more for the refinement, none with its label; nothing is
 trained. Divergence: Kullback-Leibler, from the dense model's outputs on the test examples. `of the plan` is the
 algorithm of the prototype; `refined` chooses among whole repaired models. Seconds are medians on a shared machine.
 
 {format_table(rows, markdown=True)}
 
-{cpu_name()}, {versions}.
+{dense["cpu"]}, {versions}.
 """
 
 

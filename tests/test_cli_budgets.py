@@ -104,7 +104,7 @@ def test_the_smallest_model_within_a_drop(made, tmp_path, capsys):
     assert not smaller or max(smaller, key=lambda drop: drop["macs"])["value"] > 10
     # Whatever is lost, the whole model is not smaller than itself.
     assert prune(made, tmp_path / "all", "--max-drop", "100", *options) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["drops"][-1]["macs"] == pytest.approx(0.05)
+    assert json.loads(capsys.readouterr().out)["plan"]["drops"][-1]["macs"] == pytest.approx(0.01)
 
 
 def test_a_drop_that_can_not_be_had_leaves_the_dense_model(made, tmp_path):
@@ -177,6 +177,7 @@ def test_neither_labels_nor_evaluation_data_are_needed(made, tmp_path, capsys):
         (["--keep", "encoder.layer.0.*"], "Only a budget takes --keep and --multiple-of: name one of --macs, "),
         (["--plan", "somewhere"], "Only a budget takes --multiple-of and --plan: "),
         (["--macs", "0.5", "--plan", "somewhere"], "There is no cahp_plan.json in somewhere"),
+        (["--max-drop", "5", "--keep", "*"], "No smaller model is allowed"),
         (["--macs", "0.5", "--order", "best"], "There is no selector 'best' to order the heads"),
         (["--macs", "0.5", "--seed", "5", "--plan", "PLAN"], "The plan was made on other examples: 48 of them"),
     ],

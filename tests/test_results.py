@@ -1,5 +1,6 @@
 """The tables that are printed are those of the runs that are committed."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -20,6 +21,15 @@ def test_tables_are_those_of_the_runs(folder):
     page = (EXAMPLES / "results" / "evidence.md").read_text(encoding="utf-8")
     for name, table in script["tables"](comparison).items():
         assert f"<!-- {name} -->\n{table}\n<!-- end -->" in page
+
+
+@pytest.mark.parametrize(
+    "file", sorted((EXAMPLES / "results").glob("*/draws.jsonl")), ids=lambda file: file.parent.name
+)
+def test_the_table_of_budgets_is_that_of_its_draws(file):
+    runs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    page = runpy.run_path(str(EXAMPLES / "benchmark_budget.py"))["page"](runs)
+    assert file.with_name("table.md").read_text(encoding="utf-8") == page
 
 
 def test_a_page_is_renewed_where_it_says_so():

@@ -16,16 +16,18 @@ from cahp_plugin.cost.times import Speed, TimeTable
 from cahp_plugin.errors import BudgetError
 from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.outcome import Cost, Drop, Left, Outcome, points
-from cahp_plugin.plan.plan import CURVE, Plan
+from cahp_plugin.plan.plan import Plan
 from cahp_plugin.plan.refine import Refined, refine
 from cahp_plugin.plan.trials import Trials
 from cahp_plugin.units import KeptSet
 
 logger = logging.get_logger(__name__)
 
-#: How near a measured speed has to be to what was asked for no correction of the plan, and how many there are. Twice
-#: as near as is promised: it is measured again where it is used.
-_NEAR, _CORRECTIONS = 0.015, 2
+#: How near a measured speed has to be to what was asked for no correction of the plan, which is half of what is
+#: promised, for it is measured again where it is used; what is promised; and how many corrections there are.
+_NEAR, _WITHIN, _CORRECTIONS = 0.015, 0.03, 2
+#: Shares of the layers' work that ``max_drop`` chooses among.
+_SHARES = tuple(number / 100 for number in range(99, 0, -1))
 
 #: ``speed(sizes)``: the whole model of these sizes against the dense one, measured.
 Measure = Callable[[Sequence[int]], Speed]
@@ -93,6 +95,11 @@ class SizeChooser:
             self._settings,
         )
 
+    def _reached(self, speed: Speed) -> float:
+        """What is measured as a share of what was asked."""
+        name, asked = self._budget.target
+        return speed.ratio / asked if name == "speedup" else asked / speed.pruned_ms
+
     def _by_time(self, clocks: Clocks) -> tuple[KeptSet, Outcome]:
         name, asked = self._budget.target
         table, costs = clocks.table, [np.array(layer) for layer in clocks.table.layers]
@@ -113,7 +120,7 @@ class SizeChooser:
             for correction in range(_CORRECTIONS + 1):
                 sizes = self._solve(costs, max(goal, least) - table.rest, weights)
                 speed = dataclasses.replace(clocks.speed(sizes), corrections=correction)
-                miss = (speed.ratio / asked if name == "speedup" else asked / speed.pruned_ms) - 1
+                miss = self._reached(speed) - 1
                 logger.info(f"Measured with these sizes: {speed}.")
                 if best is None or abs(miss) < best[0]:
                     best = abs(miss), speed, sizes, goal
@@ -128,6 +135,8 @@ class SizeChooser:
         refined = self._refined(costs, max(goal, least) - table.rest)
         if refined.sizes != sizes:
             sizes = met(refined.weights)
+        if found is not None and not 1 - _WITHIN <= self._reached(found) <= 1 + _WITHIN:
+            logger.warning(f"Asked for: {self._budget}. It came no nearer in {_CORRECTIONS} corrections than {found}.")
         return self._outcome(sizes, refined, speed=found)
 
     def _by_drop(self, lost: Lost, limit: float) -> tuple[KeptSet, Outcome]:
@@ -142,7 +151,9 @@ class SizeChooser:
             logger.info(f"{100 * share:.0f} % of the layers' work: {drops[-1]} lost.")
             return drops[-1]
 
-        shares = [point for point in CURVE if point * whole >= self._plan.least(costs, self._budget)]
+        shares = [share for share in _SHARES if share * whole >= self._plan.least(costs, self._budget)]
+        if not shares:
+            raise BudgetError("No smaller model is allowed: nothing is left that `keep` and `units` let go.")
         low, high = -1, len(shares)  # the last known to be within the limit, the first known not to be
         while high - low > 1:
             middle = (low + high) // 2
