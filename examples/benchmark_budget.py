@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin import Budget, CAHPConfig, CAHPImportance, CAHPPruner, evaluate, recover_least_squares
+from cahp_plugin import Budget, CAHPConfig, CAHPImportance, CAHPPruner, evaluate
 from cahp_plugin._compat import package_versions
 from cahp_plugin.config import PlanSettings, RecoverySettings
 from cahp_plugin.data import load_examples
@@ -102,9 +102,7 @@ def main() -> None:
                 pruned = copy.deepcopy(model)
                 example = {key: value[:1] for key, value in chosen.fitted[0].inputs.items()}
                 CAHPPruner(pruned, example, importance=CAHPImportance(chosen.kept)).step()
-                fitted, held_out = ([batch.inputs for batch in own] for own in (chosen.fitted, chosen.held_out))
-                count = sum(map(len, chosen.fitted))
-                recover_least_squares(pruned, model, fitted, num_examples=count, ridge=plan.ridge, held_out=held_out)
+                chosen.repair(pruned, model)
                 repair = time.perf_counter() - start
                 seconds = {"plan": round(sum(plan.seconds.values()), 1), "refine": round(refining, 1),
                            "repair": round(repair, 1)}  # fmt: skip

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from cahp_plugin.observe.inputs import fixed_length, model_inputs, random_inputs
+from cahp_plugin.latency.macs import counted
+from cahp_plugin.observe.inputs import fixed_length
 from cahp_plugin.units import PrunableLayer, kept_state
 from cahp_plugin.units.linear import out_width
 from cahp_plugin.units.positions import max_positions
-from cahp_plugin.units.state import call_options, plain_calls
+from cahp_plugin.units.state import plain_calls
 
 _LENGTHS = (16, 32, 64)
 
@@ -91,19 +90,9 @@ def _parameters(layer: PrunableLayer) -> int:
 
 def _count(model: Any, layers: Sequence[PrunableLayer], length: int) -> list[int]:
     """Multiply-accumulates of each layer, and of the whole model."""
-    inputs = random_inputs(
-        model_inputs(type(model)),
-        model.config,
-        batch_size=1,
-        sequence_length=length,
-        target_length=min(length, max_positions(model) or length),
-        generator=torch.Generator().manual_seed(0),
-    )
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    with kept_state(model), plain_calls(model), torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.eval().requires_grad_(False)  # the counter takes hooks of gradients where there are any
-        model(**inputs, **call_options(type(model)))
+    with kept_state(model), plain_calls(model):
+        model.eval().requires_grad_(False)
+        counter = counted(model, length, min(length, max_positions(model) or length))
     counts = {path: sum(own.values()) // 2 for path, own in counter.get_flop_counts().items()}
     root = type(model).__name__
 

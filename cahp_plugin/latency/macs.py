@@ -72,13 +72,27 @@ def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
 
 
 def _count(model: Any, sequence_length: int) -> int:
+    return counted(model, sequence_length, 1).get_total_flops() // 2
+
+
+def counted(model: Any, sequence_length: int, target_length: int) -> FlopCounterMode:
+    """Counts the work of a pass over one random example, two operations a multiply-accumulate, module by module.
+
+    Args:
+        model: The model, in eval mode and without trainable parameters: the counter takes hooks of their gradients.
+        sequence_length: Tokens.
+        target_length: Tokens of the decoder.
+    """
     inputs = random_inputs(
         model_inputs(type(model)),
         model.config,
         batch_size=1,
         sequence_length=sequence_length,
+        target_length=target_length,
         generator=torch.Generator().manual_seed(0),
     )
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(**inputs, **call_options(type(model)))
-    return counter.get_total_flops() // 2
+    return counter

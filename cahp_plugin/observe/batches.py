@@ -48,6 +48,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.mask)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The batch as a data loader gives it: inputs, and labels where there are any."""
+        return self.inputs | ({} if self.labels is None else {"labels": self.labels})
+
     def inputs_on(self, device: torch.device) -> dict[str, Any]:
         """The model's arguments on its device."""
         return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.inputs.items()}

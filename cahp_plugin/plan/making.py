@@ -185,9 +185,8 @@ def _measured(
 
 def _ranks(model: Any, batches: Sequence[Batch], name: str, config: CAHPConfig) -> dict[tuple[int, int], int]:
     """Layer and first head of each unit -> its place in a selector's order."""
-    data = [batch.inputs | ({} if batch.labels is None else {"labels": batch.labels}) for batch in batches]
     config = dataclasses.replace(config, min_heads_per_layer=0, num_heads=None)
-    view = View(model, data, config, shrink=prune_and_repair)
+    view = View(model, [batch.given for batch in batches], config, shrink=prune_and_repair)
     return {unit: place for place, unit in enumerate(selector_order(view, name, config.seed))}
 
 

@@ -31,6 +31,7 @@ from cahp_plugin.plan.plan import Plan, fingerprint_of_batches
 from cahp_plugin.plan.trials import Trials
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, save_pruned
+from cahp_plugin.recover import recover_least_squares
 from cahp_plugin.tasks import Evaluation, Examples
 from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
 from cahp_plugin.units import KeptSet, prunable_layers
@@ -58,6 +59,12 @@ class Chosen:
     plan: Plan
     fitted: list[Batch]
     held_out: list[Batch]
+
+    def repair(self, model: Any, dense: Any) -> None:
+        """Repairs the pruned model, in place, as the plan counts on it."""
+        fitted, held_out = ([batch.inputs for batch in own] for own in (self.fitted, self.held_out))
+        count = sum(map(len, self.fitted))
+        recover_least_squares(model, dense, fitted, num_examples=count, ridge=self.plan.ridge, held_out=held_out)
 
 
 def calibration_of(
@@ -95,7 +102,7 @@ def make_plan(
     """Measures a model's layers; see :func:`cahp_plugin.plan_pruning`."""
     return plan_pruning(
         model,
-        [batch.inputs | ({} if batch.labels is None else {"labels": batch.labels}) for batch in batches],
+        [batch.given for batch in batches],
         num_examples=sum(map(len, batches)),
         order=settings.order,
         ridge=RIDGE,

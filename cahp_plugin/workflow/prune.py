@@ -34,7 +34,7 @@ from cahp_plugin.prune import (
 from cahp_plugin.prune.checkpoint import class_named
 from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
-from cahp_plugin.recover import RecoverySettings, recover_least_squares
+from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.report import save_figures, save_plan_figures, write_folder_page
 from cahp_plugin.results import PAGE_NAME, PRUNE_NAME, PruneReport, bare_selection
@@ -232,11 +232,7 @@ def prune_model(
         if original is not None:
             with clock("repair"):
                 if chosen is not None and recovery.closed_form == "least-squares":
-                    fitted, held_out = ([batch.inputs for batch in own] for own in (chosen.fitted, chosen.held_out))
-                    count = sum(map(len, chosen.fitted))
-                    recover_least_squares(
-                        model, original, fitted, num_examples=count, ridge=chosen.plan.ridge, held_out=held_out
-                    )
+                    chosen.repair(model, original)
                 else:
                     repair(model, original, examples, recovery, seed=config.seed)
             original = None
