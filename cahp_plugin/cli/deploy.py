@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prune.add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for everything")
     add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None, without=("sequence_length", "threads"))
-    export.add_preset_option(parser)
+    export.add_graph_options(parser)
     parser.add_argument(
         "--quantize", choices=["dynamic"], default="dynamic", help="how the int8 graphs are made (default: dynamic)"
     )
@@ -38,5 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
     first = (arguments.sequence_length or [128])[0]
     options = pruning_options(arguments, sequence_length=first, threads=arguments.threads)
     options |= {"sequence_lengths": arguments.sequence_length}
-    options |= chosen(arguments, "preset", "threads", "rounds", "warmup", "memory", *prune.DATA)
+    options |= chosen(arguments, "preset", "optimize", "threads", "rounds", "warmup", "memory", *prune.DATA)
     print_result(arguments, deploy_model(*prune.load_inputs(arguments), **options))

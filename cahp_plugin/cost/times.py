@@ -24,11 +24,7 @@ logger = logging.get_logger(__name__)
 #: Shares of a layer's units that are timed besides all of them.
 _SHARES = (0.5, 0.25, 0.1, 0.0)
 _ROUNDS, _WARMUP = 40, 5
-_FORMAT = 1
-
-
-#: Milliseconds; ratio to another model, and the ends of its interval.
-Times = tuple[float, float, float, float]
+_FORMAT = 2
 
 
 class Sized(Protocol):
@@ -56,7 +52,7 @@ class How:
 
     Attributes:
         runtime: ``"onnxruntime"`` or ``"torch"``.
-        precision: ``"fp32"`` or ``"int8"``.
+        precision: ``"fp32"`` or ``"int8"``, and how the graphs are optimized.
         sequence_lengths: Tokens an example; times are the mean over them. ``None`` for images and speech.
         batch_size: Examples a call.
         threads: Threads inside an operator.

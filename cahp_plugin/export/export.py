@@ -206,7 +206,7 @@ def export_pruned(
         quantize: ``"dynamic"`` or ``"static"`` int8, or ``"fp16"`` (for GPUs).
         preset: Processors that an int8 graph is for: ``"avx2"``, the default, is right on every one; ``"avx512_vnni"``
             (x86 with VNNI) and ``"arm64"`` use the eighth bit of the weights, which is wrong on other x86 ones.
-        optimize: ``"O1"`` or ``"O2"``; on CPUs neither makes these models faster.
+        optimize: ``"O1"`` or ``"O2"``, which fuses attention: a few per cent faster on CPUs.
         calibration: Batches that give the ranges of the activations, for ``"static"``.
         evaluation: Examples that the graphs' scores and their agreement are measured on, from
             :func:`cahp_plugin.tasks.encode`.
@@ -262,7 +262,8 @@ def export_pruned(
         if optimize is not None:
             for name, plain in graphs.items():
                 graphs[name] = scratch / f"{name}.optimized.onnx"
-                fused.update(optimize_graph(plain, graphs[name], optimize, head_dims=original.head_dims))
+                gpu = {"skip_norms": quantize == "fp16"}
+                fused.update(optimize_graph(plain, graphs[name], optimize, head_dims=original.head_dims, **gpu))
             bar.update()
         sessions = original.sessions
         parity: tuple[Parity, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
-from cahp_plugin.export.tools import onnx_module, quiet, reported
+from cahp_plugin.export.tools import forget_inner_shapes, onnx_module, quiet, reported
 from cahp_plugin.machine import saturates_int8
 
 logger = logging.get_logger(__name__)
@@ -52,6 +52,7 @@ def quantize_graph(
             _fp16(source, target)
         else:
             _int8(source, target, calibration if kind == "static" else None, reduce_range=preset == "avx2")
+            forget_inner_shapes(target)
 
 
 def warn_of_saturation(preset: str | None, what: str) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from cahp_plugin.compare import Comparison
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
+from cahp_plugin.export import ExportReport
+from cahp_plugin.export.quantize import PRESETS
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.recover import RecoverySettings
@@ -30,6 +32,7 @@ def commands(contents: Contents) -> list[str]:
         options |= _budget(contents.plan, contents.deployed)
         if contents.deployed and contents.latency is not None:
             options |= _measured(contents.latency, "threads", "rounds", "warmup")
+            options |= _graph(contents.exports["pruned-int8"]) | _graph(contents.exports["pruned-onnx"])
         verb = "deploy" if contents.deployed else "prune"
         found.append(_command(f"cahp {verb} MODEL --train TRAIN --eval EVAL", output | options))
     if contents.comparison is not None:
@@ -38,8 +41,8 @@ def commands(contents: Contents) -> list[str]:
     if contents.deployed:
         return found
     for export in contents.exports.values():
-        graph = {"quantize": export.quantize, "optimize": export.optimize}
-        found.append(_command("cahp export -m MODEL", output | graph))
+        quantized = {"quantize": export.quantize}
+        found.append(_command("cahp export -m MODEL", output | quantized | _graph(export)))
     if contents.latency is not None:
         entries = contents.latency.measurements
         targets = dict.fromkeys(shlex.quote(entry.target) for entry in entries)
@@ -47,6 +50,12 @@ def commands(contents: Contents) -> list[str]:
         options |= _measured(contents.latency, "threads", "rounds", "warmup", "device", "seed")
         found.append(_command(f"cahp benchmark {' '.join(targets)}", output | options))
     return found
+
+
+def _graph(export: ExportReport) -> dict[str, Any]:
+    """How a graph was made, where it is not the default."""
+    found = {"preset": export.preset if export.preset != PRESETS[0] else None, "optimize": export.optimize}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _task(name: str, metric: str | None = None) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -143,8 +143,7 @@ def choose_under(
     evaluate: Callable[[Any], Evaluation] | None,
     dense: Evaluation | None,
     lengths: Sequence[int],
-    precision: str = "fp32",
-    preset: Any = None,
+    graphs: Mapping[str, Any] = MappingProxyType({}),
     progress: Path | None = None,
 ) -> Chosen:
     """Chooses what stays of a model under a budget; the model is left as it is.
@@ -161,8 +160,7 @@ def choose_under(
         evaluate: Evaluates a model, for ``max_drop``.
         dense: How the dense model does.
         lengths: Tokens of the evaluation examples, for ``lengths="data"``.
-        precision: ``"fp32"`` or ``"int8"``, of the graphs that are timed.
-        preset: Processors that int8 graphs are for.
+        graphs: Arguments of ``export_pruned`` for the graphs that are timed.
         progress: File of what was measured so far.
 
     Raises:
@@ -188,8 +186,8 @@ def choose_under(
     def choose() -> tuple[KeptSet, Outcome]:
         if not budget.timed:
             return chooser.choose()
-        how = _how(model, budget, lengths, precision)
-        with _clocks(model, plan, how, batches[0], processor, preset) as clocks:
+        how = _how(model, budget, lengths, graphs)
+        with _clocks(model, plan, how, batches[0], processor, graphs) as clocks:
             return chooser.choose(clocks)
 
     if evaluate is not None and dense is not None and budget.target[0] == "max_drop":
@@ -199,18 +197,21 @@ def choose_under(
     return Chosen(kept, outcome, plan, fitted, held_out)
 
 
-def _how(model: Any, budget: Budget, lengths: Sequence[int], precision: str) -> How:
+def _how(model: Any, budget: Budget, lengths: Sequence[int], graphs: Mapping[str, Any]) -> How:
     tokens: tuple[int, ...] | None = (min(budget.sequence_length, max_positions(model) or budget.sequence_length),)
     if fixed_length(model.config) is not None:
         tokens = None
     elif budget.lengths == "data":
         tokens = tuple(sorted({max(1, round(float(np.quantile(lengths, share)))) for share in _QUANTILES}))
     device = "cuda" if budget.runtime == "torch" and model.device.type == "cuda" else "cpu"
+    precision = " ".join(filter(None, ("int8" if graphs.get("quantize") else "fp32", graphs.get("optimize"))))
     return How(budget.runtime, precision, tokens, budget.latency_batch_size, budget.threads, device)
 
 
 @contextlib.contextmanager
-def _clocks(model: Any, plan: Plan, how: How, batch: Batch, processor: Any, preset: Any) -> Iterator[Clocks]:
+def _clocks(
+    model: Any, plan: Plan, how: How, batch: Batch, processor: Any, graphs: Mapping[str, Any]
+) -> Iterator[Clocks]:
     """Measured times of a model's layers and of whole models, written to a temporary folder."""
     example = batch.rows(torch.tensor([0])).inputs_on(torch.device("cpu"))
     full = [layer.sizes[0] for layer in plan.layers]
@@ -232,13 +233,7 @@ def _clocks(model: Any, plan: Plan, how: How, batch: Batch, processor: Any, pres
                 save_pruned(cut, place, model_card=False)
                 return place
             with _without_bars():  # there is one for all
-                export_pruned(cut, place, tokenizer=processor)
-            if how.precision == "int8":
-                int8 = place.with_name(f"{place.name}-int8")
-                with _without_bars():
-                    export_pruned(place, int8, quantize="dynamic", preset=preset)
-                shutil.rmtree(place)
-                return int8
+                export_pruned(cut, place, tokenizer=processor, **graphs)
             return place
 
         shape = f"{type(model).__name__} {model.config.to_json_string()}"

@@ -12,6 +12,7 @@ from typing import Any
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.export import ExportReport, export_pruned
+from cahp_plugin.export.optimize import Optimization
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.latency import measure_latency
 from cahp_plugin.plan.plan import Plan
@@ -42,6 +43,7 @@ def deploy_model(
     output_dir: str | os.PathLike[str],
     recovery: RecoverySettings | None = None,
     preset: Preset | None = None,
+    optimize: Optimization | None = None,
     sequence_lengths: Sequence[int] | None = None,
     threads: int = 1,
     rounds: int = 50,
@@ -72,6 +74,7 @@ def deploy_model(
         output_dir: Folder to write.
         recovery: As for :func:`cahp_plugin.prune_model`.
         preset: Processors that the int8 graphs are for; see :func:`cahp_plugin.export.export_pruned`.
+        optimize: How all graphs are optimized, as there.
         sequence_lengths: Lengths that latency is measured at, in tokens; the model needs positions for all. Without
             it 32, 128 and 512 as far as it has, and the one length of images and speech.
         threads: Threads inside an operator.
@@ -109,8 +112,9 @@ def deploy_model(
             exports[name] = dataclasses.replace(report, output=Path(output_dir) / name)
 
         # First what can fail soon: the dense model's export, and lengths that it has no positions for.
-        export(model.cpu(), "dense")
-        export(partial / "dense", "dense-int8", quantize="dynamic", preset=preset)
+        int8: dict[str, Any] = {"quantize": "dynamic", "preset": preset}
+        export(model.cpu(), "dense", optimize=optimize)
+        export(partial / "dense", "dense-int8", **int8)
         measure_latency([partial / "dense"], sequence_lengths=sequence_lengths, rounds=2, warmup=0, memory=False)
         pruning = prune_model(
             model.to(device),
@@ -121,8 +125,7 @@ def deploy_model(
             budget=budget,
             plan=plan,
             planning=planning,
-            precision="int8",
-            preset=preset,
+            graphs=int8 | {"optimize": optimize},
             task=task,
             metric=metric,
             output_dir=partial / "pruned",
@@ -132,8 +135,8 @@ def deploy_model(
             max_length=max_length,
             figures=figures,
         )
-        export(partial / "pruned", "pruned-onnx")
-        export(partial / "pruned-onnx", "pruned-int8", quantize="dynamic", preset=preset)
+        export(partial / "pruned", "pruned-onnx", optimize=optimize)
+        export(partial / "pruned-onnx", "pruned-int8", **int8)
         latency = measure_latency(
             [partial / name for name in exports],
             sequence_lengths=sequence_lengths,

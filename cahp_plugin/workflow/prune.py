@@ -19,7 +19,6 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
-from cahp_plugin.export.quantize import Preset
 from cahp_plugin.files import write_text
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.processes import processes
@@ -76,8 +75,7 @@ def prune_model(
     metric: str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     recovery: RecoverySettings | None = None,
-    precision: str = "fp32",
-    preset: Preset | None = None,
+    graphs: Mapping[str, Any] | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     max_length: int | None = None,
@@ -105,8 +103,8 @@ def prune_model(
             not at all. Nothing is written without it.
         recovery: What happens after pruning: the paper's fine-tuning by default; with a budget, least squares with the
             plan's ridge, which takes the place of the one that the closed form has without a budget.
-        precision: Of the graphs that are timed for a budget of time: ``"fp32"`` or ``"int8"``.
-        preset: Processors that int8 graphs are timed for; see :func:`cahp_plugin.export.export_pruned`.
+        graphs: Arguments of :func:`cahp_plugin.export.export_pruned` (``quantize``, ``preset``, ``optimize``) for the
+            graphs that are timed for a budget of time; plain fp32 without it.
         text_columns: Columns of the input; found by their usual names without it.
         label_column: Column of what is to be predicted; found without it.
         max_length: Tokens of an example at most; the model's own limit without it.
@@ -207,8 +205,7 @@ def prune_model(
                     evaluate=None if evaluated is None else measured,
                     dense=dense,
                     lengths=() if evaluated is None else evaluated.lengths,
-                    precision=precision,
-                    preset=preset,
+                    graphs=graphs or {},
                     progress=progress,
                 )
             kept, note = chosen.kept, " ".join(chosen.outcome.sentences())
