@@ -36,9 +36,9 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     MADE["text-classification"].make(folder)
     paths = json.loads((folder / "paths.json").read_text())
-    small = [option for option in SMALL if option not in ("--refine", "1")] + ["1"]
-    assert main(["plan", str(folder / "model"), "--train", paths[0], "-o", str(folder / "plan"), "--quiet",
-                 *small]) == 0  # fmt: skip
+    options = [*SMALL[:-2], "--no-figures", "--quiet"]
+    assert main(["plan", str(folder / "model"), "--train", paths[0], "-o", str(folder / "plan"), *options]) == 0
+    assert [file.name for file in (folder / "plan").iterdir()] == ["cahp_plan.json"]
     return folder, *paths
 
 

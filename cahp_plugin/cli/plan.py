@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=int, default=field.default, help=text)
     group.add_argument("--multiple-of", type=int, default=16, help="feed-forward widths are multiples of it (16)")
     group.add_argument("--seed", type=int, default=CAHPConfig().seed, help="seed of the draw (default: 0)")
+    parser.add_argument("--no-figures", dest="figures", action="store_false", help="draw no picture of the curve")
     add_output_options(parser)
 
 
@@ -55,6 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
         recovery=RecoverySettings(**chosen(arguments, "calibration_examples", "batch_size")),
         config=CAHPConfig(seed=arguments.seed),
         output_dir=arguments.output,
-        **chosen(arguments, "multiple_of", "overwrite", *(name for name in prune.DATA if name != "metric")),
+        **chosen(arguments, "multiple_of", "overwrite", "figures", *(name for name in prune.DATA if name != "metric")),
     )
     print_result(arguments, plan)

@@ -8,28 +8,36 @@ from pathlib import Path
 import numpy as np
 
 from cahp_plugin.plan.outcome import Outcome
+from cahp_plugin.plan.plan import Plan
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, styled
 from cahp_plugin.units.kept import KINDS
 
 
 @styled
-def loss_against_size(outcome: Outcome) -> Chart:
-    """Predicted and measured loss against the work that is left, with the chosen point."""
+def loss_against_size(result: Outcome | Plan) -> Chart:
+    """Predicted loss against the work that is left; under a budget, with measured losses and the chosen point."""
     figure, (axes,) = new_figure(290)
-    curve = [(point.macs, point.loss) for point in outcome.curve if point.loss > 0]
-    handles = axes.plot(*zip(*curve, strict=True), color=style.KEPT, lw=2, label="predicted") if curve else []
-    others = [point for point in outcome.measured if point.loss > 0]
-    if others:
-        handles += axes.plot(
-            [point.macs for point in others], [point.loss for point in others], ".", ms=7, color=style.MUTED,
-            label="measured, repaired",
-        )  # fmt: skip
-    if outcome.divergence > 0:
-        handles += axes.plot(
-            [outcome.macs.layers], [outcome.divergence], "o", ms=11, mfc="none", mec=style.ACCENT, mew=2.2,
-            label="chosen, measured",
-        )  # fmt: skip
+    if isinstance(result, Plan):
+        points, sizes = [(point["macs"], point["loss"]) for point in result.curve()], []
+        half = [f"{100 * share:.0f} % of the work: {loss:.3g} predicted" for share, loss in points if share <= 0.5]
+        title, chosen, measured = (half or ["loss against size"])[0], "", ""
+    else:
+        points = [(point.macs, point.loss) for point in result.curve]
+        others = [(point.macs, point.loss) for point in result.measured]
+        sizes = [
+            (others, ".", {"ms": 7, "color": style.MUTED, "label": "measured, repaired"}),
+            ([(result.macs.layers, result.divergence)], "o",
+             {"ms": 11, "mfc": "none", "mec": style.ACCENT, "mew": 2.2, "label": "chosen, measured"}),
+        ]  # fmt: skip
+        title = f"{100 * result.macs.layers:.0f} % of the work, divergence {result.divergence:.3g}"
+        measured = " Measured: whole models, repaired, on held-out examples."
+        chosen = f" Chosen: {100 * result.macs.layers:.1f} %, measured {result.divergence:.3g}."
+    curve = [point for point in points if point[1] > 0]
+    handles = []
+    for drawn, mark, look in ((curve, "-", {"color": style.KEPT, "lw": 2, "label": "predicted"}), *sizes):
+        if above := [point for point in drawn if point[1] > 0]:
+            handles += axes.plot(*zip(*above, strict=True), mark, **look)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
@@ -41,12 +49,10 @@ def loss_against_size(outcome: Outcome) -> Chart:
     told = ", ".join(f"{100 * share:.0f} %: {loss:.3g}" for share, loss in curve)
     return Chart(
         "loss_against_size",
-        f"{100 * outcome.macs.layers:.0f} % of the work, divergence {outcome.divergence:.3g}",
-        f"Predicted divergence by share of the layers' multiply-accumulates: {told}. Chosen: "
-        f"{100 * outcome.macs.layers:.1f} %, measured {outcome.divergence:.3g}.",
+        title,
+        f"Predicted divergence by share of the layers' multiply-accumulates: {told}.{chosen}",
         figure,
-        f"Compared: {outcome.compared}. Predicted: the sum of what the layers lose one by one. Measured: whole "
-        "models, repaired, on held-out examples.",
+        f"Compared: {result.compared}. Predicted: the sum of what the layers lose one by one.{measured}",
     )
 
 
@@ -84,20 +90,22 @@ def units_left(outcome: Outcome) -> Chart:
                  "The number at a bar is what is left. Layer 0 is next to the input.")  # fmt: skip
 
 
-def plan_charts(outcome: Outcome) -> list[Chart]:
-    """All pictures of a budget."""
-    return [loss_against_size(outcome), units_left(outcome)]
+def plan_charts(result: Outcome | Plan) -> list[Chart]:
+    """All pictures of a plan, or of a budget."""
+    return [loss_against_size(result), *([] if isinstance(result, Plan) else [units_left(result)])]
 
 
-def save_plan_figures(outcome: Outcome, output_dir: Path, *, formats: Sequence[str] = ("png",)) -> dict[str, Path]:
-    """Draws all pictures of a budget into a folder.
+def save_plan_figures(
+    result: Outcome | Plan, output_dir: Path, *, formats: Sequence[str] = ("png",)
+) -> dict[str, Path]:
+    """Draws all pictures of a plan, or of a budget, into a folder.
 
     Args:
-        outcome: What the budget led to.
+        result: The plan, or what the budget led to.
         output_dir: Folder, made where it is missing.
         formats: File endings that matplotlib knows.
 
     Returns:
         Name of each picture -> its path, in the first format.
     """
-    return {chart.name: chart.save(output_dir, formats) for chart in plan_charts(outcome)}
+    return {chart.name: chart.save(output_dir, formats) for chart in plan_charts(result)}

@@ -11,6 +11,7 @@ from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.plan.plan import PLAN_NAME, Plan
 from cahp_plugin.processes import processes
+from cahp_plugin.report import save_plan_figures
 from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.workflow.budget import calibration_of, make_plan
@@ -34,6 +35,7 @@ def plan_model(
     label_column: str | None = None,
     max_length: int | None = None,
     overwrite: bool = False,
+    figures: bool = True,
 ) -> Plan:
     """Measures what every size of a model loses, and writes it to a folder.
 
@@ -53,6 +55,7 @@ def plan_model(
         label_column: As for :func:`cahp_plugin.prune_model`.
         max_length: As for :func:`cahp_plugin.prune_model`.
         overwrite: Whether a plan that is there is replaced.
+        figures: Whether the curve is drawn, in the folder's ``figures``.
 
     Returns:
         The plan.
@@ -78,6 +81,8 @@ def plan_model(
     plan = make_plan(model, batches, planning or PlanSettings(), config, multiple_of, progress if here.main else None)
     if here.main:
         plan.save(folder)
+        if figures:
+            save_plan_figures(plan, folder / "figures")
         progress.unlink(missing_ok=True)
     here.all(None)
     return plan

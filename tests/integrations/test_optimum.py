@@ -191,6 +191,8 @@ def test_optimum_cli_prunes_exports_and_measures(given, monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("optimum-cli cahp prune: ")
     export = ["cahp", "export", "-m", given / "pruned", "-o", given / "onnx", "--quantize", "dynamic"]
     assert "Quantized (dynamic" in again(*export)
+    plan = ["-m", given / "model", *data[:2], "-o", given / "plan", "--calibration-examples", "16", "--quiet"]
+    assert "Predicted loss" in again("cahp", "plan", *plan) and (given / "plan" / "cahp_plan.json").exists()
     measure = ["--sequence-length", "8", "--rounds", "2", "--warmup", "0", "--no-memory"]
     assert "int8 dynamic" in again("cahp", "benchmark", given / "model", given / "onnx", *measure)
 

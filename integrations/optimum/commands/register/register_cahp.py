@@ -4,57 +4,45 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser
-from types import ModuleType
+from typing import Any
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-from cahp_plugin.cli import benchmark, export, prune, run_command
+from cahp_plugin.cli import benchmark, deploy, export, plan, prune, run_command
 
 
-class _Command(BaseOptimumCLICommand):
-    module: ModuleType
+def _command(name: str, module: Any, *, model: bool) -> CommandInfo:
+    """A subcommand of ``cahp``; ``model`` says whether its model is one that is pruned."""
 
-    def run(self) -> None:
-        """Runs the subcommand; leaves with its exit status."""
-        status = run_command(self.module.run, self.args, f"optimum-cli cahp {self.COMMAND.name}")
-        if status:
-            sys.exit(status)
+    class Command(BaseOptimumCLICommand):
+        """One subcommand."""
 
+        @staticmethod
+        def parse_args(parser: ArgumentParser) -> None:
+            """Adds the options."""
+            if model:
+                parser.add_argument("-m", "--model", required=True, help=prune.MODEL_HELP)
+            module.add_arguments(parser)
 
-class PruneCommand(_Command):
-    """``optimum-cli cahp prune``."""
+        def run(self) -> None:
+            """Runs it; leaves with its exit status."""
+            status = run_command(module.run, self.args, f"optimum-cli cahp {name}")
+            if status:
+                sys.exit(status)
 
-    module = prune
-
-    @staticmethod
-    def parse_args(parser: ArgumentParser) -> None:
-        """Adds the options."""
-        parser.add_argument("-m", "--model", required=True, help=prune.MODEL_HELP)
-        prune.add_arguments(parser)
-
-
-class ExportCommand(_Command):
-    """``optimum-cli cahp export``."""
-
-    module = export
-    parse_args = staticmethod(export.add_arguments)
-
-
-class BenchmarkCommand(_Command):
-    """``optimum-cli cahp benchmark``."""
-
-    module = benchmark
-    parse_args = staticmethod(benchmark.add_arguments)
+    return CommandInfo(name, module.HELP, Command)
 
 
 class CAHPCommand(BaseOptimumCLICommand):
     """``optimum-cli cahp``."""
 
-    COMMAND = CommandInfo(name="cahp", help="Prune attention heads (CAHP), export pruned models, measure latency.")
+    COMMAND = CommandInfo(name="cahp", help="Prune models (CAHP, budgets), export them, measure latency.")
     SUBCOMMANDS = (
-        CommandInfo("prune", "Prune a fine-tuned model and save it.", PruneCommand),
-        CommandInfo("export", "Export to ONNX, compare with torch, optimize, quantize.", ExportCommand),
-        CommandInfo("benchmark", "Measure latency, side by side, in torch and onnxruntime.", BenchmarkCommand),
+        _command("prune", prune, model=True),
+        _command("plan", plan, model=True),
+        _command("deploy", deploy, model=True),
+        _command("export", export, model=False),
+        _command("benchmark", benchmark, model=False),
     )
 
 
