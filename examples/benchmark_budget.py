@@ -13,9 +13,14 @@ import argparse
 import copy
 import json
 import statistics
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from cahp_plugin import Budget, CAHPConfig, CAHPImportance, CAHPPruner, evaluate
 from cahp_plugin._compat import package_versions
@@ -39,6 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--macs", type=float, nargs="+", default=[0.7, 0.6, 0.5, 0.4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--refine", type=int, nargs="+", default=[0, 16], help="whole models; 0 is the plan alone")
+    parser.add_argument("--examples", type=int, default=512, help="to calibrate with: 3/4 to fit, 1/4 to measure on")
     parser.add_argument("--orders", nargs="+", default=["obs"], help="selectors that order the heads")
     parser.add_argument("--output", "-o", required=True)
     return parser.parse_args()
@@ -55,6 +61,7 @@ def main() -> None:
     file = folder / "draws.jsonl"
     runs = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     done = {key(run) for run in runs}
+    dense_outputs: dict[bytes, Any] = {}
 
     def add(run: dict[str, Any]) -> None:
         runs.append(run)
@@ -62,34 +69,39 @@ def main() -> None:
             lines.write(json.dumps(run) + "\n")
 
     def measured(name: dict[str, Any], pruned: Any, more: dict[str, Any]) -> None:
-        found = evaluate(pruned, test)
-        with running(pruned) as ours, running(model) as theirs:
-            divergence = mean_divergence(ours, theirs, test)
+        with running(pruned) as plain, running(model) as theirs:
+            ours = remembering(plain, {})
+            found = evaluate(ours, test)
+            divergence = mean_divergence(ours, remembering(theirs, dense_outputs), test)
         score = {found.score.name: found.score.value, "loss": found.loss, "divergence": divergence}
         add(name | score | more)
         print(runs[-1], flush=True)
 
+    size = {} if given.examples == 512 else {"examples": given.examples}
     dense = {"order": "", "seed": 0, "macs": 1.0, "refine": 0}
     if key(dense) not in done:
         machine = {"model": Path(given.model).name, "cpu": cpu_name(), "versions": package_versions()}
         measured(dense, model, {"num_examples": len(test)} | machine)
-    recovery = RecoverySettings("least-squares")
+    recovery = RecoverySettings("least-squares", calibration_examples=given.examples)
     for order in given.orders:
         for seed in given.seeds:
             missing = [
                 name
                 for refine in given.refine
                 for macs in given.macs
-                if key(name := {"order": order, "seed": seed, "macs": macs, "refine": refine}) not in done
+                if key(name := {"order": order, "seed": seed, "macs": macs, "refine": refine} | size) not in done
             ]
             if not missing:
                 continue
-            config, place = CAHPConfig(seed=seed), folder / "plans" / f"{order}-{seed}"
+            place = folder / "plans" / "-".join(map(str, [order, seed, *size.values()]))
+            config, memory = CAHPConfig(seed=seed), dict[str, float]()
             if (place / "cahp_plan.json").exists():
                 plan = Plan.load(place)
             else:
-                batches, _ = calibration_of(model, train, recovery, seed)
-                plan = make_plan(model, batches, PlanSettings(order=order), config, 16, None)
+                with growth(memory, "plan"):
+                    batches, _ = calibration_of(model, train, recovery, seed)
+                    progress = place.with_suffix(".jsonl")
+                    plan = make_plan(model, batches, PlanSettings(order=order), config, 16, progress)
                 plan.save(place)
             for name in missing:
                 start = time.perf_counter()
@@ -102,19 +114,53 @@ def main() -> None:
                 pruned = copy.deepcopy(model)
                 example = {key: value[:1] for key, value in chosen.fitted[0].inputs.items()}
                 CAHPPruner(pruned, example, importance=CAHPImportance(chosen.kept)).step()
-                chosen.repair(pruned, model)
+                with growth(memory, "repair"):
+                    chosen.repair(pruned, model)
                 repair = time.perf_counter() - start
                 seconds = {"plan": round(sum(plan.seconds.values()), 1), "refine": round(refining, 1),
                            "repair": round(repair, 1)}  # fmt: skip
                 left = [layer.after for layer in chosen.outcome.layers]
-                measured(name, pruned, {"layers": left, "seconds": seconds})
+                measured(name, pruned, {"layers": left, "seconds": seconds, "memory_mib": dict(memory)})
     (folder / "table.md").write_text(page(runs))
     print(page(runs))
 
 
+@contextmanager
+def growth(found: dict[str, float], name: str) -> Iterator[None]:
+    """Notes by how many MiB the process grew at most meanwhile, looked at every 20 ms."""
+    process, stop = psutil.Process(), threading.Event()
+    before = most = process.memory_info().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not stop.wait(0.02):
+            most = max(most, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+    found[name] = round((most - before) / 2**20)
+
+
+def remembering(runner: Callable[[Any], Any], known: dict[bytes, Any]) -> Callable[[Any], Any]:
+    """A runner that runs each batch once."""
+
+    def run(batch: dict[str, Any]) -> Any:
+        given = b"".join(value.numpy().tobytes() for value in batch.values())
+        if given not in known:
+            known[given] = runner(batch)
+        return known[given]
+
+    return run
+
+
 def key(run: dict[str, Any]) -> tuple[Any, ...]:
     """What tells a run from the others."""
-    return run["order"], run["seed"], run["macs"], run["refine"]
+    return run["order"], run["seed"], run["macs"], run["refine"], run.get("examples", 512)
 
 
 def page(runs: list[dict[str, Any]]) -> str:
@@ -122,15 +168,18 @@ def page(runs: list[dict[str, Any]]) -> str:
     dense = next(run for run in runs if not run["order"])
     metric = next(name for name in dense if name not in ("order", "seed", "macs", "refine", "loss"))
     rows = []
-    for order, macs, refine in dict.fromkeys((run["order"], run["macs"], run["refine"]) for run in runs):
-        own = [run for run in runs if (run["order"], run["macs"], run["refine"]) == (order, macs, refine)]
+    for setting in dict.fromkeys((order, *rest) for order, _, *rest in map(key, runs)):
+        own = [run for run in runs if (key(run)[0], *key(run)[2:]) == setting]
+        order, macs, refine, examples = setting
         parts = {name: [run[name] for run in own] for name in (metric, "divergence")}
         spread = {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in parts.items()}
         seconds = [run.get("seconds", {}) for run in own]
+        memory = [run["memory_mib"] for run in own if "plan" in run.get("memory_mib", {})]
         rows.append(
             {
                 "work of the layers": f"{100 * macs:.0f} %",
                 "heads by": order or "dense",
+                "examples": f"{examples:,}" if order else "",
                 "sizes": "" if not order else f"refined by {refine}" if refine else "of the plan",
                 f"{metric}, %": f"{100 * statistics.mean(parts[metric]):.2f} ± {100 * spread[metric]:.2f}",
                 "of each draw": ", ".join(f"{100 * value:.1f}" for value in parts[metric]),
@@ -140,6 +189,7 @@ def page(runs: list[dict[str, Any]]) -> str:
                     f"{name}, s": f"{statistics.median(one.get(name, 0) for one in seconds):.0f}"
                     for name in ("plan", "refine", "repair")
                 },
+                "memory, MiB": f"{max(max(one.values()) for one in memory):,.0f}" if memory else "",
             }
         )
     rows.sort(key=lambda row: (-float(row["work of the layers"].split()[0]), row["heads by"], row["sizes"]))
@@ -147,9 +197,10 @@ def page(runs: list[dict[str, Any]]) -> str:
     return f"""# Budgets
 
 {dense["model"]}, {dense["num_examples"]:,} test examples. Mean ± standard deviation over draws of the
-calibration examples: 384 to fit on, 128 to measure on, 512 more for the refinement, none with its label; nothing is
+calibration examples: 3/4 to fit on, 1/4 to measure on, 512 more for the refinement, none with its label; nothing is
 trained. Divergence: Kullback-Leibler, from the dense model's outputs on the test examples. `of the plan` is the
 algorithm of the prototype; `refined` chooses among whole repaired models. Seconds are medians on a shared machine.
+Memory: what plan or repair took at the most, beyond the process with the dense model in it.
 
 {format_table(rows, markdown=True)}
 

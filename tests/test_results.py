@@ -23,12 +23,14 @@ def test_tables_are_those_of_the_runs(folder):
         assert f"<!-- {name} -->\n{table}\n<!-- end -->" in page
 
 
-@pytest.mark.parametrize(
-    "file", sorted((EXAMPLES / "results").glob("*/draws.jsonl")), ids=lambda file: file.parent.name
-)
-def test_the_table_of_budgets_is_that_of_its_draws(file):
+SCRIPTS = {"draws.jsonl": "benchmark_budget.py", "speeds.jsonl": "benchmark_speed.py"}
+RUNS = sorted(file for name in SCRIPTS for file in (EXAMPLES / "results").glob(f"*/{name}"))
+
+
+@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.parent.name)
+def test_the_tables_of_budgets_are_those_of_their_runs(file):
     runs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    page = runpy.run_path(str(EXAMPLES / "benchmark_budget.py"))["page"](runs)
+    page = runpy.run_path(str(EXAMPLES / SCRIPTS[file.name]))["page"](runs)
     assert file.with_name("table.md").read_text(encoding="utf-8") == page
 
 
