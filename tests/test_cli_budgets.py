@@ -1,5 +1,6 @@
 """Budgets from the command line and from Python: speed, drops, mistakes, stops; without labels or evaluation data."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -14,6 +15,8 @@ import torch
 from commands import prune_arguments
 from made import MADE
 from pages import read
+from tiny import tiny_model
+from words import encoded_words
 
 from cahp_plugin import Budget, load_pruned, prune_model
 from cahp_plugin.cli import build_parser, main
@@ -25,7 +28,8 @@ from cahp_plugin.plan.plan import PLAN_NAME, Plan
 from cahp_plugin.tasks import Score
 from cahp_plugin.units import prunable_layers
 from cahp_plugin.workflow import load_model
-from cahp_plugin.workflow.budget import drop_of
+from cahp_plugin.workflow.budget import calibration_of, drop_of
+from cahp_plugin.workflow.sets import drawn, hold_out
 
 SMALL = ["--calibration-examples", "48", "--batch-size", "8", "--multiple-of", "1", "--refine", "1"]
 
@@ -51,6 +55,43 @@ def prune(made, output, *options):
     folder, train, evaluation = made
     return main(["prune", str(folder / "model"), "--train", train, "--eval", evaluation, "-o", str(output), "--quiet",
                  "--json", *SMALL, *options])  # fmt: skip
+
+
+def test_a_plan_serves_where_a_tenth_of_its_training_set_is_held_out(made, tmp_path, capsys):
+    folder, train, _ = made
+    kept = []
+    for extra in ([], ["--eval", made[2]]):
+        command = ["prune", str(folder / "model"), "--train", train, "--plan", str(folder / "plan"), "--macs", "0.6"]
+        output = str(tmp_path / f"out{len(kept)}")
+        assert main([*command, *extra, "-o", output, *SMALL[:-2], "--refine", "0", "--no-figures", "--json"]) == 0
+        found, told = capsys.readouterr()
+        kept.append(json.loads(found)["plan"]["layers"])
+        rows = len(Path(train if not extra else made[2]).read_text().splitlines())
+        assert {stage["num_examples"] for stage in json.loads(found)["stages"]} == {rows if extra else rows // 10}
+        assert (f"{rows // 10} rows of the training set are held out" in told) == (not extra)
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(("count", "looked_at"), [(10, 10), (36, 36), (400, 36)])
+def test_what_is_held_out_is_never_looked_at_by_the_plan(count, looked_at):
+    """40 examples of 20 rows, two each: of the last 4 drawn, the rows that none of the first is from."""
+    examples = dataclasses.replace(encoded_words(tiny_model(), 40), rows=[index // 2 for index in range(40)])
+    first, others = drawn(examples, count, 3)
+    assert sorted([*first, *others]) == list(range(40)) and len(first) == looked_at
+    expected = {index // 2 for index in others[-4:]} - {index // 2 for index in first}
+    held = hold_out(examples, count, 3)
+    assert {*(() if held is None else held.rows)} == expected
+    if count == 10:
+        assert held is not None and len(held) == 2 * len(expected) >= 4
+    assert hold_out(examples.select(range(9)), 4, 0) is None  # a tenth of 9 is none
+
+
+def test_the_examples_that_refine_are_none_that_are_evaluated_on():
+    model = tiny_model()
+    examples = encoded_words(model, 40)
+    held = hold_out(examples, 20, 0)
+    first, further = calibration_of(model, examples, RecoverySettings(calibration_examples=20), 0, 40, held.rows)
+    assert sum(map(len, first)) == 20 and len(held) == 4 and sum(map(len, further)) == 16
 
 
 def test_a_plan_is_the_same_to_the_bit_and_any_budget_follows_from_it(made, tmp_path, capsys):

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
 from cahp_plugin.units import KeptSet, prunable_layers
 from cahp_plugin.units.positions import max_positions
 from cahp_plugin.units.state import fingerprint_of_model
+from cahp_plugin.workflow.sets import drawn
 
 #: Of the lengths of an evaluation set, the quantiles that times are the mean over.
 _QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -68,7 +69,12 @@ class Chosen:
 
 
 def calibration_of(
-    model: Any, examples: Examples, settings: RecoverySettings, seed: int, more: int = 0
+    model: Any,
+    examples: Examples,
+    settings: RecoverySettings,
+    seed: int,
+    more: int = 0,
+    without: Collection[int] = (),
 ) -> tuple[list[Batch], list[Batch]]:
     """The examples of a training set that plans and repairs look at, drawn by a seed, in batches by length.
 
@@ -78,16 +84,17 @@ def calibration_of(
         settings: Number of examples, and the batch size.
         seed: Seed of the draw.
         more: Further examples, for the second result.
+        without: Rows that none of the further examples may be from.
 
     Returns:
         The batches, and those of the further examples, as far as there are any.
     """
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    count, found = settings.calibration_examples, []
-    for drawn in (order[:count], order[count : count + more]):
-        sample = examples.select(drawn).by_length()
+    first, others = drawn(examples, settings.calibration_examples, seed)
+    found = []
+    for chosen in (first, [index for index in others if examples.rows[index] not in without][:more]):
+        sample = examples.select(chosen).by_length()
         size = max(1, min(settings.batch_size, len(sample) // (2 * EVERY)))  # of a few examples, not all in one batch
-        found.append(calibration_batches(sample.batches(size), model, len(sample), labels=True) if drawn else [])
+        found.append(calibration_batches(sample.batches(size), model, len(sample), labels=True) if chosen else [])
     return found[0], found[1]
 
 
@@ -143,6 +150,7 @@ def choose_under(
     evaluate: Callable[[Any], Evaluation] | None,
     dense: Evaluation | None,
     lengths: Sequence[int],
+    without: Collection[int] = (),
     graphs: Mapping[str, Any] = MappingProxyType({}),
     progress: Path | None = None,
 ) -> Chosen:
@@ -160,6 +168,7 @@ def choose_under(
         evaluate: Evaluates a model, for ``max_drop``.
         dense: How the dense model does.
         lengths: Tokens of the evaluation examples, for ``lengths="data"``.
+        without: Rows of the training set that are evaluated on.
         graphs: Arguments of ``export_pruned`` for the graphs that are timed.
         progress: File of what was measured so far.
 
@@ -173,7 +182,7 @@ def choose_under(
     if budget.lengths == "data" and not lengths:
         raise ConfigError("`lengths='data'` needs evaluation examples: give `--eval`.")
     more = planning.refine_examples if planning.refine else 0
-    batches, further = calibration_of(model, examples, recovery, config.seed, more)
+    batches, further = calibration_of(model, examples, recovery, config.seed, more, without)
     if plan is None:
         plan = make_plan(model, batches, planning, config, budget.multiple_of, progress)
     else:

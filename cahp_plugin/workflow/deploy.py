@@ -11,6 +11,7 @@ from typing import Any
 
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
+from cahp_plugin.data import as_dataset
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.optimize import Optimization
 from cahp_plugin.export.quantize import Preset
@@ -23,7 +24,7 @@ from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
 from cahp_plugin.tasks import Options, encode_sets, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
 from cahp_plugin.workflow.prune import prune_model, read_from
-from cahp_plugin.workflow.sets import training_and_evaluation
+from cahp_plugin.workflow.sets import encode_for_budget, training_and_evaluation
 
 _LENGTHS = (32, 128, 512)
 
@@ -95,10 +96,15 @@ def deploy_model(
     """
     check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, processor, train, evaluation))
     does, device = task_of(model, task), model.device
-    train, evaluation = training_and_evaluation(train, evaluation).values()
     options = Options(text_columns, label_column, max_length)
-    examples = encode_sets({"evaluation": evaluation}, model, processor, does, options)["evaluation"]
-    examples = with_targets(model, examples)
+    if budget is None:
+        train, evaluation = training_and_evaluation(train, evaluation).values()
+        examples = encode_sets({"evaluation": evaluation}, model, processor, does, options)["evaluation"]
+    else:  # what `prune_model` evaluates on
+        train, evaluation = as_dataset(train), None if evaluation is None else as_dataset(evaluation)
+        draw = (recovery or RecoverySettings()).calibration_examples, (config or CAHPConfig()).seed
+        examples = encode_for_budget(train, evaluation, model, processor, does, options, held_out=draw)[1]
+    examples = examples and with_targets(model, examples)
     if sequence_lengths is None and does.main_input == "input_ids":
         longest = max_positions(model) or max(_LENGTHS)
         sequence_lengths = [length for length in _LENGTHS if length <= longest] or [longest]

@@ -149,15 +149,19 @@ def prune_model(
     with (
         replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
     ):
+        without: frozenset[int] = frozenset()  # rows of the training set that are evaluated on
         with clock("encode"):
             options = Options(text_columns, label_column, max_length)
             if budget is None:
                 sets = training_and_evaluation(train, evaluation)
                 examples, evaluated = encode_sets(sets, model, processor, does, options).values()
             else:
+                draw = (recovery.calibration_examples, config.seed)
                 examples, evaluated = encode_for_budget(
-                    train, evaluation, model, processor, does, options, hold_out=True, labelled=recovery.finetunes
+                    train, evaluation, model, processor, does, options, held_out=draw, labelled=recovery.finetunes
                 )
+                if evaluated is not None and evaluation is None:
+                    without = frozenset(evaluated.rows)
             if evaluated is not None:
                 does.chosen_metrics(evaluated, metric)
         if here.size > 1:
@@ -205,6 +209,7 @@ def prune_model(
                     evaluate=None if evaluated is None else measured,
                     dense=dense,
                     lengths=() if evaluated is None else evaluated.lengths,
+                    without=without,
                     graphs=graphs or {},
                     progress=progress,
                 )
@@ -237,7 +242,8 @@ def prune_model(
                 stage(str(recovery.closed_form))
         if recovery.finetunes:
             with clock("recover"):
-                train_again(model, examples, recovery, seed=config.seed)
+                own = [index for index, row in enumerate(examples.rows) if row not in without]
+                train_again(model, examples.select(own), recovery, seed=config.seed)
             with clock("evaluate recovered"):
                 stage("recovered")
 
@@ -267,7 +273,7 @@ def prune_model(
             recovery,
             here.size,
             does.name,
-            tuple(set_.told for set_ in (examples, evaluated) if set_ is not None and set_.told),
+            tuple(dict.fromkeys(own.told for own in (examples, evaluated) if own is not None and own.told)),
             None if chosen is None else chosen.outcome,
         )
         if partial is not None and output is not None:

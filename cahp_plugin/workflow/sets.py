@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from transformers.utils import logging
 
 from cahp_plugin.data import as_dataset
@@ -33,6 +34,35 @@ def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
     return {"training": like(parts["train"], train), "evaluation": like(parts["test"], train)}
 
 
+def drawn(examples: Examples, count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Draws what a plan looks at: the indices of so many examples, and those of all others, in the order of the draw.
+
+    A tenth of the examples is always among the others.
+    """
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = min(count, len(order) - _tenth(examples))
+    return order[:count], order[count:]
+
+
+def hold_out(examples: Examples, count: int, seed: int) -> Examples | None:
+    """A tenth of a training set to evaluate on, of rows that the plan of this seed does not look at.
+
+    So the plan is the same with and without. ``None`` where no such row is left.
+    """
+    first, others = drawn(examples, count, seed)
+    looked_at = {examples.rows[index] for index in first}
+    held = {examples.rows[index] for index in others[len(others) - _tenth(examples) :]} - looked_at
+    if not held:
+        logger.warning("No evaluation data was given, and the training set is too small to hold some out.")
+        return None
+    logger.warning(f"No evaluation data was given: {len(held)} rows of the training set are held out.")
+    return examples.select([index for index, row in enumerate(examples.rows) if row in held])
+
+
+def _tenth(examples: Examples) -> int:
+    return int(_HELD_OUT * len(examples))
+
+
 def encode_for_budget(
     train: Any,
     evaluation: Any,
@@ -41,7 +71,7 @@ def encode_for_budget(
     task: Task,
     options: Options,
     *,
-    hold_out: bool = False,
+    held_out: tuple[int, int] | None = None,
     labelled: bool = False,
 ) -> tuple[Examples, Examples | None]:
     """Training and evaluation set, of which the first needs no labels.
@@ -53,7 +83,8 @@ def encode_for_budget(
         processor: Its tokenizer or processor.
         task: Its task.
         options: How rows are read.
-        hold_out: Whether a tenth of a labelled training set is held out where there is no evaluation set.
+        held_out: Number of examples that a plan looks at and the seed of their draw, where a tenth of a labelled
+            training set is to be held out if there is no evaluation set. It stays part of the training set, too.
         labelled: Whether the training set needs labels after all, for it is trained on.
 
     Raises:
@@ -71,8 +102,9 @@ def encode_for_budget(
         if evaluation is None:
             return examples, None
         return examples, encode_sets({"evaluation": evaluation}, model, processor, task, options)["evaluation"]
-    if evaluation is None and not hold_out:
-        return encode_sets({"training": train}, model, processor, task, options)["training"], None
-    sets = training_and_evaluation(train, evaluation)
+    if evaluation is None:
+        examples = encode_sets({"training": train}, model, processor, task, options)["training"]
+        return examples, None if held_out is None else hold_out(examples, *held_out)
+    sets = {"training": train, "evaluation": as_dataset(evaluation)}
     examples, evaluated = encode_sets(sets, model, processor, task, options).values()
     return examples, evaluated
