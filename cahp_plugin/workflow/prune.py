@@ -53,7 +53,7 @@ from cahp_plugin.tasks import (
 from cahp_plugin.units import KeptSet, attention_layers, prunable_layers
 from cahp_plugin.units.kept import KINDS
 from cahp_plugin.units.state import call_options, fingerprint_of_model
-from cahp_plugin.workflow.budget import Chosen, choose_under
+from cahp_plugin.workflow.budget import Chosen, calibration_of, check_plan, choose_under
 from cahp_plugin.workflow.sets import encode_for_budget, training_and_evaluation
 
 logger = logging.get_logger(__name__)
@@ -173,6 +173,8 @@ def prune_model(
                 examples = with_targets(model, examples)
                 evaluated = evaluated and with_targets(model, evaluated)
         first = examples.batch([0])
+        if plan is not None:  # before anything that takes long
+            check_plan(plan, model, calibration_of(model, examples, recovery, config.seed)[0])
 
         def measured(model: Any) -> Evaluation:
             assert evaluated is not None
