@@ -16,6 +16,7 @@ from cahp_plugin.tasks import Examples, Options, Task, encode_sets
 logger = logging.get_logger(__name__)
 
 _HELD_OUT = 0.1
+_SEEN = "Where the model was fine-tuned on them, it does better there than elsewhere."
 
 
 def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
@@ -29,7 +30,9 @@ def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
         return {"training": train, "evaluation": as_dataset(evaluation)}
     if len(train) < 2:
         raise DataError("No evaluation data was given, and the training set has too few rows to hold some out.")
-    logger.warning(f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out.")
+    logger.warning(
+        f"No evaluation data was given: {100 * _HELD_OUT:.0f} % of the training examples are held out. {_SEEN}"
+    )
     parts = train.train_test_split(test_size=_HELD_OUT, seed=0)
     return {"training": like(parts["train"], train), "evaluation": like(parts["test"], train)}
 
@@ -55,7 +58,7 @@ def hold_out(examples: Examples, count: int, seed: int) -> Examples | None:
     if not held:
         logger.warning("No evaluation data was given, and the training set is too small to hold some out.")
         return None
-    logger.warning(f"No evaluation data was given: {len(held)} rows of the training set are held out.")
+    logger.warning(f"No evaluation data was given: {len(held)} rows of the training set are held out. {_SEEN}")
     return examples.select([index for index, row in enumerate(examples.rows) if row in held])
 
 
