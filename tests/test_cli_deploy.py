@@ -116,6 +116,22 @@ def test_deploy_meets_a_speed_with_int8_against_int8(given, tmp_path, capsys, mo
         assert f"{told} {ratio:.2f} times" in table
 
 
+def test_deploy_under_a_budget_evaluates_the_graphs_on_what_is_held_out(given, capsys):
+    arguments = prune_arguments(given, "--macs", "0.7", "--refine", "0", output="out")
+    arguments[0] = "deploy"
+    place = arguments.index("--eval")
+    del arguments[place : place + 2]
+    small = ["--calibration-examples", "40", "--batch-size", "4", "--multiple-of", "1", "--no-figures", "--no-memory"]
+    assert main([*arguments, *small, "--sequence-length", "8", *MEASURE, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    train = (given / "train.jsonl").read_text().splitlines()
+    dense, *_, repaired = report["pruning"]["stages"]
+    assert dense["num_examples"] == repaired["num_examples"] == len(train) // 10
+    for name, stage in (("dense", dense), ("pruned-onnx", repaired)):
+        assert report["exports"][name]["fp32"]["accuracy"] == stage["accuracy"]
+        assert report["exports"][name]["fp32"]["num_examples"] == stage["num_examples"]
+
+
 def test_deploy_refuses_lengths_without_positions_before_it_prunes(given, capsys):
     arguments = prune_arguments(given, output="out")
     arguments[0] = "deploy"

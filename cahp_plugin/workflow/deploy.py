@@ -97,13 +97,13 @@ def deploy_model(
     check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, processor, train, evaluation))
     does, device = task_of(model, task), model.device
     options = Options(text_columns, label_column, max_length)
-    if budget is None:
+    if budget is None or evaluation is not None:
         train, evaluation = training_and_evaluation(train, evaluation).values()
         examples = encode_sets({"evaluation": evaluation}, model, processor, does, options)["evaluation"]
     else:  # what `prune_model` evaluates on
-        train, evaluation = as_dataset(train), None if evaluation is None else as_dataset(evaluation)
+        train = as_dataset(train)
         draw = (recovery or RecoverySettings()).calibration_examples, (config or CAHPConfig()).seed
-        examples = encode_for_budget(train, evaluation, model, processor, does, options, held_out=draw)[1]
+        examples = encode_for_budget(train, None, model, processor, does, options, held_out=draw)[1]
     examples = examples and with_targets(model, examples)
     if sequence_lengths is None and does.main_input == "input_ids":
         longest = max_positions(model) or max(_LENGTHS)
