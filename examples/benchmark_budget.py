@@ -32,7 +32,7 @@ from cahp_plugin.table import format_table
 from cahp_plugin.tasks import Options, encode_sets, task_of
 from cahp_plugin.tasks.evaluation import mean_divergence, running
 from cahp_plugin.workflow import load_model
-from cahp_plugin.workflow.budget import calibration_of, choose_under, make_plan
+from cahp_plugin.workflow.budget import calibration_of, check_plan, choose_under, make_plan
 
 
 def arguments() -> argparse.Namespace:
@@ -95,19 +95,20 @@ def main() -> None:
                 continue
             place = folder / "plans" / "-".join(map(str, [order, seed, *size.values()]))
             config, memory = CAHPConfig(seed=seed), dict[str, float]()
+            calibration = calibration_of(model, train, recovery, seed, PlanSettings().refine_examples)
             if (place / "cahp_plan.json").exists():
                 plan = Plan.load(place)
+                check_plan(plan, model, calibration[0])
             else:
                 with growth(memory, "plan"):
-                    batches, _ = calibration_of(model, train, recovery, seed)
                     progress = place.with_suffix(".jsonl")
-                    plan = make_plan(model, batches, PlanSettings(order=order), config, 16, progress)
+                    plan = make_plan(model, calibration[0], PlanSettings(order=order), config, 16, progress)
                 plan.save(place)
             for name in missing:
                 start = time.perf_counter()
                 chosen = choose_under(
-                    model, Budget(macs=name["macs"]), train, processor=processor, plan=plan,
-                    planning=PlanSettings(order=order, refine=name["refine"]), recovery=recovery, config=config,
+                    model, Budget(macs=name["macs"]), *calibration, processor=processor, plan=plan,
+                    planning=PlanSettings(order=order, refine=name["refine"]), config=config,
                     evaluate=None, dense=None, lengths=(),
                 )  # fmt: skip
                 refining, start = time.perf_counter() - start, time.perf_counter()
@@ -127,14 +128,19 @@ def main() -> None:
 
 @contextmanager
 def growth(found: dict[str, float], name: str) -> Iterator[None]:
-    """Notes by how many MiB the process grew at most meanwhile, looked at every 20 ms."""
+    """Notes by how many MiB the process grew at most meanwhile, looked at every 20 ms, but for files that it maps."""
     process, stop = psutil.Process(), threading.Event()
-    before = most = process.memory_info().rss
+
+    def own() -> int:
+        info = process.memory_info()
+        return int(info.rss - getattr(info, "shared", 0))
+
+    before = most = own()
 
     def watch() -> None:
         nonlocal most
         while not stop.wait(0.02):
-            most = max(most, process.memory_info().rss)
+            most = max(most, own())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -200,7 +206,7 @@ def page(runs: list[dict[str, Any]]) -> str:
 calibration examples: 3/4 to fit on, 1/4 to measure on, 512 more for the refinement, none with its label; nothing is
 trained. Divergence: Kullback-Leibler, from the dense model's outputs on the test examples. `of the plan` is the
 algorithm of the prototype; `refined` chooses among whole repaired models. Seconds are medians on a shared machine.
-Memory: what plan or repair took at the most, beyond the process with the dense model in it.
+Memory: what plan or repair took at the most, beyond the process with the dense model in it, temporary files aside.
 
 {format_table(rows, markdown=True)}
 

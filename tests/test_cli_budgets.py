@@ -124,7 +124,8 @@ def test_a_speed_is_measured_and_reached(made, tmp_path, capsys, runtime):
     assert speed["low"] <= speed["ratio"] <= speed["high"] and speed["how"].startswith(
         f"{runtime} fp32 on cpu, 32 tok"
     )
-    assert outcome["macs"]["layers"] < 1 and outcome["budget"]["speedup"] == 1.05
+    # Which sizes that takes is the machine's affair; only the dense model is as fast as itself, to the bit.
+    assert (speed["ratio"] == 1) == (outcome["macs"]["layers"] == 1) and outcome["budget"]["speedup"] == 1.05
     assert len([*(tmp_path / "cache" / "times").iterdir()]) == 1
     # More than there is.
     assert prune(made, tmp_path / "faster", "--speedup", "900", *options) == 1

@@ -220,6 +220,18 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, la
         raise DataError("The data set is empty: the dataloader gave no batch.")
 
 
+def largest_first(batches: Iterable[Batch]) -> list[Batch]:
+    """Batches by the size of their inputs, so that memory that one gives back is enough for the next.
+
+    The other way round, each finds all that was given back too small, and the process grows with every batch.
+    """
+
+    def size(batch: Batch) -> int:
+        return sum(value.numel() for value in batch.inputs.values() if isinstance(value, Tensor))
+
+    return sorted(batches, key=size, reverse=True)
+
+
 def first_examples(batches: Iterable[Batch], count: int) -> list[Batch]:
     """The first examples of a data set, in its batches; no more of it is read."""
     found: list[Batch] = []

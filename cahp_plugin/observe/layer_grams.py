@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cahp_plugin.errors import PruningError
-from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.batches import Batch, largest_first
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.observe.walk import Walk, steps_of
@@ -37,7 +37,7 @@ def layer_grams(model: Any, layers: Sequence[PrunableLayer], batches: Sequence[B
     """
     steps = None if any(layer.spec.reused for layer in layers) else steps_of(model, layers)
     sums = {layer.output_path: NormalEquations(len(layer.present) * layer.size, 0) for layer in layers}
-    running: list[Batch] = []
+    batches, running = largest_first(batches), list[Batch]()
 
     def hook(layer: PrunableLayer) -> Any:
         def add(module: Any, args: tuple[Any, ...]) -> None:

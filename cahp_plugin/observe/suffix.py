@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.batches import Batch, largest_first
 from cahp_plugin.observe.walk import set_aside, steps_of
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.state import call_options
@@ -17,8 +17,8 @@ from cahp_plugin.units.state import call_options
 class Suffix:
     """Forward passes of which only the part behind a layer is computed.
 
-    The outputs of all transformer layers are recorded once, in files where they are more than 1 GiB. Models whose
-    layers are no modules that are called, or serve several depths, are run from the input.
+    The outputs of all transformer layers are recorded once, in files where they are more than 128 MiB. Models
+    whose layers are no modules that are called, or serve several depths, are run from the input.
 
     Args:
         model: The model, in eval mode, outside of autograd.
@@ -26,11 +26,12 @@ class Suffix:
         batches: Examples, on the model's device.
 
     Attributes:
+        batches: The same, the largest first.
         size: Bytes of the recorded outputs.
     """
 
     def __init__(self, model: Any, layers: Sequence[PrunableLayer], batches: Sequence[Batch]) -> None:
-        self._model, self.batches = model, batches
+        self._model, self.batches = model, largest_first(batches)
         self._options = call_options(type(model))
         steps = None if any(layer.spec.reused for layer in layers) else steps_of(model, layers)
         self._modules: list[nn.Module] = []
@@ -39,7 +40,7 @@ class Suffix:
         with contextlib.ExitStack() as hooks:
             for module in self._outputs:
                 hooks.callback(module.register_forward_hook(self._record).remove)
-            for batch in batches:
+            for batch in self.batches:
                 self._run(batch)
         self.size = sum(
             tensor.nbytes for outputs in self._outputs.values() for output in outputs for tensor in _tensors(output)

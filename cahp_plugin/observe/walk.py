@@ -18,8 +18,8 @@ from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.layers import parent
 from cahp_plugin.units.state import call_options
 
-#: Bytes that what waits between two layers, and the targets of a layer, may take in memory.
-MEMORY = 2**30
+#: Bytes in memory of each kind of activations that wait: the inputs of a layer, its targets, recorded outputs.
+MEMORY = 2**27
 
 
 class Call(NamedTuple):
@@ -130,15 +130,12 @@ def _set_thread_state(state: Any) -> None:
 
 
 def set_aside(values: Iterable[Any], count: int) -> None:
-    """Moves tensors' numbers into files, in place, where ``count`` like them are too many for the memory.
-
-    Dense and pruned inputs of a layer, and the targets of its two writers, are there at a time.
-    """
+    """Moves tensors' numbers into files, in place, where ``count`` like them are more than ``MEMORY``."""
     found = [value for value in values if isinstance(value, Tensor) and not isinstance(value, nn.Parameter)]
     tensors = [tensor for tensor in found if tensor.is_floating_point()]
     # An expanded one (a bias for every example) is small, and not this batch's alone.
     own = [tensor for tensor in tensors if tensor.device.type == "cpu" and tensor.is_contiguous()]
-    if sum(tensor.nbytes for tensor in own) * count * 4 <= MEMORY:
+    if sum(tensor.nbytes for tensor in own) * count <= MEMORY:
         return
     for tensor in own:
         if tensor.numel() and not hasattr(tensor, _ASIDE):

@@ -196,7 +196,7 @@ def _foretell(layers: Sequence[PrunableLayer], seconds: float, multiple_of: int,
     # A layer's passes run what lies behind it.
     behind = sum(count * (1 - place / len(layers)) for place, count in enumerate(sizes))
     width = max(len(layer.present) * layer.size for layer in layers)
-    on_disk = recorded if 4 * recorded > MEMORY else 0
+    on_disk = recorded if recorded > MEMORY else 0
     memory = (8 * width**2 * 6 + recorded - on_disk) / 2**20
     logger.info(
         f"Planning: {len(layers)} layers, {sum(sizes)} sizes; about {behind * seconds / 60:.1f} min, {memory:.0f} MiB "

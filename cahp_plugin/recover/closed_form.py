@@ -92,7 +92,7 @@ def recover_least_squares(
 
     Both models run over the examples once, all batches abreast from layer to layer (:mod:`cahp_plugin.observe.walk`),
     and the pruned one runs each changed part of a layer once more; so the time is linear in the depth. What waits
-    between two layers is kept in memory, or in files where that is more than 1 GiB. Shared blocks, and models whose
+    between two layers is kept in memory, or in files where that is more than 128 MiB. Shared blocks, and models whose
     layers are no modules that are called, are run from the input again for each projection.
 
     Args:

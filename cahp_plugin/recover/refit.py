@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cahp_plugin.errors import PruningError
-from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.batches import Batch, largest_first
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
 from cahp_plugin.observe.walk import Call, Walk, set_aside, steps_of
@@ -39,6 +39,7 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
     Raises:
         PruningError: Activations are not finite, or the models run their layers in another order.
     """
+    batches = largest_first(batches)
     twins = {ours.output_path: theirs for ours, theirs in pairs}
     steps = steps_of(model, [ours for ours, _ in pairs])
     if steps is None or any(ours.spec.reused for ours, _ in pairs):

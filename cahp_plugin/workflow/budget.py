@@ -140,17 +140,16 @@ def check_plan(plan: Plan, model: Any, batches: Sequence[Batch]) -> None:
 def choose_under(
     model: Any,
     budget: Budget,
-    examples: Examples,
+    batches: Sequence[Batch],
+    further: Sequence[Batch] = (),
     *,
     processor: Any,
     plan: Plan | None,
     planning: PlanSettings,
-    recovery: RecoverySettings,
     config: CAHPConfig,
     evaluate: Callable[[Any], Evaluation] | None,
     dense: Evaluation | None,
     lengths: Sequence[int],
-    without: Collection[int] = (),
     graphs: Mapping[str, Any] = MappingProxyType({}),
     progress: Path | None = None,
 ) -> Chosen:
@@ -159,34 +158,28 @@ def choose_under(
     Args:
         model: The dense model.
         budget: The budget.
-        examples: Training set, labelled or not.
+        batches: Calibration examples, as :func:`calibration_of` gives them.
+        further: More of them, for the refinement.
         processor: Its tokenizer or processor, for graphs that are timed.
-        plan: A plan of this model and these examples; made without it.
+        plan: A plan of this model and these examples, which is not checked again; made without it.
         planning: How the plan is made and bettered.
-        recovery: Number of calibration examples, batch size.
         config: Seed, and the settings of the selector that orders the heads.
         evaluate: Evaluates a model, for ``max_drop``.
         dense: How the dense model does.
         lengths: Tokens of the evaluation examples, for ``lengths="data"``.
-        without: Rows of the training set that are evaluated on.
         graphs: Arguments of ``export_pruned`` for the graphs that are timed.
         progress: File of what was measured so far.
 
     Raises:
         BudgetError: The budget can't be met.
-        CheckpointError: The plan is of another model or of other examples.
         ConfigError: Something that the budget needs is missing.
     """
     if budget.target[0] == "max_drop" and (evaluate is None or dense is None):
         raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
     if budget.lengths == "data" and not lengths:
         raise ConfigError("`lengths='data'` needs evaluation examples: give `--eval`.")
-    more = planning.refine_examples if planning.refine else 0
-    batches, further = calibration_of(model, examples, recovery, config.seed, more, without)
     if plan is None:
         plan = make_plan(model, batches, planning, config, budget.multiple_of, progress)
-    else:
-        check_plan(plan, model, batches)
     plan.allowed(budget)  # patterns that match nothing are told before the work
     fitted, held_out = apart(batches, EVERY)
     trials = Trials(model, plan, fitted, [*held_out, *further], compared_of(model))

@@ -11,7 +11,6 @@ from typing import Any
 
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
-from cahp_plugin.data import as_dataset
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.optimize import Optimization
 from cahp_plugin.export.quantize import Preset
@@ -21,10 +20,10 @@ from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import save_latency
 from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
-from cahp_plugin.tasks import Options, encode_sets, task_of, with_targets
+from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
 from cahp_plugin.workflow.prune import prune_model, read_from
-from cahp_plugin.workflow.sets import encode_for_budget, training_and_evaluation
+from cahp_plugin.workflow.sets import encode_job
 
 _LENGTHS = (32, 128, 512)
 
@@ -96,15 +95,11 @@ def deploy_model(
     """
     check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, processor, train, evaluation))
     does, device = task_of(model, task), model.device
+    config = CAHPConfig() if config is None else config
+    recovery = recovery or RecoverySettings("finetune" if budget is None else "least-squares")
     options = Options(text_columns, label_column, max_length)
-    if budget is None or evaluation is not None:
-        train, evaluation = training_and_evaluation(train, evaluation).values()
-        examples = encode_sets({"evaluation": evaluation}, model, processor, does, options)["evaluation"]
-    else:  # what `prune_model` evaluates on
-        train = as_dataset(train)
-        draw = (recovery or RecoverySettings()).calibration_examples, (config or CAHPConfig()).seed
-        examples = encode_for_budget(train, None, model, processor, does, options, held_out=draw)[1]
-    examples = examples and with_targets(model, examples)
+    sets = encode_job(train, evaluation, model, processor, does, options, recovery, config, budget=budget is not None)
+    examples = sets.evaluation and with_targets(model, sets.evaluation)
     if sequence_lengths is None and does.main_input == "input_ids":
         longest = max_positions(model) or max(_LENGTHS)
         sequence_lengths = [length for length in _LENGTHS if length <= longest] or [longest]
@@ -125,9 +120,8 @@ def deploy_model(
         pruning = prune_model(
             model.to(device),
             processor,
-            train,
-            evaluation,
-            config,
+            dataclasses.replace(sets, evaluation=examples),
+            config=config,
             budget=budget,
             plan=plan,
             planning=planning,
@@ -136,9 +130,6 @@ def deploy_model(
             metric=metric,
             output_dir=partial / "pruned",
             recovery=recovery,
-            text_columns=text_columns,
-            label_column=label_column,
-            max_length=max_length,
             figures=figures,
         )
         export(partial / "pruned", "pruned-onnx", optimize=optimize)

@@ -20,6 +20,7 @@ from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.files import write_text
+from cahp_plugin.observe.batches import Batch
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import (
@@ -42,7 +43,6 @@ from cahp_plugin.selectors.complementary import select_heads
 from cahp_plugin.tasks import (
     Evaluation,
     Options,
-    encode_sets,
     evaluate,
     known_task,
     metric_named,
@@ -54,7 +54,7 @@ from cahp_plugin.units import KeptSet, attention_layers, prunable_layers
 from cahp_plugin.units.kept import KINDS
 from cahp_plugin.units.state import call_options, fingerprint_of_model
 from cahp_plugin.workflow.budget import Chosen, calibration_of, check_plan, choose_under
-from cahp_plugin.workflow.sets import encode_for_budget, training_and_evaluation
+from cahp_plugin.workflow.sets import encode_job
 
 logger = logging.get_logger(__name__)
 
@@ -149,19 +149,12 @@ def prune_model(
     with (
         replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
     ):
-        without: frozenset[int] = frozenset()  # rows of the training set that are evaluated on
         with clock("encode"):
             options = Options(text_columns, label_column, max_length)
-            if budget is None:
-                sets = training_and_evaluation(train, evaluation)
-                examples, evaluated = encode_sets(sets, model, processor, does, options).values()
-            else:
-                draw = (recovery.calibration_examples, config.seed)
-                examples, evaluated = encode_for_budget(
-                    train, evaluation, model, processor, does, options, held_out=draw, labelled=recovery.finetunes
-                )
-                if evaluated is not None and evaluation is None:
-                    without = frozenset(evaluated.rows)
+            sets = encode_job(
+                train, evaluation, model, processor, does, options, recovery, config, budget=budget is not None
+            )
+            examples, evaluated = sets.train, sets.evaluation
             if evaluated is not None:
                 does.chosen_metrics(evaluated, metric)
         if here.size > 1:
@@ -173,8 +166,12 @@ def prune_model(
                 examples = with_targets(model, examples)
                 evaluated = evaluated and with_targets(model, evaluated)
         first = examples.batch([0])
-        if plan is not None:  # before anything that takes long
-            check_plan(plan, model, calibration_of(model, examples, recovery, config.seed)[0])
+        batches: tuple[list[Batch], list[Batch]] = [], []
+        if budget is not None:
+            more = planning.refine_examples if planning.refine else 0
+            batches = calibration_of(model, examples, recovery, config.seed, more, sets.without)
+            if plan is not None:  # before anything that takes long
+                check_plan(plan, model, batches[0])
 
         def measured(model: Any) -> Evaluation:
             assert evaluated is not None
@@ -202,16 +199,14 @@ def prune_model(
                 chosen = choose_under(
                     model,
                     budget,
-                    examples,
+                    *batches,
                     processor=processor,
                     plan=plan,
                     planning=planning,
-                    recovery=recovery,
                     config=config,
                     evaluate=None if evaluated is None else measured,
                     dense=dense,
                     lengths=() if evaluated is None else evaluated.lengths,
-                    without=without,
                     graphs=graphs or {},
                     progress=progress,
                 )
@@ -244,7 +239,7 @@ def prune_model(
                 stage(str(recovery.closed_form))
         if recovery.finetunes:
             with clock("recover"):
-                own = [index for index, row in enumerate(examples.rows) if row not in without]
+                own = [index for index, row in enumerate(examples.rows) if row not in sets.without]
                 train_again(model, examples.select(own), recovery, seed=config.seed)
             with clock("evaluate recovered"):
                 stage("recovered")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
+from cahp_plugin.config import CAHPConfig, RecoverySettings
 from cahp_plugin.data import as_dataset
 from cahp_plugin.data.sources import like
 from cahp_plugin.errors import DataError
@@ -17,6 +19,62 @@ logger = logging.get_logger(__name__)
 
 _HELD_OUT = 0.1
 _SEEN = "Where the model was fine-tuned on them, it does better there than elsewhere."
+
+
+@dataclasses.dataclass(frozen=True)
+class JobSets:
+    """Encoded sets of one job.
+
+    Attributes:
+        train: Training set.
+        evaluation: Evaluation set, where there is one.
+        without: Rows of the training set that are evaluated on: neither trained nor refined on.
+    """
+
+    train: Examples
+    evaluation: Examples | None
+    without: Collection[int] = frozenset()
+
+
+def encode_job(
+    train: Any,
+    evaluation: Any,
+    model: Any,
+    processor: Any,
+    task: Task,
+    options: Options,
+    recovery: RecoverySettings,
+    config: CAHPConfig,
+    *,
+    budget: bool,
+) -> JobSets:
+    """Encodes what a job is given; what is encoded already stays as it is.
+
+    Args:
+        train: The training set, or the sets of the job.
+        evaluation: The evaluation set; without it, a part of the training set is held out.
+        model: The model.
+        processor: Its tokenizer or processor.
+        task: Its task.
+        options: How rows are read.
+        recovery: What happens after pruning, and on how many examples.
+        config: The seed.
+        budget: Whether there is one: labels are not needed then, unless it is trained on them.
+
+    Raises:
+        DataError: A set can't be used.
+    """
+    if isinstance(train, JobSets):
+        return train
+    if not budget:
+        sets = training_and_evaluation(train, evaluation)
+        return JobSets(*encode_sets(sets, model, processor, task, options).values())
+    draw = (recovery.calibration_examples, config.seed)
+    examples, evaluated = encode_for_budget(
+        train, evaluation, model, processor, task, options, held_out=draw, labelled=recovery.finetunes
+    )
+    own = evaluated is not None and evaluation is None
+    return JobSets(examples, evaluated, frozenset(evaluated.rows) if own and evaluated else frozenset())
 
 
 def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:

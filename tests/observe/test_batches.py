@@ -7,6 +7,7 @@ from tiny import tiny_batches, tiny_model
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe import prepare_batches
+from cahp_plugin.observe.batches import largest_first, read_inputs
 from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.units.positions import max_positions
 
@@ -160,3 +161,10 @@ def test_images_have_no_padding():
         DataError, match=r"no `pixel_values` of shape \(batch, channels, height, width\); .*: input_ids"
     ):
         prepare_batches([{"input_ids": IDS}], model, NONE)
+
+
+def test_the_largest_batch_comes_first_and_none_is_lost():
+    sizes = [(2, 5), (4, 9), (3, 9), (4, 2), (3, 9)]
+    given = [{"input_ids": torch.full(size, place + 1)} for place, size in enumerate(sizes)]
+    found = largest_first(read_inputs(given, tiny_model()))
+    assert [int(batch.inputs["input_ids"][0, 0]) for batch in found] == [2, 3, 5, 1, 4]

@@ -5,31 +5,16 @@ import itertools
 
 import numpy as np
 import pytest
+from plans import even_plan
 
 from cahp_plugin import Budget
 from cahp_plugin.config import PlanSettings
-from cahp_plugin.cost.layers import LayerCost
-from cahp_plugin.plan.plan import LayerPlan, Plan
 from cahp_plugin.plan.refine import refine
-
-COST = LayerCost((1.0,), 1)
-SIZES = tuple(range(10, -1, -1))
-
-
-def plan():
-    """Twelve layers that lose the same by themselves."""
-    losses = tuple(float((10 - size) ** 2) for size in SIZES)
-    layers = [
-        LayerPlan(f"{kind}.{index}", f"{kind}.{index}", kind, index, tuple(range(10)), 1, SIZES, losses, COST)
-        for kind in ("heads", "neurons")
-        for index in range(6)
-    ]
-    return Plan(tuple(layers), (0.0,), 0, "all", 0.01)
 
 
 def run(weights, *, refine_by=16, noise=0.0, minutes=None):
     """What the refinement makes of it where the layers' losses count so much in the whole model."""
-    own, budget = plan(), Budget(macs=0.6, multiple_of=1)
+    own, budget = even_plan(), Budget(macs=0.6, multiple_of=1)
     costs = own.costs("macs", budget)
     calls = []
 
@@ -54,7 +39,7 @@ def test_it_finds_what_counts_more_in_the_whole_model(weights):
     assert sum(found.sizes) <= 0.6 * 120
     assert found.after == pytest.approx(divergences(found.sizes).mean())
     # No two sizes of the same cost are better by an exchange of much.
-    best = plan().solve(plan().costs("macs", Budget(macs=1.0)), 72, Budget(macs=1.0, multiple_of=1), weights)
+    best = even_plan().solve(even_plan().costs("macs", Budget(macs=1.0)), 72, Budget(macs=1.0, multiple_of=1), weights)
     assert found.after - divergences(best).mean() <= 0.35 * (found.before - divergences(best).mean())
 
 
