@@ -43,7 +43,7 @@ class Suffix:
             for batch in self.batches:
                 self._run(batch)
         self.size = sum(
-            tensor.nbytes for outputs in self._outputs.values() for output in outputs for tensor in _tensors(output)
+            tensor.nbytes for outputs in self._outputs.values() for output in outputs for tensor in tensors_in(output)
         )
         for path, own in (steps or {}).items():
             self._place |= {layer.output_path: self._modules.index(model.get_submodule(path)) for layer in own}
@@ -51,7 +51,7 @@ class Suffix:
     def _record(self, module: nn.Module, args: Any, output: Any) -> None:
         if module not in self._modules:
             self._modules.append(module)
-        set_aside(_tensors(output), len(self.batches) * len(self._outputs))
+        set_aside(tensors_in(output), len(self.batches) * len(self._outputs))
         self._outputs[module].append(output)
 
     def _run(self, batch: Batch) -> Any:
@@ -128,9 +128,12 @@ class _Recorded:
         return _copied(self._output)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors of a module's output."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, (tuple, list)):
-        return [tensor for part in value for tensor in _tensors(part)]
+        return [tensor for part in value for tensor in tensors_in(part)]
     return [value] if isinstance(value, Tensor) else []
 
 

@@ -13,6 +13,8 @@ import torch
 
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.suffix import tensors_in
+from cahp_plugin.observe.walk import MEMORY
 from cahp_plugin.plan.compared import Compared
 from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.plan import Plan
@@ -43,6 +45,7 @@ class Trials:
         self.model, self.plan, self.held_out = model, plan, list(held_out)
         self._fitted, self._compared = list(fitted), compared
         self.known: dict[tuple[int, ...], Array] = {}
+        self._dense: dict[int, Any] = {}
 
     @contextlib.contextmanager
     def repaired(self, sizes: Sequence[int]) -> Iterator[Any]:
@@ -80,10 +83,19 @@ class Trials:
         options = call_options(type(self.model))
         with torch.inference_mode():
             found = [
-                self._compared.of(model(**batch.inputs, **options), self.model(**batch.inputs, **options), batch)
-                for batch in self.held_out
+                self._compared.of(model(**batch.inputs, **options), self._theirs(number), batch)
+                for number, batch in enumerate(self.held_out)
             ]
         values: Array = torch.cat(found).double().cpu().numpy()
         if not np.isfinite(values).all():
             raise PruningError("The pruned model's outputs are not finite.")
         return values
+
+    def _theirs(self, number: int) -> Any:
+        """The dense model's outputs of a batch, which are remembered where those of all are few."""
+        if number in self._dense:
+            return self._dense[number]
+        found = self.model(**self.held_out[number].inputs, **call_options(type(self.model)))
+        if sum(tensor.nbytes for tensor in tensors_in(found)) * len(self.held_out) <= MEMORY:
+            self._dense[number] = found
+        return found

@@ -114,6 +114,8 @@ def of_spans(start: Tensor, end: Tensor, spans: Any) -> Tensor:
 
 def divergence_of_classes(ours: Tensor, theirs: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(theirs || ours) of the classes in the last dimension, nat."""
+    if ours.dim() > 2:  # of one example after the other: a vocabulary's temporary values are as large as the logits
+        return torch.stack([divergence_of_classes(*pair) for pair in zip(ours, theirs, strict=True)])
     p, q = (values.float().log_softmax(dim=-1) for values in (theirs.to(ours.device), ours))
     return (p.exp() * (p - q)).sum(dim=-1)
 
