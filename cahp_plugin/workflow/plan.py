@@ -74,8 +74,7 @@ def plan_model(
     does = task_of(model, task)
     config = resolved(CAHPConfig() if config is None else config, does)
     options = Options(text_columns, label_column, max_length)
-    examples, _ = encode_for_budget(train, None, model, processor, does, options)
-    examples = with_targets(model, examples)
+    examples = with_targets(model, encode_for_budget(train, None, model, processor, does, options).train)
     batches, _ = calibration_of(model, examples, RecoverySettings() if recovery is None else recovery, config.seed)
     progress = folder / PROGRESS_NAME
     plan = make_plan(model, batches, planning or PlanSettings(), config, multiple_of, progress if here.main else None)

@@ -70,11 +70,9 @@ def encode_job(
         sets = training_and_evaluation(train, evaluation)
         return JobSets(*encode_sets(sets, model, processor, task, options).values())
     draw = (recovery.calibration_examples, config.seed)
-    examples, evaluated = encode_for_budget(
+    return encode_for_budget(
         train, evaluation, model, processor, task, options, held_out=draw, labelled=recovery.finetunes
     )
-    own = evaluated is not None and evaluation is None
-    return JobSets(examples, evaluated, frozenset(evaluated.rows) if own and evaluated else frozenset())
 
 
 def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
@@ -134,7 +132,7 @@ def encode_for_budget(
     *,
     held_out: tuple[int, int] | None = None,
     labelled: bool = False,
-) -> tuple[Examples, Examples | None]:
+) -> JobSets:
     """Training and evaluation set, of which the first needs no labels.
 
     Args:
@@ -161,11 +159,13 @@ def encode_for_budget(
         bare = dataclasses.replace(options, label_column=None, labelled=False)
         examples = encode_sets({"training": train}, model, processor, task, bare)["training"]
         if evaluation is None:
-            return examples, None
-        return examples, encode_sets({"evaluation": evaluation}, model, processor, task, options)["evaluation"]
+            return JobSets(examples, None)
+        return JobSets(
+            examples, encode_sets({"evaluation": evaluation}, model, processor, task, options)["evaluation"]
+        )
     if evaluation is None:
         examples = encode_sets({"training": train}, model, processor, task, options)["training"]
-        return examples, None if held_out is None else hold_out(examples, *held_out)
+        held = None if held_out is None else hold_out(examples, *held_out)
+        return JobSets(examples, held, frozenset() if held is None else frozenset(held.rows))
     sets = {"training": train, "evaluation": as_dataset(evaluation)}
-    examples, evaluated = encode_sets(sets, model, processor, task, options).values()
-    return examples, evaluated
+    return JobSets(*encode_sets(sets, model, processor, task, options).values())
