@@ -8,7 +8,7 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ import torch
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.processes import processes
 from cahp_plugin.recover.state import in_fp32, without_traces
-from cahp_plugin.tasks import Examples, Task
+from cahp_plugin.tasks import Examples
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
+
+#: ``loss(model, inputs, labels)``: the mean loss of a batch, and the model's output.
+Loss = Callable[[Any, Any, Any], tuple[torch.Tensor, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def finetune(
     training_arguments: dict[str, Any] | None = None,
     callbacks: Sequence[Any] | None = None,
 ) -> FinetuneResult:
-    """Fine-tunes a model in place: AdamW, linear decay after a linear warm-up, clipped gradients.
+    """Fine-tunes a model in place on its labels: AdamW, linear decay after a linear warm-up, clipped gradients.
 
     Every module that a pruned model has lost stays lost; parameters that are frozen stay frozen. Weights in half
     precision are trained in fp32 and cast back. The process's random state is the same afterwards as before, and the
@@ -80,6 +83,49 @@ def finetune(
         ConfigError: A number is out of its range, or ``training_arguments`` holds one that has a parameter here.
         DataError: The training set is empty.
         CAHPError: The loss became NaN or infinite.
+    """
+    task = examples.task
+
+    def loss(model: Any, inputs: Any, labels: Any) -> tuple[torch.Tensor, Any]:
+        output = model(**inputs)
+        return task.losses(output, inputs, labels).mean(), output
+
+    return train(
+        model,
+        examples,
+        None if task.own_loss else loss,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+        training_arguments=training_arguments,
+        callbacks=callbacks,
+    )
+
+
+def train(
+    model: Any,
+    examples: Examples,
+    loss: Loss | None,
+    *,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int = 32,
+    warmup_ratio: float = 0.1,
+    weight_decay: float = 0.01,
+    max_grad_norm: float = 1.0,
+    seed: int = 0,
+    training_arguments: dict[str, Any] | None = None,
+    callbacks: Sequence[Any] | None = None,
+) -> FinetuneResult:
+    """Trains a model in place by a loss; see :func:`finetune` for the rest.
+
+    Args:
+        loss: Model, inputs of a batch and its labels (``None`` without) -> the mean loss and the model's output; the
+            model's own without it.
     """
     extra = dict(training_arguments or {})
     taken = sorted(set(extra) & set(_OWN_ARGUMENTS))
@@ -139,7 +185,7 @@ def finetune(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`training_arguments` can't be used: {error}") from error
         trainer = _trainer(
-            examples.task,
+            loss,
             model=model,
             args=arguments,
             train_dataset=_Numbered(examples),
@@ -167,23 +213,22 @@ class _Numbered(torch.utils.data.Dataset[Any]):
         return len(self._lengths)
 
 
-def _trainer(task: Task, **arguments: Any) -> Any:
-    """A ``Trainer`` whose loss is the task's, where the model does not make it."""
+def _trainer(loss: Loss | None, **arguments: Any) -> Any:
+    """A ``Trainer`` with a loss, where the model does not make it."""
     from transformers import Trainer
 
-    class TaskTrainer(Trainer):
-        """Takes the loss from the task."""
+    if loss is None:
+        return Trainer(**arguments)
+
+    class LossTrainer(Trainer):
+        """Takes the loss from a function."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             """The mean loss of a batch."""
-            labels = inputs.pop("labels")
-            output = model(**inputs)
-            loss = task.losses(output, inputs, labels).mean()
-            return (loss, output) if return_outputs else loss
+            found, output = loss(model, inputs, inputs.pop("labels", None))
+            return (found, output) if return_outputs else found
 
-    if task.own_loss:
-        return Trainer(**arguments)
-    trainer = TaskTrainer(**arguments)
+    trainer = LossTrainer(**arguments)
     trainer.model_accepts_loss_kwargs = False  # the mean of each of the batches that one step is made of
     return trainer
 
