@@ -121,12 +121,7 @@ def train(
     training_arguments: dict[str, Any] | None = None,
     callbacks: Sequence[Any] | None = None,
 ) -> FinetuneResult:
-    """Trains a model in place by a loss; see :func:`finetune` for the rest.
-
-    Args:
-        loss: Model, inputs of a batch and its labels (``None`` without) -> the mean loss and the model's output; the
-            model's own without it.
-    """
+    """As :func:`finetune`, by another loss, the model's own where it is ``None``."""
     extra = dict(training_arguments or {})
     taken = sorted(set(extra) & set(_OWN_ARGUMENTS))
     if taken:
