@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cahp_plugin.errors import CAHPError
     from cahp_plugin.plan.making import plan_pruning
     from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
-    from cahp_plugin.recover import finetune, recover_least_squares
+    from cahp_plugin.recover import distill, finetune, recover_least_squares
     from cahp_plugin.selectors.cahp.selection import HeadSelection
     from cahp_plugin.selectors.complementary import select_heads
     from cahp_plugin.tasks.evaluation import evaluate
@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "prune": ["CAHPImportance", "CAHPPruner", "load_pruned", "save_pruned"],
         "selectors.cahp.selection": ["HeadSelection"],
         "units.kept": ["KeptSet"],
-        "recover": ["finetune", "recover_least_squares"],
+        "recover": ["distill", "finetune", "recover_least_squares"],
         "tasks.evaluation": ["evaluate"],
         "tasks.registry": ["encode"],
         "workflow.prune": ["prune_model"],

@@ -22,7 +22,9 @@ Clustering = Literal["kmedoids", "hierarchical", "louvain"]
 Representative = Literal["salience", "medoid"]
 TSNEInit = Literal["pca", "random"]
 Conditioning = Literal["auto", "label", "prediction", "none"]
-RecoveryMethod = Literal["none", "bias", "least-squares", "finetune", "least-squares+finetune"]
+RecoveryMethod = Literal[
+    "none", "bias", "least-squares", "finetune", "least-squares+finetune", "distill", "least-squares+distill"
+]
 
 _MOST = 10**6
 
@@ -210,19 +212,24 @@ class RecoverySettings(_Settings):
 
     Args:
         method: ``"finetune"`` (the paper), ``"least-squares"`` or ``"bias"`` (closed form: seconds, no labels, no
-            gradient), ``"least-squares+finetune"``, or ``"none"``.
+            gradient), ``"distill"`` (training towards the dense model's outputs, without labels),
+            ``"least-squares+finetune"``, ``"least-squares+distill"``, or ``"none"``.
         calibration_examples: Training examples, drawn by the seed, for what needs no labels: three quarters are what a
             closed form is fitted on; a budget's plan measures on the last quarter what each size loses.
-        epochs: Passes over the training set for fine-tuning; 0 leaves it out.
+        epochs: Passes over the training set for fine-tuning or distillation; 0 leaves it out.
         learning_rate: Peak learning rate of AdamW, after the warm-up.
         batch_size: Examples a step.
         training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
+        temperature: What scores are divided by in distillation.
+        label_share: What the labels count in distillation, in [0, 1].
+        hidden_share: What is added of the hidden states in distillation.
     """
 
     method: RecoveryMethod = _setting(
         "finetune",
         "finetune (the paper's, and the default without a budget); least-squares (the default with one) and bias "
-        "repair the output projections in closed form, in seconds and without labels",
+        "repair the output projections in closed form, in seconds and without labels; distill trains towards the "
+        "dense model's outputs, without labels",
     )
     calibration_examples: int = _setting(
         512, "training examples, drawn: three quarters to fit on, a quarter to measure what a size loses", (4, _MOST)
@@ -234,6 +241,9 @@ class RecoverySettings(_Settings):
         default_factory=dict,
         metadata={"help": "more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'"},
     )
+    temperature: float = _setting(2.0, "what scores are divided by in distillation", (1e-3, 1e3))
+    label_share: float = _setting(0.0, "what the labels count in distillation", (0.0, 1.0))
+    hidden_share: float = _setting(0.0, "what is added of the hidden states in distillation", (0.0, 1e6))
 
     @property
     def fitted_examples(self) -> int:
@@ -247,9 +257,15 @@ class RecoverySettings(_Settings):
         return first if first in ("bias", "least-squares") else None
 
     @property
-    def finetunes(self) -> bool:
-        """Whether the weights are trained."""
-        return self.method.endswith("finetune") and self.epochs > 0
+    def trains(self) -> str | None:
+        """``"finetune"`` or ``"distill"``, where the weights are trained."""
+        last = self.method.split("+")[-1]
+        return last if last in ("finetune", "distill") and self.epochs > 0 else None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it is trained on labels."""
+        return self.trains == "finetune" or (self.trains == "distill" and self.label_share > 0)
 
 
 @dataclasses.dataclass(frozen=True)

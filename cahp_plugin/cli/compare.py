@@ -63,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recover",
         nargs="+",
         default=["none", "least-squares"],
-        help="none, bias, least-squares, finetune, least-squares+finetune (default: none least-squares)",
+        help="none, bias, least-squares, finetune, distill, least-squares+finetune, least-squares+distill "
+        "(default: none least-squares)",
     )
     parser.add_argument(
         "--gate-epochs", type=float, default=1.0, help="passes over the training set for voita and dsp (default: 1)"

@@ -1,11 +1,11 @@
 """What a smaller model loses on new examples at the most, with a confidence that holds.
 
-A test by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024).
-Of an example, ``L = score(dense) - score(pruned)`` lies in [-1, 1] and ``X = (L + 1) / 2`` in [0, 1]. The hypothesis
-that d or more is lost says that the mean of X is ``m = (1 + d) / 2`` or more; then the wealth ``prod(1 + b_i (m - X_i))``
-is a supermartingale, whatever the stakes ``b_i`` are that depend on earlier examples alone, and it ever reaches
-``1 / alpha`` with a probability of alpha at most (Ville). Nothing is assumed but that the examples are drawn
-independently, or come in exchangeable order.
+A test by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 2024). Of
+an example, ``L = score(dense) - score(pruned)`` lies in [-1, 1] and ``X = (L + 1) / 2`` in [0, 1]. The hypothesis that
+d or more is lost says that the mean of X is ``m = (1 + d) / 2`` or more; then the wealth ``prod(1 + b_i (m - X_i))``
+is a supermartingale, whatever the stakes ``b_i`` are that depend on earlier examples alone, and it ever reaches ``1 /
+alpha`` with a probability of alpha at most (Ville). Nothing is assumed but that the examples are drawn independently,
+or come in exchangeable order.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 
 from cahp_plugin.config import RecoveryMethod, RecoverySettings
 from cahp_plugin.recover.closed_form import recover_bias, recover_least_squares
+from cahp_plugin.recover.distill import distill
 from cahp_plugin.recover.finetune import finetune
 from cahp_plugin.tasks import Examples
 
@@ -35,23 +36,25 @@ def repair(model: Any, dense: Any, examples: Examples, settings: RecoverySetting
     fit(model, dense, sample.batches(settings.batch_size), num_examples=settings.fitted_examples)
 
 
-def train_again(model: Any, examples: Examples, settings: RecoverySettings, *, seed: int) -> None:
-    """Fine-tunes a pruned model where the settings say so.
+def train_again(model: Any, dense: Any, examples: Examples, settings: RecoverySettings, *, seed: int) -> None:
+    """Fine-tunes or distills a pruned model where the settings say so.
 
     Args:
         model: The pruned model; changed in place.
+        dense: The model before pruning, for distillation.
         examples: Training set, from ``encode``.
         settings: What to do.
         seed: Seed of the order of the examples and of dropout.
     """
-    if not settings.finetunes:
-        return
-    finetune(
-        model,
-        examples,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        seed=seed,
-        training_arguments=dict(settings.training_arguments),
-    )
+    shared: dict[str, Any] = {
+        "epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "batch_size": settings.batch_size,
+        "seed": seed,
+        "training_arguments": dict(settings.training_arguments),
+    }
+    if settings.trains == "finetune":
+        finetune(model, examples, **shared)
+    elif settings.trains == "distill":
+        shares = {name: getattr(settings, name) for name in ("temperature", "label_share", "hidden_share")}
+        distill(model, dense, examples, **shares, **shared)

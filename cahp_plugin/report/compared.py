@@ -14,6 +14,8 @@ RECOVERIES = {
     "least-squares": "least-squares repair",
     "finetune": "fine-tuning",
     "least-squares+finetune": "repair, then fine-tuning",
+    "distill": "distillation",
+    "least-squares+distill": "repair, then distillation",
 }
 
 

@@ -88,7 +88,8 @@ def compare_methods(
         methods: Names of :func:`cahp_plugin.selectors.selectors`; its defaults without.
         heads: Numbers of heads, each a count or a share in (0, 1).
         seeds: Seeds.
-        recoveries: ``"none"``, ``"bias"``, ``"least-squares"``, ``"finetune"``, ``"least-squares+finetune"``.
+        recoveries: ``"none"``, ``"bias"``, ``"least-squares"``, ``"finetune"``, ``"distill"``, or the
+            last two after the repair: ``"least-squares+finetune"``, ``"least-squares+distill"``.
         config: Settings of CAHP and of the observation.
         recovery: Settings of the recoveries; its ``method`` is not looked at.
         gate_epochs: Passes over the training set for methods that train gates (``"voita"``, ``"dsp"``).
@@ -197,7 +198,7 @@ def compare_methods(
         cut = time.perf_counter()
         if count < present:
             repair(pruned, model, examples, settings, seed=seed)
-        train_again(pruned, examples, settings, seed=seed)
+        train_again(pruned, model, examples, settings, seed=seed)
         _add(log, run(key, pruned, {"choose": choosing, "recover": time.perf_counter() - cut}))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)

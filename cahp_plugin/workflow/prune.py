@@ -223,24 +223,23 @@ def prune_model(
                 drawn = (save_figures(selection, partial / "figures") if chosen is None
                          else save_plan_figures(chosen.outcome, partial / "figures"))  # fmt: skip
                 pictures = {name: output / path.relative_to(partial) for name, path in drawn.items()}
-        original = copy.deepcopy(model) if recovery.closed_form else None
+        original = copy.deepcopy(model) if recovery.closed_form or recovery.trains == "distill" else None
         with clock("prune"):
             prune_to(model, kept, first)
         with clock("evaluate one-shot"):
             stage("one-shot")
-        if original is not None:
+        if recovery.closed_form:
             with clock("repair"):
                 if chosen is not None and recovery.closed_form == "least-squares":
                     chosen.repair(model, original)
                 else:
                     repair(model, original, examples, recovery, seed=config.seed)
-            original = None
             with clock("evaluate repaired"):
                 stage(str(recovery.closed_form))
-        if recovery.finetunes:
+        if recovery.trains:
             with clock("recover"):
                 own = [index for index, row in enumerate(examples.rows) if row not in sets.without]
-                train_again(model, examples.select(own), recovery, seed=config.seed)
+                train_again(model, original, examples.select(own), recovery, seed=config.seed)
             with clock("evaluate recovered"):
                 stage("recovered")
 

@@ -71,7 +71,7 @@ def encode_job(
         return JobSets(*encode_sets(sets, model, processor, task, options).values())
     draw = (recovery.calibration_examples, config.seed)
     return encode_for_budget(
-        train, evaluation, model, processor, task, options, held_out=draw, labelled=recovery.finetunes
+        train, evaluation, model, processor, task, options, held_out=draw, labelled=recovery.needs_labels
     )
 
 
