@@ -19,7 +19,7 @@ from cahp_plugin.plan.compared import Compared
 from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.prune.surgery import shrink_layer
-from cahp_plugin.recover.refit import refit
+from cahp_plugin.recover.refit import least_squares, refit
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.state import call_options
@@ -62,7 +62,7 @@ class Trials:
                 shrink_layer(model, ours[layer.path], layer.units(size))
                 left = dataclasses.replace(ours[layer.path], present=tuple(layer.units(size)))
                 pairs.append((left, dense[layer.path]))
-            for _ in refit(model, self.model, pairs, self._fitted, self.plan.ridge) if pairs else ():
+            for _ in refit(model, self.model, pairs, self._fitted, least_squares(self.plan.ridge)) if pairs else ():
                 pass
             yield model
 

@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.observe.streams import apart, calibration_batches, layer_tokens
-from cahp_plugin.recover.refit import Fitted, Pair, check_finite, refit
+from cahp_plugin.recover.refit import Fitted, Pair, check_finite, least_squares, refit
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.linear import weight_of
@@ -123,7 +123,7 @@ def recover_least_squares(
                 f"{tokens} tokens for {width} channels: too few to fit them well; the ridge holds the weights near "
                 "what they are. Give more examples (`num_examples`)."
             )
-        return refit(model, dense, changed, batches, ridge)
+        return refit(model, dense, changed, batches, least_squares(ridge))
 
     return _recovered("least-squares", model, dense, changed, dataloader, num_examples, fit, held_out)
 

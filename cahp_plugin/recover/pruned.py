@@ -1,7 +1,8 @@
-"""A model pruned and repaired in one go."""
+"""A model pruned, and repaired, in one go."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,19 @@ import torch
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover.closed_form import recover_least_squares
-from cahp_plugin.units import KeptSet
+from cahp_plugin.units import KeptSet, prunable_layers
+
+
+def pruned_copy(dense: Any, kept: KeptSet, batch: Batch) -> Any:
+    """A copy of a model without the units that are not kept; a set that keeps all gives a plain copy."""
+    model = copy.deepcopy(dense)
+    if any(
+        set(layer.present) - set(getattr(kept, layer.noun).get(layer.index, layer.present))
+        for layer in prunable_layers(model)
+    ):
+        inputs = batch.rows(torch.tensor([0])).inputs_on(model.device)
+        CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
+    return model
 
 
 def prune_and_repair(model: Any, dense: Any, kept: KeptSet, batches: Sequence[Batch]) -> None:

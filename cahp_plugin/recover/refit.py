@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,16 @@ from cahp_plugin.units.linear import out_width, weight_of
 Pair = tuple[PrunableLayer, PrunableLayer]
 #: Path of an output projection, its relative error before and after where that is known, and the number of tokens.
 Fitted = tuple[str, tuple[float, float] | None, int]
+#: A layer, and what its output projection leaves to be explained -> the changes of the projection's weight and bias.
+Solve = Callable[[PrunableLayer, NormalEquations], tuple[Tensor, Tensor]]
 
 
-def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float) -> Iterator[Fitted]:
+def least_squares(ridge: float) -> Solve:
+    """Solves for any change of weight and bias; the ridge as for :func:`cahp_plugin.recover_least_squares`."""
+    return lambda layer, left: left.solve(ridge, intercept=layer.output.bias is not None)
+
+
+def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], solve: Solve) -> Iterator[Fitted]:
     """Refits layers, each on what arrives from those before it; one pass over the depth where the model allows it.
 
     Args:
@@ -31,7 +38,7 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
         dense: The model before pruning.
         pairs: Layers to refit.
         batches: The calibration set.
-        ridge: As for :func:`cahp_plugin.recover_least_squares`.
+        solve: Solves for the change of a projection.
 
     Yields:
         Path of an output projection, its relative error before and after, and the tokens that it was fitted on.
@@ -43,7 +50,7 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
     twins = {ours.output_path: theirs for ours, theirs in pairs}
     steps = steps_of(model, [ours for ours, _ in pairs])
     if steps is None or any(ours.spec.reused for ours, _ in pairs):
-        yield from _refit_restarting(model, dense, pairs, batches, ridge)
+        yield from _refit_restarting(model, dense, pairs, batches, solve)
         return
     stops, dense_stops = ({one.get_submodule(path): path for path in steps} for one in (model, dense))
     numbers = range(len(batches))
@@ -78,7 +85,7 @@ def refit(model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch
             layers = {layer.output_path: layer for layer in steps.pop(path)}
             for name, wanted in targets.items():
                 yield _fitted(
-                    layers[name], zip(_seen(model, layers[name], calls, batches), wanted, strict=True), ridge
+                    layers[name], zip(_seen(model, layers[name], calls, batches), wanted, strict=True), solve
                 )
 
 
@@ -91,7 +98,7 @@ def _seen(model: Any, layer: PrunableLayer, calls: Sequence[Call], batches: Sequ
 
 
 def _refit_restarting(
-    model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], ridge: float
+    model: Any, dense: Any, pairs: Sequence[Pair], batches: Sequence[Batch], solve: Solve
 ) -> Iterator[Fitted]:
     """As :func:`refit`, by passes from the input for each projection.
 
@@ -103,16 +110,16 @@ def _refit_restarting(
         ours, theirs = by_path[path]
         targets = (layer_tokens(dense, [theirs], batch)[path].behind for batch in batches)
         seen = (layer_tokens(model, [ours], batch)[path] for batch in batches)
-        yield _fitted(ours, zip(seen, targets, strict=True), ridge)
+        yield _fitted(ours, zip(seen, targets, strict=True), solve)
 
 
-def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], ridge: float) -> Fitted:
+def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], solve: Solve) -> Fitted:
     """Solves the least-squares problem of one output projection, and changes its weights.
 
     Args:
         layer: The layer.
         parts: For each batch, what goes into the projection, and the stream that is to lie behind the layer.
-        ridge: As for :func:`refit`.
+        solve: As for :func:`refit`.
     """
     output: Any = layer.output
     equations = NormalEquations(len(layer.present) * layer.size, out_width(output))
@@ -125,7 +132,7 @@ def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], ridge:
         total += target.double().sum(0).cpu()
     variance = squares - float(total.square().sum()) / equations.count or 1.0
     left = equations.less(weight_of(output), output.bias)
-    change, shift = left.solve(ridge, intercept=output.bias is not None)
+    change, shift = solve(layer, left)
     if output.bias is not None:
         output.bias.data.add_(shift.to(output.bias))
     if layer.present:
