@@ -21,11 +21,13 @@ from cahp_plugin.cli.common import (
 )
 from cahp_plugin.cli.prune import DATA
 from cahp_plugin.errors import CAHPError, ConfigError
+from cahp_plugin.planners import PLANNERS
 from cahp_plugin.selectors import default_selectors, selectors
 
-HELP = "compare ways of choosing heads"
+HELP = "compare ways of choosing heads, or planners under a budget"
 DESCRIPTION = (
-    "Runs every method at every number of heads, with every recovery and seed. Resumable: each run\n"
+    "Runs every method at every number of heads, or with --macs every planner at every share of the work,\n"
+    "with every recovery and seed. Resumable: each run\n"
     "is a line of runs.jsonl, and the same command goes on where it was stopped."
 )
 
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "methods:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in selectors().items())
+    parser.epilog += "\n\nplanners:\n" + "\n".join(f"  {name:<20}{entry.about}" for name, entry in PLANNERS.items())
     sets = {
         "train": "training set: selects, calibrates, fine-tunes",
         "test": "test set: evaluates",
@@ -51,20 +54,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         type=lambda text: text.split(","),
-        default=default_selectors(),
         metavar="NAME,NAME",
         help=f"names from the list below (default: {','.join(default_selectors())})",
     )
+    parser.add_argument("--heads", type=count_or_share, nargs="+", help="counts or shares (default: 0.5 0.25)")
     parser.add_argument(
-        "--heads", type=count_or_share, nargs="+", default=[0.5, 0.25], help="counts or shares (default: 0.5 0.25)"
+        "--macs",
+        type=float,
+        nargs="+",
+        metavar="SHARE",
+        help="compare planners: shares of the transformer layers' multiply-accumulates that may stay",
+    )
+    parser.add_argument(
+        "--planners",
+        type=lambda text: text.split(","),
+        metavar="NAME,NAME",
+        help="names from the list below (default: all)",
+    )
+    parser.add_argument(
+        "--sequence-length", type=int, default=128, help="tokens an example, for the work (default: 128)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default: 0 1 2)")
     parser.add_argument(
         "--recover",
         nargs="+",
-        default=["none", "least-squares"],
-        help="none, bias, least-squares, finetune, distill, least-squares+finetune, least-squares+distill "
-        "(default: none least-squares)",
+        help="none, bias, least-squares, finetune, distill, least-squares+finetune, least-squares+distill; of "
+        "planners also own, each planner's own repair (default: none least-squares; of planners least-squares own)",
     )
     parser.add_argument(
         "--gate-epochs", type=float, default=1.0, help="passes over the training set for voita and dsp (default: 1)"
@@ -92,7 +107,19 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("`--check` and `--output` name one folder: its results would be held against themselves.")
     train, test, validation = (load_data(arguments, name) for name in ("train", "test", "eval"))
     model = load_model(arguments.model, **chosen(arguments, "task", "device"))
-    options = chosen(arguments, "methods", "heads", "seeds", "gate_epochs", "knee", "check", *DATA)
+    options = chosen(
+        arguments,
+        "methods",
+        "heads",
+        "planners",
+        "macs",
+        "sequence_length",
+        "seeds",
+        "gate_epochs",
+        "knee",
+        "check",
+        *DATA,
+    )
     options |= {"validation": validation, "recoveries": arguments.recover, "config": config, "recovery": recovery}
     place: Any = contextlib.nullcontext(arguments.output)
     if arguments.output is None:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.rows import Row, mean_of
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup, setup_changes
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Key, Run, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.table import format_table
 from cahp_plugin.tasks.metrics import Score
 
 #: What must be the same for two folders' results to be comparable; versions may differ.
-_SAME = ("model", "train", "test", "config", "recovery", "gate_epochs", "task", "metric")
+_SAME = ("model", "train", "test", "config", "recovery", "gate_epochs", "task", "metric", "budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class CheckRow:
 
     Attributes:
         method: Name of the way.
-        num_heads: Heads kept.
+        at: Its size in words.
         recover: Recovery.
         expected: Mean of the metric in the committed results; a share in [0, 1] where it is shown in %.
         interval: What still counts as the same: the wider, on each side, of the 95 % bootstrap interval over test
@@ -37,7 +37,7 @@ class CheckRow:
     """
 
     method: str
-    num_heads: int
+    at: str
     recover: str
     expected: float
     interval: tuple[float, float]
@@ -58,7 +58,7 @@ class CheckRow:
     def __str__(self) -> str:
         found, low, high = map(self.score.bare, (self.found, *self.interval))
         found += " %" if self.percent else ""
-        return f"{self.method} at {self.num_heads} heads ({self.recover}): {found}, allowed {low} to {high}"
+        return f"{self.method} at {self.at} ({self.recover}): {found}, allowed {low} to {high}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Check:
         cells = [
             {
                 "recovery": row.recover,
-                "heads": f"{row.num_heads}",
+                "at": row.at,
                 "method": row.method,
                 "committed": row.score.bare(row.expected),
                 "allowed": f"[{', '.join(map(row.score.bare, row.interval))}]",
@@ -102,8 +102,8 @@ class Check:
 
 
 def committed_runs(
-    folder: str | os.PathLike[str], wanted: Sequence[tuple[str, int, int, str]], setup: dict[str, Any]
-) -> dict[tuple[str, int, str], list[Run]]:
+    folder: str | os.PathLike[str], wanted: Sequence[Key], setup: dict[str, Any]
+) -> dict[tuple[str, float, str], list[Run]]:
     """Reads a folder's results, and makes sure before any work that they can be compared.
 
     Args:
@@ -124,18 +124,18 @@ def committed_runs(
     changes = setup_changes(before, setup, _SAME)
     if changes:
         raise CheckpointError(f"The results in {folder} are of another set-up, so they can't be checked ({changes}).")
-    found: dict[tuple[str, int, str], list[Run]] = {}
+    found: dict[tuple[str, float, str], list[Run]] = {}
     for run in read_runs(runs_path):
-        found.setdefault((run.method, run.num_heads, run.recover), []).append(run)
-    absent = sorted({(method, count, how) for method, count, _, how in wanted} - set(found))
+        found.setdefault((run.method, run.size, run.recover), []).append(run)
+    absent = sorted({(method, size, how) for method, size, _, how in wanted} - set(found))
     if absent:
-        names = ", ".join(f"{method} at {count} heads ({how})" for method, count, how in absent)
-        raise CheckpointError(f"{folder} has no results for {names}: name the methods, heads and recoveries it has.")
+        names = ", ".join(f"{method} at {size:g} ({how})" for method, size, how in absent)
+        raise CheckpointError(f"{folder} has no results for {names}: name the methods, sizes and recoveries it has.")
     return found
 
 
 def check_runs(
-    now: Sequence[Row], committed: dict[tuple[str, int, str], list[Run]], folder: str | os.PathLike[str]
+    now: Sequence[Row], committed: dict[tuple[str, float, str], list[Run]], folder: str | os.PathLike[str]
 ) -> Check:
     """Compares means of the metric with committed ones.
 
@@ -149,7 +149,7 @@ def check_runs(
     """
     rows = []
     for row in now:
-        runs = committed[row.method, row.num_heads, row.recover]
+        runs = committed[row.method, row.size, row.recover]
         if runs[0].score.name != row.metric:
             raise CheckpointError(f"The results in {folder} are of {runs[0].score.name}, those now of {row.metric}.")
         values, (_, interval) = [run.score.value for run in runs], mean_of(runs)
@@ -159,5 +159,5 @@ def check_runs(
         low, high = np.mean(ends, axis=0).tolist()
         spread = 2 * float(np.std(values, ddof=1)) if len(runs) > 1 else 0.0
         allowed = (min(low, mean - spread), max(high, mean + spread))
-        rows.append(CheckRow(row.method, row.num_heads, row.recover, mean, allowed, row.mean, row.metric, row.percent))
+        rows.append(CheckRow(row.method, row.at, row.recover, mean, allowed, row.mean, row.metric, row.percent))
     return Check(Path(folder), tuple(rows))

@@ -11,22 +11,24 @@ import numpy as np
 from cahp_plugin.compare.runs import Run
 from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
 
-REFERENCE, DENSE = "cahp", "dense"
+DENSE = "dense"
+#: What others are held against: among ways of choosing heads, and among planners under a budget.
+REFERENCE, PLANNED = "cahp", "joint"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One way of choosing heads at one number of heads after one recovery.
+    """One way of choosing what stays, at one size and after one recovery.
 
     Attributes:
         method: Name of the way.
-        num_heads: Heads kept.
+        size: Heads kept; under a budget, the % of the work that it allowed.
         recover: Recovery.
         num_seeds: Runs behind it.
         mean: Mean of the metric over the runs; a share in [0, 1] where it is shown in %.
         deviation: Standard deviation over the runs; ``None`` for a single one.
         loss: Mean loss, nat; ``None`` where the runs had none.
-        difference: Mean minus CAHP's, ``None`` for CAHP and where CAHP was not run.
+        difference: Mean minus that of the reference, ``None`` for it and where it was not run.
         interval: Its 95 % bootstrap interval over test examples, both evaluated on the same ones; ``None`` where it is
             not known what each example adds.
         seconds: Median seconds of choosing and recovering.
@@ -34,10 +36,13 @@ class Row:
         metric: Name of the metric.
         higher_is_better: Its direction.
         percent: Whether it is shown in %.
+        planned: Whether it is under a budget: the reference is the planner then, else CAHP.
+        divergence: Mean divergence from the dense model's outputs over runs and examples, where it was measured.
+        farther: It less that of the reference, with its 95 % bootstrap interval over test examples.
     """
 
     method: str
-    num_heads: int
+    size: float
     recover: str
     num_seeds: int
     mean: float
@@ -50,6 +55,19 @@ class Row:
     metric: str = "accuracy"
     higher_is_better: bool = True
     percent: bool = True
+    planned: bool = False
+    divergence: float | None = None
+    farther: tuple[float, float, float] | None = None
+
+    @property
+    def reference(self) -> str:
+        """What it is held against."""
+        return PLANNED if self.planned else REFERENCE
+
+    @property
+    def at(self) -> str:
+        """Its size in words."""
+        return f"{self.size:g} % of the work" if self.planned else f"{self.size:g} heads"
 
     @property
     def score(self) -> Score:
@@ -58,7 +76,7 @@ class Row:
 
     @property
     def side(self) -> int | None:
-        """1 where the interval says better than CAHP, -1 where worse, 0 where it holds zero; ``None`` without one."""
+        """1 where the interval says better than the reference, -1 for worse, 0 where it holds zero; else ``None``."""
         if self.interval is None:
             return None
         above = (self.interval[0] > 0) - (self.interval[1] < 0)
@@ -77,37 +95,57 @@ class Row:
             against += f" [{bare(self.interval[0], '+')}, {bare(self.interval[1], '+')}]"
         return {
             "recovery": "" if self.method == DENSE else self.recover,
-            "heads": f"{self.num_heads}",
-            "method": self.method,
+            **(
+                {"work": "" if self.method == DENSE else f"{self.size:g} %"}
+                if self.planned
+                else {"heads": f"{self.size:g}"}
+            ),
+            ("planner" if self.planned else "method"): self.method,
             self.score.title: f"{bare()}{spread} (n={self.num_seeds})",
             # All of a folder's runs have these, or none.
             **({} if self.loss is None else {"loss": f"{self.loss:.3f}"}),
             **({} if self.validation is None else {"validation": bare(self.validation)}),
-            f"against {REFERENCE}": against,
+            f"against {self.reference}": against,
+            **self._divergences(),
             "seconds": f"{self.seconds:.1f}",
         }
 
+    def _divergences(self) -> dict[str, str]:
+        if not self.planned:
+            return {}
+        found = {"divergence": "" if self.divergence is None else f"{self.divergence:.4f}"}
+        told = "" if self.farther is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*self.farther)
+        return {**found, f"divergence less {self.reference}'s": told}
 
-def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], reference: Sequence[Run] | None) -> Row:
+
+def row_of(key: tuple[str, float, str], runs: Sequence[Run], reference: Sequence[Run] | None, planned: bool) -> Row:
     """Takes runs of one way together.
 
     Args:
-        method: Name of the way.
-        num_heads: Heads kept.
-        recover: Recovery.
+        key: Recovery, size, and name of the way.
         runs: Its runs, one a seed.
-        reference: CAHP's runs at the same number of heads with the same recovery, where there are any.
+        reference: The reference's runs at the same size with the same recovery, where there are any.
+        planned: Whether they are under a budget.
     """
+    recover, size, method = key
     score = runs[0].score
     values = [run.score.value for run in runs]
     losses = [run.loss for run in runs if run.loss is not None]
     validations = [run.validation for run in runs if run.validation is not None]
     difference, interval = None, None
-    if reference is not None and method != REFERENCE:
+    divergence, farther = None, None
+    far = [own for run in runs if (own := run.divergences()) is not None]
+    if len(far) == len(runs):
+        divergence = float(np.mean(far))
+    if reference is not None and runs is not reference:
         difference, interval = mean_of(runs, reference)
+        theirs = [own for run in reference if (own := run.divergences()) is not None]
+        if divergence is not None and len(theirs) == len(reference):
+            change = np.mean(far, axis=0) - np.mean(theirs, axis=0)
+            farther = (float(change.mean()), *mean_interval(change))
     return Row(
         method,
-        num_heads,
+        size,
         recover,
         len(runs),
         float(np.mean(values)),
@@ -120,6 +158,9 @@ def row_of(method: str, num_heads: int, recover: str, runs: Sequence[Run], refer
         score.name,
         score.higher_is_better,
         score.percent,
+        planned,
+        divergence,
+        farther,
     )
 
 

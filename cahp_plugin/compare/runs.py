@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.compare.packing import pack, pack_rows, unpack, unpack_rows
+from cahp_plugin.compare.packing import pack, pack_halves, pack_rows, unpack, unpack_halves, unpack_rows
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import checked, from_plain, load, write_text
@@ -21,9 +21,13 @@ RUNS_NAME = "runs.jsonl"
 SETUP_NAME = "setup.json"
 
 
+#: Method, size, seed and recovery of a run.
+Key = tuple[str, float, int, str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One way of choosing heads, recovered and evaluated.
+    """One way of choosing what stays, recovered and evaluated.
 
     Attributes:
         method: Name of the way; ``"dense"`` for the model before pruning.
@@ -41,6 +45,10 @@ class Run:
             classified right. Examples are sorted by their number of tokens, the shortest first.
         rows: Of another metric: what each test example adds to it, packed
             (:func:`cahp_plugin.compare.packing.pack_rows`); ``None`` where that is not numbers.
+        macs: Under a budget, the share of the layers' multiply-accumulates that it allowed; ``None`` without one.
+        neurons: Under a budget, layer -> the number of neurons kept.
+        divergence: Under a budget, how far the outputs are from the dense model's for each test example, packed
+            (:func:`cahp_plugin.compare.packing.pack_halves`); the examples may be in another order than those above.
     """
 
     method: str
@@ -56,6 +64,9 @@ class Run:
     validation: float | None = None
     correct: str | None = None
     rows: str | None = None
+    macs: float | None = None
+    neurons: dict[str, int] | None = None
+    divergence: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a line of :data:`RUNS_NAME`, where an accuracy has fewer parts than another metric."""
@@ -67,6 +78,9 @@ class Run:
             how = {"metric": how.pop("name")} | how
         for name in ("score", "loss", "correct", "rows"):
             own.pop(name)
+        for name in ("macs", "neurons", "divergence"):
+            if own[name] is None:
+                own.pop(name)
         return {name: own.pop(name) for name in ("method", "num_heads", "seed", "recover")} | how | own
 
     @classmethod
@@ -87,12 +101,22 @@ class Run:
         run = from_plain(cls, {**values, **parts, "score": score})
         if (run.examples() is None and "metric" not in values) or not [int(layer) for layer in run.kept]:
             raise ValueError("it is not said which examples are right, or no layer is named")
+        run.divergences()
         return run
 
     @property
-    def key(self) -> tuple[str, int, int, str]:
+    def size(self) -> float:
+        """What runs are compared at: the number of heads, or under a budget the % of the work that it allowed."""
+        return self.num_heads if self.macs is None else round(100 * self.macs, 6)
+
+    @property
+    def key(self) -> Key:
         """What tells a run from the others of a comparison."""
-        return self.method, self.num_heads, self.seed, self.recover
+        return self.method, self.size, self.seed, self.recover
+
+    def divergences(self) -> np.ndarray[Any, Any] | None:
+        """How far the outputs are from the dense model's, ``(num_examples,)``; ``None`` where it was not measured."""
+        return None if self.divergence is None else unpack_halves(self.divergence, self.num_examples)
 
     def examples(self) -> np.ndarray[Any, Any] | None:
         """What each test example adds to the metric.
@@ -109,28 +133,40 @@ class Run:
 
 
 def run_of(
-    key: tuple[str, int, int, str],
+    method: str,
+    num_heads: int,
+    seed: int,
+    recover: str,
     evaluation: Any,
     *,
     kept: dict[str, list[int]],
     parameters: int,
     seconds: dict[str, float],
     validation: float | None = None,
+    divergences: np.ndarray[Any, Any] | None = None,
+    **budget: Any,
 ) -> Run:
     """Makes a run of an evaluation.
 
     Args:
-        key: Method, number of heads, seed, recovery.
+        method: As in :class:`Run`.
+        num_heads: As in :class:`Run`.
+        seed: As in :class:`Run`.
+        recover: As in :class:`Run`.
         evaluation: Has ``scores``, the task's metric first, that metric's ``rows`` (what each example adds), ``loss``
             and ``num_examples``.
         kept: As in :class:`Run`.
         parameters: As in :class:`Run`.
         seconds: As in :class:`Run`.
         validation: As in :class:`Run`.
+        divergences: Of each test example.
+        budget: ``macs`` and ``neurons`` as in :class:`Run`.
     """
+    key = (method, num_heads, seed, recover)
     score, rows = evaluation.scores[0], np.asarray(evaluation.rows)
     shares: dict[str, Any] = {"kept": kept, "parameters": parameters, "seconds": seconds, "validation": validation}
-    shares |= {"loss": evaluation.loss, "num_examples": evaluation.num_examples}
+    shares |= {"loss": evaluation.loss, "num_examples": evaluation.num_examples, **budget}
+    shares |= {} if divergences is None else {"divergence": pack_halves(divergences)}
     # Of an accuracy the bits say all; a metric of the user's may have its name.
     if score.name == "accuracy" and rows.ndim == 1 and np.isin(rows, (0, 1)).all():
         return Run(*key, score=Score.of_accuracy(score.value), correct=pack(rows), **shares)
@@ -201,7 +237,7 @@ def read_setup(path: Path) -> dict[str, Any] | None:
 
     def build(setup: dict[str, Any]) -> dict[str, Any]:
         return (
-            {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None}
+            {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None, "budget": None}
             | setup
             | {"config": CAHPConfig.from_dict({}).to_dict() | setup["config"]}
         )

@@ -25,6 +25,45 @@ from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.state import call_options
 
 
+class Reference:
+    """A dense model's outputs, that others' are held against; remembered where those of all batches are few.
+
+    Args:
+        model: The dense model, at rest.
+        batches: Examples, on its device.
+        compared: What is compared.
+    """
+
+    def __init__(self, model: Any, batches: Sequence[Batch], compared: Compared) -> None:
+        self._model, self._batches, self._compared = model, list(batches), compared
+        self._options = call_options(type(model))
+        self._known: dict[int, Any] = {}
+
+    def divergences(self, model: Any) -> Array:
+        """Distance of each example's outputs from the dense model's, ``(examples,)``, in the order of the batches.
+
+        Raises:
+            PruningError: One is not finite.
+        """
+        with torch.inference_mode():
+            found = [
+                self._compared.of(model(**batch.inputs, **self._options), self._theirs(number), batch)
+                for number, batch in enumerate(self._batches)
+            ]
+        values: Array = torch.cat(found).double().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise PruningError("The pruned model's outputs are not finite.")
+        return values
+
+    def _theirs(self, number: int) -> Any:
+        if number in self._known:
+            return self._known[number]
+        found = self._model(**self._batches[number].inputs, **self._options)
+        if sum(tensor.nbytes for tensor in tensors_in(found)) * len(self._batches) <= MEMORY:
+            self._known[number] = found
+        return found
+
+
 class Trials:
     """Copies of a model, each cut to some sizes and repaired by least squares.
 
@@ -43,9 +82,8 @@ class Trials:
         self, model: Any, plan: Plan, fitted: Sequence[Batch], held_out: Sequence[Batch], compared: Compared
     ) -> None:
         self.model, self.plan, self.held_out = model, plan, list(held_out)
-        self._fitted, self._compared = list(fitted), compared
+        self._fitted, self._reference = list(fitted), Reference(model, held_out, compared)
         self.known: dict[tuple[int, ...], Array] = {}
-        self._dense: dict[int, Any] = {}
 
     @contextlib.contextmanager
     def repaired(self, sizes: Sequence[int]) -> Iterator[Any]:
@@ -75,27 +113,5 @@ class Trials:
         key = tuple(sizes)
         if key not in self.known:
             with self.repaired(sizes) as model:
-                self.known[key] = self.against_dense(model)
+                self.known[key] = self._reference.divergences(model)
         return self.known[key]
-
-    def against_dense(self, model: Any) -> Array:
-        """The same for any model of the same task."""
-        options = call_options(type(self.model))
-        with torch.inference_mode():
-            found = [
-                self._compared.of(model(**batch.inputs, **options), self._theirs(number), batch)
-                for number, batch in enumerate(self.held_out)
-            ]
-        values: Array = torch.cat(found).double().cpu().numpy()
-        if not np.isfinite(values).all():
-            raise PruningError("The pruned model's outputs are not finite.")
-        return values
-
-    def _theirs(self, number: int) -> Any:
-        """The dense model's outputs of a batch, which are remembered where those of all are few."""
-        if number in self._dense:
-            return self._dense[number]
-        found = self.model(**self.held_out[number].inputs, **call_options(type(self.model)))
-        if sum(tensor.nbytes for tensor in tensors_in(found)) * len(self.held_out) <= MEMORY:
-            self._dense[number] = found
-        return found

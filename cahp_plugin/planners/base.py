@@ -86,16 +86,7 @@ class Proposal:
 
 
 class Planner(abc.ABC):
-    """A way of choosing what stays of a model under a budget.
-
-    Attributes:
-        about: What it is, in a line; of a paper's method, what is left out.
-        own_repair: Whether it has a repair of its own.
-        seeded: Whether it draws anything besides the calibration examples.
-    """
-
-    about: str
-    own_repair: bool = False
+    """A way of choosing what stays of a model under a budget."""
 
     @abc.abstractmethod
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:

@@ -37,12 +37,6 @@ class KPrune(Planner):
     zero. Left out of the paper: its representational knowledge and the weights it is balanced with, its temperature.
     """
 
-    about = (
-        "K-prune-like (Park et al. 2024): Fisher information of the divergence, sublayer by sublayer, refitted after "
-        "each (left out: representational knowledge, temperature)"
-    )
-    own_repair = True
-
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:
         """See the base class."""
         task = known_task(job.model)
@@ -69,7 +63,9 @@ class KPrune(Planner):
         while rest:
             layer = rest[0]
             path = layer.output_path
-            worth = {name: own.square().mean(0) for name, own in unit_gradients(model, rest, job.batches, losses).items()}
+            worth = {
+                name: own.square().mean(0) for name, own in unit_gradients(model, rest, job.batches, losses).items()
+            }
             places[path] = best_first(worth, costs, capacity)[path]
             capacity -= costs[path] * len(places[path])
             units = layer.units

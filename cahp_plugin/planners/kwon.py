@@ -33,12 +33,6 @@ class Kwon(Planner):
     The scales' least-squares problem is solved by its normal equations in place of LSMR.
     """
 
-    about = (
-        "Kwon et al. 2022: Fisher masks, swaps within layers; its own repair scales each unit (left out: LSMR, for "
-        "which the normal equations stand)"
-    )
-    own_repair = True
-
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:
         """See the base class."""
         labelled = all(batch.labels is not None for batch in job.batches)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from cahp_plugin.cost.budget import Units
 from cahp_plugin.errors import BudgetError, ConfigError
 from cahp_plugin.plan.plan import LayerPlan
 from cahp_plugin.planners.base import Job, Planner, Proposal
@@ -22,13 +23,11 @@ class Planned(Planner):
     """The sizes of the least predicted loss.
 
     Args:
-        about: What it is, in a line.
         units: ``"both"``, ``"heads"`` or ``"neurons"``: what may go.
         order: Name of the selector that orders the heads.
     """
 
-    about: str
-    units: str = "both"
+    units: Units = "both"
     order: str = "obs"
 
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:
@@ -49,12 +48,10 @@ class Even(Planner):
     """The same share of the units of every layer.
 
     Args:
-        about: What it is, in a line.
         order: Which units of a layer go last: ``"plan"`` as in the plan, ``"magnitude"`` those of the largest norm,
             or ``"random"``.
     """
 
-    about: str
     order: str = "plan"
 
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:

@@ -214,13 +214,14 @@ def _trainer(loss: Loss | None, **arguments: Any) -> Any:
 
     if loss is None:
         return Trainer(**arguments)
+    weighed = loss
 
     class LossTrainer(Trainer):
         """Takes the loss from a function."""
 
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             """The mean loss of a batch."""
-            found, output = loss(model, inputs, inputs.pop("labels", None))
+            found, output = weighed(model, inputs, inputs.pop("labels", None))
             return (found, output) if return_outputs else found
 
     trainer = LossTrainer(**arguments)

@@ -16,7 +16,7 @@ from cahp_plugin.export.quantize import PRESETS
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.recover import RecoverySettings
-from cahp_plugin.report.compared import counts_of, methods_of, recoveries_of
+from cahp_plugin.report.compared import methods_of, recoveries_of, sizes_of
 from cahp_plugin.report.contents import Contents, settings_of
 from cahp_plugin.results import PruneReport
 from cahp_plugin.tasks import TASKS
@@ -121,9 +121,13 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     config, recovery = settings_of(comparison)
     task = str(comparison.setup.get("task"))
     config = dataclasses.replace(config, seed=0, num_heads=None)  # each run's own
+    sizes = sizes_of(rows)
     return {
-        "methods": ",".join(methods),
-        "heads": counts_of(rows),
+        **(
+            {"planners": ",".join(methods), "macs": [f"{size / 100:g}" for size in sizes]}
+            if comparison.planned
+            else {"methods": ",".join(methods), "heads": [f"{size:g}" for size in sizes]}
+        ),
         "seeds": sorted({run.seed for run in comparison.runs if run.method in methods}),
         "recover": recoveries_of(rows),
         **_recovery_options(recovery),

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: the metric against heads, differences from CAHP, and where the heads stay."""
+"""Pictures of a comparison: the metric against heads, differences from the reference, and where the heads stay."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cahp_plugin.compare import Comparison
-from cahp_plugin.compare.rows import DENSE, REFERENCE, Row
+from cahp_plugin.compare.rows import DENSE, Row
 from cahp_plugin.compare.structure import HeadPlaces
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, short, styled
-from cahp_plugin.report.compared import RANDOM, counts_of, dense_of, methods_of, named, recoveries_of
+from cahp_plugin.report.compared import RANDOM, by_divergence, dense_of, methods_of, named, recoveries_of, sizes_of
 from cahp_plugin.report.selection import add_cells
 
 
@@ -25,10 +25,10 @@ def look_of(method: str, place: int) -> dict[str, Any]:
 
 @styled
 def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
-    """The metric against heads kept: a panel for each recovery, a line for each way of choosing heads.
+    """The metric against heads kept, or the work left: a panel for each recovery, a line for each way of choosing.
 
-    Bars are the standard deviation over seeds. CAHP is the thick line, the model before pruning the dashed one. What
-    is no share and spans more than a factor of 10, as perplexities may, is drawn on a logarithmic scale.
+    Bars are the standard deviation over seeds. The reference is the thick line, the model before pruning the dashed
+    one. What is no share and spans more than a factor of 10, as perplexities may, is drawn on a logarithmic scale.
 
     Args:
         rows: All rows of the comparison; they give the scales, which are the same for every picture of it.
@@ -36,7 +36,7 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
     """
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    methods, counts, dense = methods_of(rows), counts_of(rows), dense_of(rows)
+    methods, counts, dense = methods_of(rows), sizes_of(rows), dense_of(rows)
     score, scale = rows[0].score, rows[0].score.scale
     figure, panels = new_figure(350 + 7 * len(methods), columns=len(recoveries))
     ends = _finite(scale * (row.mean + sign * (row.deviation or 0)) for row in rows for sign in (-1, 1))
@@ -50,16 +50,16 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
             line = [row for row in rows if (row.method, row.recover) == (name, recovery)]
             if not line:
                 continue
-            own = name == REFERENCE
+            own = name == rows[0].reference
             handles[name] = axes.errorbar(
-                [row.num_heads + (position - (len(methods) - 1) / 2) * shift for row in line],
+                [row.size + (position - (len(methods) - 1) / 2) * shift for row in line],
                 [scale * row.mean for row in line],
                 [scale * (row.deviation or 0.0) for row in line],
                 lw=2.6 if own else 1.1, ms=9 if own else 7, elinewidth=1.2, zorder=5 if own else 3,
                 **look_of(name, place),
             ).lines[0]  # fmt: skip
         if dense is not None:
-            handles[f"dense, {dense.num_heads} heads"] = axes.axhline(
+            handles["dense" if dense.planned else f"dense, {dense.at}"] = axes.axhline(
                 scale * dense.mean, color=style.INK, lw=1, ls="--"
             )
         if steep:
@@ -70,15 +70,19 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
             axes.set_ylim(min(ends) / 1.2, max(ends) * 1.2)
         else:
             axes.set_ylim(min(ends) - pad, max(ends) + pad)
-        axes.set_xlabel("heads kept")
+        axes.set_xlabel(_axis(rows))
         axes.set_xticks(_apart(counts))
         axes.set_title(score.axis if len(panels) == 1 else f"{named(recovery)}: {score.axis}")
         axes.grid(axis="y")
     add_legend(figure, list(handles.values()), [short(name, 32) for name in handles])
     words = " and ".join(named(recovery) for recovery in recoveries)
-    title = words.capitalize() if len(panels) == 1 else f"{score.heading} against heads kept"
-    told = f"{score.heading} against heads kept after {words}; the numbers are in the table of all methods."
-    return Chart("accuracy" if score.name == "accuracy" else "scores", title, told, figure)
+    title = words.capitalize() if len(panels) == 1 else f"{score.heading} against {_axis(rows)}"
+    told = f"{score.heading} against {_axis(rows)} after {words}; the numbers are in the table of all methods."
+    return Chart(score.name if score.name in ("accuracy", "divergence") else "scores", title, told, figure)
+
+
+def _axis(rows: Sequence[Row]) -> str:
+    return "% of the work left" if rows[0].planned else "heads kept"
 
 
 def _finite(ends: Iterable[float]) -> list[float]:
@@ -86,8 +90,8 @@ def _finite(ends: Iterable[float]) -> list[float]:
     return [end for end in ends if math.isfinite(end)] or [0.0]
 
 
-def _apart(counts: Sequence[int]) -> list[int]:
-    """Numbers of heads, from the highest down, whose names do not cover each other on an axis."""
+def _apart(counts: Sequence[float]) -> list[float]:
+    """Sizes, from the highest down, whose names do not cover each other on an axis."""
     shown = [counts[0]]
     for count in counts[1:]:
         if shown[-1] - count > 0.08 * (counts[0] - counts[-1]):
@@ -97,7 +101,7 @@ def _apart(counts: Sequence[int]) -> list[int]:
 
 @styled
 def difference(rows: Sequence[Row], recovery: str) -> Chart:
-    """Each way's difference from CAHP with its interval, after one recovery.
+    """Each way's difference from the reference with its interval, after one recovery.
 
     Args:
         rows: All rows of the comparison that have a difference; they give the scale.
@@ -106,14 +110,17 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     methods = methods_of(rows)
     mine = [row for row in rows if row.recover == recovery]
     score, scale = rows[0].score, rows[0].score.scale
-    counts = counts_of(mine)
+    counts = sizes_of(mine)
     figure, (axes,) = new_figure(62 + 18 * (len(mine) + 2 * len(counts)))
     axes.axvline(0, color=style.KEPT, lw=2)
     names: dict[float, str] = {}
+    heads: list[float] = []
     line = 0.0
     for count in counts:
-        names[line] = f"{count} heads"
-        entries = sorted((row for row in mine if row.num_heads == count), key=lambda row: -row.gain(row.difference))
+        entries = [row for row in mine if row.size == count]
+        names[line] = entries[0].at
+        heads.append(line)
+        entries = sorted(entries, key=lambda row: -row.gain(row.difference))
         for row in entries:
             line += 1
             names[line] = short(row.method)
@@ -125,15 +132,15 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
         line += 1.6
     axes.set_ylim(line - 1, -0.8)
     axes.set_yticks(list(names), list(names.values()))
-    for label in axes.get_yticklabels():
-        label.set(color=style.INK, weight="bold" if label.get_text().endswith(" heads") else "normal")
+    for place, label in zip(names, axes.get_yticklabels(), strict=True):
+        label.set(color=style.INK, weight="bold" if place in heads else "normal")
     ends = _finite(scale * end for row in rows for end in row.interval or ())
     pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
     axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
-    axes.set_xlabel("percentage points against cahp" if score.percent else f"{short(score.title, 30)} against cahp")
+    axes.set_xlabel("percentage points" if score.percent else short(score.title, 30))
     axes.grid(axis="x")
-    told = f"Difference from cahp after {named(recovery)}; the numbers are in the table of all methods."
+    told = f"Difference from {rows[0].reference} after {named(recovery)}; the numbers are in the table of all methods."
     return Chart("difference", named(recovery).capitalize(), told, figure)
 
 
@@ -162,23 +169,35 @@ def layers(places: Sequence[HeadPlaces], methods: Mapping[str, int]) -> Chart:
 
 
 def score_charts(rows: Sequence[Row]) -> list[Chart]:
-    """A picture of the metric for each recovery."""
-    return [scores(rows, [recovery]) for recovery in recoveries_of(rows)]
+    """A picture of the metric, and of the divergence where it was measured, for each recovery."""
+    return [scores(own, [recovery]) for own in _sides(rows) for recovery in recoveries_of(own)]
 
 
 def difference_charts(rows: Sequence[Row]) -> list[Chart]:
-    """A picture of the differences from CAHP for each recovery; none where CAHP was not run."""
-    told = [row for row in rows if row.interval is not None and row.method != DENSE]
-    return [difference(told, recovery) for recovery in recoveries_of(told)]
+    """A picture of the differences from the reference for each recovery; none where it was not run."""
+    found = []
+    for own in _sides(rows):
+        told = [row for row in own if row.interval is not None and row.method != DENSE]
+        found += [difference(told, recovery) for recovery in recoveries_of(told)]
+    return found
+
+
+def _sides(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """The rows by their metric, and by the divergence of those that have one."""
+    far = by_divergence([row for row in rows if row.method != DENSE])
+    return [rows, far] if far else [rows]
 
 
 def layer_charts(places: Sequence[HeadPlaces], rows: Sequence[Row]) -> list[Chart]:
     """A picture of the heads in each layer for each number of heads."""
     methods = methods_of(rows)
-    return [layers([one for one in places if one.num_heads == count], methods) for count in counts_of(rows)]
+    return [layers([one for one in places if one.num_heads == count], methods) for count in sizes_of(rows)]
 
 
 def save_scores(comparison: Comparison, folder: str | os.PathLike[str]) -> Path:
-    """Draws a comparison's metric, a panel a recovery, as ``accuracy.png``, or ``scores.png`` for another metric."""
-    rows = comparison.rows()
-    return scores(rows, recoveries_of(rows)).save(Path(folder))
+    """Draws a comparison's metric, a panel a recovery, as ``accuracy.png``, or ``scores.png`` for another metric.
+
+    Divergences, where they were measured, are drawn as ``divergence.png``.
+    """
+    *_, place = [scores(own, recoveries_of(own)).save(Path(folder)) for own in reversed(_sides(comparison.rows()))]
+    return place

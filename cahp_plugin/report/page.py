@@ -19,7 +19,7 @@ from cahp_plugin.prune import Stage
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import CONTROL
 from cahp_plugin.report.commands import commands
-from cahp_plugin.report.compared import best_of, counts_of, dense_of, methods_of, named, place_of
+from cahp_plugin.report.compared import best_of, dense_of, methods_of, named, place_of, sizes_of
 from cahp_plugin.report.comparison import difference_charts, layer_charts, score_charts
 from cahp_plugin.report.contents import Contents, read_folder
 from cahp_plugin.report.plan import plan_charts
@@ -99,7 +99,7 @@ def environment() -> Environment:
 
     found = Environment(loader=FileSystemLoader(style.FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     helpers = (
-        score_charts, best_of, changes, commands, counts_of, dense_of, difference_charts, graphs, latency_charts,
+        score_charts, best_of, changes, commands, sizes_of, dense_of, difference_charts, graphs, latency_charts,
         layer_charts, method_tables, methods_of, named, numeric_columns, percent, plan_charts,
         selection_charts, settings, shown,
     )  # fmt: skip

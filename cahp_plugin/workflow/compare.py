@@ -1,4 +1,4 @@
-"""Runs every way of choosing heads at every number of heads, with every recovery and seed."""
+"""Runs every way of choosing heads, or every planner, at every size, with every recovery and seed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
-from cahp_plugin.compare.runs import Run, RunLog, run_of
-from cahp_plugin.compare.summary import STRUCTURE_NAME, Comparison, read_knee
+from cahp_plugin.compare.rows import DENSE
+from cahp_plugin.compare.runs import Key, Run, RunLog, run_of
+from cahp_plugin.compare.summary import OWN, STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.errors import ConfigError, PruningError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import read_inputs
 from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.observe.streams import layer_tokens
+from cahp_plugin.planners import PLANNERS
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import CAHPImportance, CAHPPruner
 from cahp_plugin.recover import RecoveryMethod, RecoverySettings, prune_and_repair
@@ -33,10 +36,11 @@ from cahp_plugin.report import write_folder_page
 from cahp_plugin.selectors import View, default_selectors, make_selector, selectors
 from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Evaluation, Examples, Options, encode_sets, evaluate, task_of, with_targets
-from cahp_plugin.units import attention_layers, kept_state
+from cahp_plugin.units import attention_layers, kept_state, prunable_layers
 from cahp_plugin.units.counts import HeadUnits
 from cahp_plugin.units.state import call_options, fingerprint_of_model
 from cahp_plugin.workflow.choose import Chooser
+from cahp_plugin.workflow.planned import Planned, wanted_of
 
 logger = logging.get_logger(__name__)
 
@@ -52,9 +56,12 @@ def compare_methods(
     validation: Any = None,
     output_dir: str | os.PathLike[str],
     methods: Sequence[str] | None = None,
-    heads: Sequence[int | float] = (0.5, 0.25),
+    heads: Sequence[int | float] | None = None,
+    planners: Sequence[str] | None = None,
+    macs: Sequence[float] | None = None,
+    sequence_length: int = 128,
     seeds: Sequence[int] = (0, 1, 2),
-    recoveries: Sequence[str] = ("none", "least-squares"),
+    recoveries: Sequence[str] | None = None,
     config: CAHPConfig | None = None,
     recovery: RecoverySettings | None = None,
     gate_epochs: float = 1.0,
@@ -64,7 +71,7 @@ def compare_methods(
     label_column: str | None = None,
     max_length: int | None = None,
 ) -> Comparison:
-    """Compares ways of choosing heads: the same number of heads, the same recovery, the same seeds.
+    """Compares ways of choosing heads, or planners under a budget: the same size, the same recovery, the same seeds.
 
     Every run is a line of ``runs.jsonl``; runs that are there are not repeated, so the same call goes on after a kill.
     At the end ``report.html`` shows all runs of the folder.
@@ -86,10 +93,16 @@ def compare_methods(
             then the best on these, with its metric on the test set.
         output_dir: Folder of the runs.
         methods: Names of :func:`cahp_plugin.selectors.selectors`; its defaults without.
-        heads: Numbers of heads, each a count or a share in (0, 1).
-        seeds: Seeds.
+        heads: Numbers of heads, each a count or a share in (0, 1); without it .5 and .25.
+        planners: Names of :data:`cahp_plugin.planners.PLANNERS`, in place of ``methods``; all without.
+        macs: Shares in (0, 1] of the layers' multiply-accumulates that may stay, in place of ``heads``: planners are
+            compared then, also by the divergence of the outputs from the dense model's.
+        sequence_length: Tokens an example, for multiply-accumulates.
+        seeds: Seeds; of planners, also of the calibration examples that are drawn.
         recoveries: ``"none"``, ``"bias"``, ``"least-squares"``, ``"finetune"``, ``"distill"``, or the
-            last two after the repair: ``"least-squares+finetune"``, ``"least-squares+distill"``.
+            last two after the repair: ``"least-squares+finetune"``, ``"least-squares+distill"``. Of planners also
+            ``"own"``: each planner's own repair, where it has one. Without it ``"none"`` and ``"least-squares"``, of
+            planners ``"least-squares"`` and ``"own"``.
         config: Settings of CAHP and of the observation.
         recovery: Settings of the recoveries; its ``method`` is not looked at.
         gate_epochs: Passes over the training set for methods that train gates (``"voita"``, ``"dsp"``).
@@ -113,12 +126,26 @@ def compare_methods(
     does = task_of(model, task)
     config = resolved(CAHPConfig() if config is None else config, does)
     recovery = RecoverySettings() if recovery is None else recovery
+    if macs is not None:
+        if methods is not None or heads is not None or knee:
+            raise ConfigError("`macs` compares planners: leave out `methods`, `heads` and `knee`.")
+        planners = tuple(PLANNERS) if planners is None else planners
+        recoveries = ("least-squares", OWN) if recoveries is None else recoveries
+        _check_names("planners", planners, tuple(PLANNERS))
+        _check_names("recoveries", recoveries, (*get_args(RecoveryMethod), OWN))
+        for share in macs:
+            Budget(macs=share, sequence_length=sequence_length)  # it is one
+    elif planners is not None:
+        raise ConfigError("`planners` are compared under budgets: name some, such as `--macs 0.6 0.4`.")
     methods = default_selectors() if methods is None else methods
+    heads = (0.5, 0.25) if heads is None else heads
+    recoveries = ("none", "least-squares") if recoveries is None else recoveries
     _check_names("methods", methods, tuple(selectors()))
-    _check_names("recoveries", recoveries, get_args(RecoveryMethod))
+    if macs is None:
+        _check_names("recoveries", recoveries, get_args(RecoveryMethod))
     if not gate_epochs > 0:
         raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
-    ways = {name: make_selector(name, epochs=gate_epochs) for name in methods}
+    ways = {name: make_selector(name, epochs=gate_epochs) for name in methods} if macs is None else {}
     if knee and not (CONDITIONINGS[config.conditioning].classes and config.clustering != "louvain"):
         raise ConfigError(
             "The knee under noise takes a class separation and a clustering with a knee: conditioning 'label' or "
@@ -127,8 +154,8 @@ def compare_methods(
     units = HeadUnits.of(attention_layers(model), config.min_heads_per_layer)
     present = units.num_heads
     counts = list(dict.fromkeys(units.count(asked) * units.group_size for asked in heads))
-    if not counts or not seeds:
-        raise ConfigError("`heads` and `seeds` must hold at least one number each.")
+    if not (counts if macs is None else macs) or not seeds:
+        raise ConfigError(f"`{'heads' if macs is None else 'macs'}` and `seeds` must hold at least one number each.")
     here = processes()
     if here.device is not None:
         model.to(here.device)
@@ -155,26 +182,41 @@ def compare_methods(
         view.check(way)
     _check_activations(model, evaluated)
     dense = ("dense", present, 0, "none")
-    wanted = [
+    wanted: list[Key] = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
+    if macs is not None and planners is not None:
+        wanted = wanted_of(planners, macs, seeds, recoveries)
     setup = _setup(model, examples, evaluated, validated, config, recovery, gate_epochs)
     setup |= {"task": does.name, "metric": metric}
+    setup |= {} if macs is None else {"budget": {"sequence_length": sequence_length}}
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
-    here.check_same({**setup, "methods": list(methods), "heads": counts, "seeds": list(seeds), "recover": recoveries})
+    here.check_same({**setup, "wanted": wanted})
     log = here.share(lambda: RunLog(output_dir, setup))
+    folder = Path(output_dir)
+    planned = None if macs is None else Planned(model, examples, evaluated, folder, config, recovery, sequence_length)
 
-    def run(key: tuple[str, int, int, str], model: Any, seconds: dict[str, float]) -> Run:
+    def run(key: Key, model: Any, seconds: dict[str, float]) -> Run:
         start = time.perf_counter()
         evaluation = measured(model, evaluated)
         seconds = seconds and seconds | {"evaluate": time.perf_counter() - start}
+        method, size, seed, how = key
+        layers = attention_layers(model)
+        under: dict[str, Any] = {}
+        if planned is not None and method != DENSE:
+            neurons = {str(own.index): len(own.present) for own in prunable_layers(model) if own.noun == "neurons"}
+            under = {"macs": size / 100, "neurons": neurons, "divergences": planned.divergences(model)}
         return run_of(
-            key,
+            method,
+            sum(len(layer.heads) for layer in layers),
+            seed,
+            how,
             evaluation,
-            kept={str(layer.index): list(layer.heads) for layer in attention_layers(model)},
+            kept={str(layer.index): list(layer.heads) for layer in layers},
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             seconds={name: round(value, 2) for name, value in seconds.items()},
             validation=None if validated is None else measured(model, validated).score.value,
+            **under,
         )
 
     if dense not in log.runs:
@@ -185,11 +227,16 @@ def compare_methods(
     inputs = {name: value for name, value in evaluated.batch([0]).items() if name != "labels"}
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         key = (method, count, seed, how)
-        kept, choosing = chooser.choose(method, count, seed)
+        if planned is not None:
+            made = planned.make(method, count / 100, seed, how, own=OWN in recoveries)
+            if made is not None:
+                _add(log, run(key, made[0], {"choose": made[1], "recover": made[2]}))
+            continue
+        kept, choosing = chooser.choose(method, int(count), seed)
         twin = log.twin({str(layer): list(heads) for layer, heads in kept.heads.items()}) if how == "none" else None
         if twin is not None:
             seconds = twin.seconds | {"choose": round(choosing, 2), "recover": 0.0}
-            _add(log, dataclasses.replace(twin, method=method, num_heads=count, seed=seed, seconds=seconds))
+            _add(log, dataclasses.replace(twin, method=method, num_heads=int(count), seed=seed, seconds=seconds))
             continue
         pruned = copy.deepcopy(model)
         if count < present:
@@ -202,8 +249,8 @@ def compare_methods(
         _add(log, run(key, pruned, {"choose": choosing, "recover": time.perf_counter() - cut}))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
-    folder = Path(output_dir)
-    comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None)
+    missed = () if planned is None else tuple(planned.missed)
+    comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None, missed=missed)
     everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
     here.share(lambda: _write_structure(everything))
     here.share(lambda: write_folder_page(folder))
@@ -236,10 +283,12 @@ def _knee(folder: Path, view: View, seeds: Sequence[int]) -> KneeTable:
 def _write_structure(comparison: Comparison) -> None:
     """Writes where the heads are; a knee table of an earlier call stays."""
     known = comparison.knee or read_knee(comparison.output)
-    values = {
+    values: dict[str, Any] = {
         "structure": [dataclasses.asdict(place) for place in comparison.structure()],
         "knee": None if known is None else known.to_dict(),
     }
+    if comparison.planned:
+        values = {"structure": [], "knee": None, "missed": [list(entry) for entry in comparison.missed]}
     write_text(comparison.output / STRUCTURE_NAME, json.dumps(values, indent=2) + "\n")
 
 

@@ -1,0 +1,167 @@
+"""Models that planners make for a comparison: chosen once for each share and seed, whatever recoveries follow."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from cahp_plugin.compare.summary import OWN
+from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
+from cahp_plugin.cost.budget import Budget
+from cahp_plugin.errors import BudgetError, CheckpointError
+from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.streams import apart, calibration_batches
+from cahp_plugin.plan.compared import compared_of
+from cahp_plugin.plan.knapsack import Array
+from cahp_plugin.plan.making import EVERY, RIDGE
+from cahp_plugin.plan.plan import PLAN_NAME, Plan
+from cahp_plugin.plan.trials import Reference
+from cahp_plugin.planners import PLANNERS, make_planner
+from cahp_plugin.planners.base import Job, Proposal
+from cahp_plugin.processes import processes
+from cahp_plugin.recover import recover_least_squares
+from cahp_plugin.recover.pruned import pruned_copy
+from cahp_plugin.recover.settings import repair, train_again
+from cahp_plugin.recover.state import at_rest
+from cahp_plugin.tasks import Examples
+from cahp_plugin.workflow.budget import calibration_of, check_plan, make_plan
+
+logger = logging.get_logger(__name__)
+
+
+class Planned:
+    """Models under budgets, each made by a planner from the calibration examples of a seed.
+
+    Plans are kept in the comparison's folder, below ``plans``.
+
+    Args:
+        model: The dense model; unchanged.
+        train: The training set.
+        test: What outputs are compared on.
+        folder: Folder of the comparison.
+        config: Settings of CAHP, for its order.
+        recovery: Number of calibration examples, and the settings of the recoveries.
+        sequence_length: Tokens an example, for costs.
+
+    Attributes:
+        missed: Planner, share, and why it could not be reached.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        train: Examples,
+        test: Examples,
+        folder: Path,
+        config: CAHPConfig,
+        recovery: RecoverySettings,
+        sequence_length: int,
+    ) -> None:
+        self._model, self._train, self._folder = model, train, folder
+        self._config, self._recovery, self._length = config, recovery, sequence_length
+        self._batches: dict[int, list[Batch]] = {}
+        self._plans: dict[tuple[str, int], Plan] = {}
+        self._proposed: tuple[Any, Proposal | None, float] = None, None, 0.0
+        batches = calibration_batches(test.batches(recovery.batch_size), model, len(test), labels=True)
+        self._reference = Reference(model, batches, compared_of(model))
+        self.missed: list[tuple[str, float, str]] = []
+
+    def make(self, name: str, share: float, seed: int, how: str, *, own: bool) -> tuple[Any, float, float] | None:
+        """Prunes a copy of the model, and recovers it.
+
+        Args:
+            name: Name of the planner.
+            share: Share of the layers' multiply-accumulates that may stay.
+            seed: Seed of the calibration examples and of whatever is drawn.
+            how: The recovery.
+            own: Whether the planner's own repair will be asked for at this share and seed, now or next.
+
+        Returns:
+            The model, and the seconds of choosing and of recovering; ``None`` where the share can't be reached.
+        """
+        proposal, choosing = self._propose(name, share, seed, own)
+        if proposal is None:
+            return None
+        if how == OWN:
+            return copy.deepcopy(proposal.repaired), choosing, 0.0
+        fitted, held_out = apart(self._of(seed), EVERY)
+        model = pruned_copy(self._model, proposal.kept, fitted[0])
+        start = time.perf_counter()
+        settings = dataclasses.replace(self._recovery, method=how)  # type: ignore[arg-type]  # checked before
+        if settings.closed_form == "least-squares":
+            inputs, checked = ([batch.inputs for batch in own] for own in (fitted, held_out))
+            count = sum(map(len, fitted))
+            recover_least_squares(model, self._model, inputs, num_examples=count, ridge=RIDGE, held_out=checked)
+        else:
+            repair(model, self._model, self._train, settings, seed=seed)
+        train_again(model, self._model, self._train, settings, seed=seed)
+        return model, choosing, time.perf_counter() - start
+
+    def divergences(self, model: Any) -> Array:
+        """How far a model's outputs are from the dense one's, for each test example."""
+        with at_rest(self._model, model):
+            return self._reference.divergences(model)
+
+    def _of(self, seed: int) -> list[Batch]:
+        """The calibration examples of a seed."""
+        if seed not in self._batches:
+            self._batches = {seed: calibration_of(self._model, self._train, self._recovery, seed)[0]}
+        return self._batches[seed]
+
+    def _plan(self, order: str, seed: int) -> Plan:
+        """The plan of a seed with an order of the heads; read back where an earlier call has made it."""
+        if (order, seed) not in self._plans:
+            folder = self._folder / "plans" / f"{order}-{seed}"
+            if (folder / PLAN_NAME).exists():
+                plan = Plan.load(folder)
+                try:
+                    check_plan(plan, self._model, self._of(seed))
+                except CheckpointError as error:
+                    raise CheckpointError(f"{folder} is of another set-up: {error}") from error
+            else:
+                settings, config = PlanSettings(order=order), dataclasses.replace(self._config, seed=seed)
+                progress = self._folder / f"plan-{order}-{seed}.jsonl"
+                plan = make_plan(self._model, self._of(seed), settings, config, 16, progress)
+                processes().share(lambda: plan.save(folder))
+                progress.unlink(missing_ok=True)
+            self._plans[order, seed] = plan
+        return self._plans[order, seed]
+
+    def _propose(self, name: str, share: float, seed: int, own: bool) -> tuple[Proposal | None, float]:
+        key = (name, share, seed)
+        if self._proposed[0] != key:
+            batches = self._of(seed)
+            fitted, held_out = apart(batches, EVERY)
+            budget = Budget(macs=share, sequence_length=self._length)
+            job = Job(self._model, lambda order: self._plan(order, seed), budget, fitted, held_out, seed)
+            start = time.perf_counter()
+            found: Proposal | None = None
+            try:
+                with at_rest(self._model):
+                    found = make_planner(name).propose(job, repair=own and PLANNERS[name].own_repair)
+            except BudgetError as error:
+                if (name, share, str(error)) not in self.missed:
+                    self.missed.append((name, share, str(error)))
+                    logger.warning(f"{name} can't keep {100 * share:g} % of the work: {error}.")
+            self._proposed = key, found, time.perf_counter() - start
+        return self._proposed[1:]
+
+
+def wanted_of(
+    planners: Sequence[str], shares: Sequence[float], seeds: Sequence[int], recoveries: Sequence[str]
+) -> list[tuple[str, float, int, str]]:
+    """Keys of the runs of planners; those of one choice stand together."""
+    return [
+        (name, round(100 * share, 6), seed, how)
+        for seed in seeds
+        for share in shares
+        for name in planners
+        for how in recoveries
+        if how != OWN or PLANNERS[name].own_repair
+    ]
