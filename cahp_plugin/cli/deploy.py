@@ -16,7 +16,7 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
-    prune.add_data_options(parser, required=True)
+    prune.add_data_options(parser, required=True, certify=True)
     parser.add_argument("--output", "-o", required=True, help="folder for everything")
     add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None, without=("sequence_length", "threads"))
     export.add_graph_options(parser)
@@ -38,5 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
     first = (arguments.sequence_length or [128])[0]
     options = pruning_options(arguments, sequence_length=first, threads=arguments.threads)
     options |= {"sequence_lengths": arguments.sequence_length}
-    options |= chosen(arguments, "preset", "optimize", "threads", "rounds", "warmup", "memory", *prune.DATA)
-    print_result(arguments, deploy_model(*prune.load_inputs(arguments), **options))
+    options |= chosen(arguments, *prune.DATA, *prune.CERTIFY)
+    options |= chosen(arguments, "preset", "optimize", "threads", "rounds", "warmup", "memory")
+    print_result(arguments, deploy_model(*prune.load_inputs(arguments, options), **options))
