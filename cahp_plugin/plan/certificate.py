@@ -78,9 +78,10 @@ def least_refuted(losses: Array, confidence: float) -> float:
     """The least drop from which on all are refuted, in [-1, 1], in steps of a tenth of a point; 1 where none is."""
     if not len(losses):
         return 1.0
-    drops = np.arange(math.floor(float(np.mean(losses)) / _STEP), round(1 / _STEP)) * _STEP
+    # What is lost on the examples themselves is never refuted by them.
+    drops = np.arange(math.floor(float(np.mean(losses)) / _STEP), round(1 / _STEP) + 1) * _STEP
     kept = np.flatnonzero(~refuted(losses, drops, confidence))
-    return float(drops[0] if not len(kept) else drops[kept[-1]] + _STEP if len(drops) else 1)
+    return min(1.0, float(drops[kept[-1]]) + _STEP)
 
 
 def fewest(drop: float, confidence: float) -> int | None:

@@ -92,7 +92,8 @@ class Certificate:
         sure = f"{100 * self.confidence:g} % confidence"
         what = "the int8 graph" if self.precision == INT8 else f"these {self.precision} weights"
         number = self.metric.replace("_", " ")
-        asked = f"at most {self.drop:g} points of {number} lost, with {sure}"
+        points = "point" if self.drop == 1 else "points"
+        asked = f"at most {self.drop:g} {points} of {number} lost, with {sure}"
         if self.certified:
             tighter = self.bound is not None and self.bound < self.drop
             told = [f"Certified: {asked}{f' (and {self.bound:.1f} as well)' if tighter else ''}. "
@@ -101,7 +102,7 @@ class Certificate:
             can = "nothing" if self.bound is None else f"at most {self.bound:.1f} points lost"
             told = [f"NOT certified: {asked}. What can be certified, at the same confidence: {can}."]
         grouped = f" in {self.groups:,} groups, each of which counts as one" if self.groups is not None else ""
-        less = f", after {self.dropped:,} that were in --train or --eval" if self.dropped else ""
+        less = f" ({self.dropped:,} more are in --train or --eval and were left out)" if self.dropped else ""
         told.append(
             f"Tested on {self.examples:,} examples{grouped}{less}: {self.differing:,} differ in their score, "
             f"{self.observed:.2f} points are lost. Test by betting, order drawn by seed {self.seed}; data {self.data}."
@@ -126,7 +127,8 @@ def would_do(enough: int | None, grouped: bool) -> str:
     what = "groups" if grouped else "examples"
     if enough is None:
         return f"More {what} would not help: on these as much is lost as may be, or more."
-    return f"About {enough:,} {what} like these would do."
+    rough = 10 ** max(0, len(str(enough)) - 2)
+    return f"About {-(-enough // rough) * rough:,} {what} like these would do."
 
 
 def weights_hash(folder: Path) -> str:
