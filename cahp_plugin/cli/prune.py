@@ -29,32 +29,28 @@ MODEL_HELP = "folder or Hub id of a fine-tuned model"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
-    add_data_options(parser, required=True, certify=True)
+    add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
     add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None)
 
 
-def add_data_options(parser: argparse.ArgumentParser, *, required: bool, certify: bool = False) -> None:
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """Adds the options that name the data, and those of a certificate."""
     sets = {
         "train": "training set: selects what goes and recovers the model; with a budget it needs no labels",
         "eval": "evaluation set (default: a tenth of the training set, held out; with a budget it may be left out)",
+        "certify": "with --max-drop: labelled examples that nothing else has touched. The smallest model is taken of "
+        "which they certify that no more is lost",
     }
-    if certify:
-        sets["certify"] = (
-            "with --max-drop: labelled examples that nothing else has touched. The smallest model is taken of which "
-            "they certify that no more is lost"
-        )
     group = add_data_sets(parser, DATA_HELP, sets, required=["train"] if required else ())
-    if certify:
-        group.add_argument(
-            "--confidence", type=float, default=0.95, metavar="P", help="of the certificate (default: 0.95)"
-        )
-        group.add_argument(
-            "--group-column",
-            metavar="COLUMN",
-            help="column of --certify whose values are the same for rows that belong together, which count as one",
-        )
+    group.add_argument(
+        "--confidence", type=float, default=0.95, metavar="P", help="of the certificate (default: 0.95)"
+    )
+    group.add_argument(
+        "--group-column",
+        metavar="COLUMN",
+        help="column of --certify whose values are the same for rows that belong together, which count as one",
+    )
     add_task_options(parser)
 
 

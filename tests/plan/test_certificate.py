@@ -78,7 +78,7 @@ def test_the_wealth_is_a_fair_game_at_the_limit():
 
 
 def test_one_example_by_hand():
-    """Of alpha = .2, w = .2 / 1.05: b = pdf(q) / (w sqrt(.05)) with q the normal quantile of w, at most .9 / (1 - m)."""
+    """Of alpha = .2, w = .2 / 1.05 and q is its normal quantile: b = pdf(q) / (w sqrt(.05)), at most .9 / (1 - m)."""
     m, share = 0.55, 0.2 / 1.05
     q = NormalDist().inv_cdf(share)
     stake = min(NormalDist().pdf(q) / (share * math.sqrt(0.05)), 0.9 / (1 - m))
