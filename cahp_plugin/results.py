@@ -17,6 +17,7 @@ from cahp_plugin.files import from_plain
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.prune import Stage
+from cahp_plugin.prune.certificate import Certificate
 from cahp_plugin.prune.stage import stage_rows
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
@@ -85,6 +86,7 @@ class PruneReport:
         task: What the model does, by the Hub's name of it.
         told: What was done to the data: how many texts were cut or taken apart.
         plan: What the budget led to, where there was one.
+        certificate: What it loses at most on new examples, where that was tested.
     """
 
     selection: HeadSelection
@@ -99,6 +101,7 @@ class PruneReport:
     task: str = "text-classification"
     told: tuple[str, ...] = ()
     plan: Outcome | None = None
+    certificate: Certificate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
@@ -120,6 +123,7 @@ class PruneReport:
                 json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
             ),
             "plan": None if self.plan is None else self.plan.to_dict(),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "versions": self.versions,
             "world_size": self.world_size,
         }
@@ -167,7 +171,8 @@ class PruneReport:
 
     def __str__(self) -> str:
         chosen = [str(self.selection)] if self.plan is None else self.plan.sentences()
-        lines = [*chosen, self.about(), "", format_table(self.rows()), "", format_table(self.phases())]
+        certified = [] if self.certificate is None else self.certificate.sentences()
+        lines = [*chosen, *certified, self.about(), "", format_table(self.rows()), "", format_table(self.phases())]
         if self.output is not None:
             lines += ["", f"Saved to {self.output}; reloaded copy differs by {self.reload_difference:.1e} at most."]
         lines += [f"Figure: {path}" for path in self.figures.values()]

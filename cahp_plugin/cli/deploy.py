@@ -38,5 +38,6 @@ def run(arguments: argparse.Namespace) -> None:
     first = (arguments.sequence_length or [128])[0]
     options = pruning_options(arguments, sequence_length=first, threads=arguments.threads)
     options |= {"sequence_lengths": arguments.sequence_length}
-    options |= chosen(arguments, "preset", "optimize", "threads", "rounds", "warmup", "memory", *prune.DATA)
-    print_result(arguments, deploy_model(*prune.load_inputs(arguments), **options))
+    options |= chosen(arguments, *prune.DATA, *prune.CERTIFY)
+    options |= chosen(arguments, "preset", "optimize", "threads", "rounds", "warmup", "memory")
+    print_result(arguments, deploy_model(*prune.load_inputs(arguments, options), **options))

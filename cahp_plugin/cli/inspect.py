@@ -14,6 +14,7 @@ from cahp_plugin.units.kept import KeptSet
 
 if TYPE_CHECKING:
     from cahp_plugin.prune import Stage
+    from cahp_plugin.prune.certificate import Certificate
 
 HELP = "show the kept heads and neurons, parameters and origin of a pruned checkpoint"
 DESCRIPTION = (
@@ -40,10 +41,12 @@ class Inspection:
         num_original_neurons: Feed-forward layer -> neurons before any pruning; empty where none were removed.
         kept: The heads and neurons that are there, by their original indices.
         linear_shapes: Path -> ``(out_features, in_features)`` of the linear layers that were narrowed as well.
-        parameters: Number of parameters in the safetensors files.
+        parameters: Number of parameters in the safetensors files; ``None`` of graphs.
         mebibytes: Size of those files, MiB.
         note: How the number of heads came about, from ``selection.json`` where it is there.
         stages: Scores and parameters of each stage, from the report where it is there.
+        certificate: What was certified, where that is on record.
+        certified: What is to be said of it: that it is of other weights, or what it says.
     """
 
     folder: str
@@ -53,15 +56,18 @@ class Inspection:
     num_original_neurons: dict[int, int]
     kept: KeptSet
     linear_shapes: dict[str, tuple[int, int]]
-    parameters: int
+    parameters: int | None
     mebibytes: float
     note: str | None
     stages: tuple[Stage, ...]
+    certificate: Certificate | None = None
+    certified: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the inspection as plain JSON values."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"kept": dict(self.kept.heads), "kept_neurons": self.kept.to_dict()["neurons"]}
+        values |= {"certificate": self.certificate and self.certificate.to_dict(), "certified": list(self.certified)}
         return values | {"stages": [stage.to_dict() for stage in self.stages]}
 
     def __str__(self) -> str:
@@ -69,8 +75,9 @@ class Inspection:
         count = self.kept.num_heads
         lines = [
             f"{self.folder}: {self.architecture}, pruned by cahp-plugin {self.version}",
-            f"{count} of {total} heads kept ({100 * count / total:.1f} %), {self.parameters:,} parameters, "
-            f"{self.mebibytes:.1f} MiB",
+            f"{count} of {total} heads kept ({100 * count / total:.1f} %), "
+            + ("" if self.parameters is None else f"{self.parameters:,} parameters, ")
+            + f"{self.mebibytes:.1f} MiB",
         ]
         for layer, heads in self.kept.heads.items():
             cells = "".join("#" if head in heads else "." for head in range(self.num_original_heads[layer]))
@@ -90,6 +97,7 @@ class Inspection:
             lines += [f"  {path.ljust(width)}  {out} x {into}" for path, (out, into) in self.linear_shapes.items()]
         if self.note:
             lines.append(self.note)
+        lines += self.certified
         for stage in self.stages:
             told = [str(score) for score in stage.scores]
             told += [f"loss {stage.loss:.3f}"] if stage.loss is not None else []
@@ -109,6 +117,7 @@ def inspect_folder(folder: Path) -> Inspection:
 
     from cahp_plugin.files import load, read_json
     from cahp_plugin.prune import Stage
+    from cahp_plugin.prune.certificate import read_certificate, told_of
     from cahp_plugin.prune.widths import linear_shapes
     from cahp_plugin.units.record import RECORD_KEY, head_entries, kept_set, neuron_entries
 
@@ -120,9 +129,9 @@ def inspect_folder(folder: Path) -> Inspection:
             f"{folder} is not a checkpoint that cahp-plugin pruned: config.json has no `{RECORD_KEY}`."
         )
     entries = head_entries(config)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} has no .safetensors file.")
+    files, graphs = sorted(folder.glob("*.safetensors")), sorted(folder.glob("*.onnx"))
+    if not files and not graphs:
+        raise CheckpointError(f"{folder} has no .safetensors file, and no graph (.onnx).")
     parameters = 0
     for file in files:
         try:
@@ -131,6 +140,10 @@ def inspect_folder(folder: Path) -> Inspection:
                     parameters += math.prod(tensors.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{file} can't be read: {error}. It may be cut off; copy it again.") from error
+    try:
+        certificate = read_certificate(folder)
+    except CheckpointError:  # which `told_of` says
+        certificate = None
     stages = load(
         folder / "cahp_report.json",
         lambda values: tuple(Stage.from_dict(stage) for stage in values.get("stages", ())),
@@ -143,10 +156,12 @@ def inspect_folder(folder: Path) -> Inspection:
         num_original_neurons={layer: entry.num_neurons for layer, entry in neuron_entries(config).items()},
         kept=kept_set(config),
         linear_shapes=linear_shapes(config),
-        parameters=parameters,
-        mebibytes=sum(file.stat().st_size for file in files) / 2**20,
+        parameters=parameters if files else None,
+        mebibytes=sum(file.stat().st_size for file in files or graphs) / 2**20,
         note=(read_json(folder / "selection.json") or {}).get("note"),
         stages=stages or (),
+        certificate=certificate,
+        certified=tuple(told_of(folder)),
     )
 
 

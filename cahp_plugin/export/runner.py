@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,17 @@ import torch
 from torch import Tensor
 
 from cahp_plugin.export.parts import DECODER, ENCODER, MODEL, feed
-from cahp_plugin.export.session import run_session
+from cahp_plugin.export.session import graph_files, open_sessions, run_session
+from cahp_plugin.prune.checkpoint import load_config
+
+
+def open_graphs(folder: Path) -> GraphRunner:
+    """The exported model in a folder.
+
+    Raises:
+        ExportError: onnxruntime refuses it.
+    """
+    return GraphRunner(open_sessions(graph_files(folder)), load_config(folder))
 
 
 class GraphRunner:

@@ -19,6 +19,7 @@ from cahp_plugin.export.session import graph_files, open_sessions, recorded_pres
 from cahp_plugin.export.tasks import exported_model, task_named, task_of
 from cahp_plugin.observe.inputs import random_inputs
 from cahp_plugin.prune import load_pruned
+from cahp_plugin.prune.certificate import CERTIFICATE_KEY
 from cahp_plugin.prune.checkpoint import load_config, untrained_model
 from cahp_plugin.tasks import TASKS, Task
 from cahp_plugin.tasks.processors import load_tokenizer
@@ -158,6 +159,8 @@ def open_source(source: Any, task: str | None = None) -> Source:
         config.architectures = [type(shape).__name__]
         parts, longest = parts_of(shape, found), max_positions(shape)
         generation_config = copy.deepcopy(getattr(shape, "generation_config", None))
+    if vars(config).pop(CERTIFICATE_KEY, None) is not None:
+        logger.warning("The certificate of the model is of its weights alone: what is exported of it carries none.")
     layers = attention_layers(shape)
     return Source(
         found,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,16 @@ logger = logging.get_logger(__name__)
 _NEAR, _WITHIN, _CORRECTIONS = 0.015, 0.03, 2
 #: Shares of the layers' work that ``max_drop`` chooses among.
 _SHARES = tuple(number / 100 for number in range(99, 0, -1))
+#: Shares that are certified one after the other, until one is not.
+_STEPS = tuple(number / 100 for number in range(95, 0, -5))
 
 #: ``speed(sizes)``: the whole model of these sizes against the dense one, measured.
 Measure = Callable[[Sequence[int]], Speed]
 #: ``drop(model)``: points that a model loses on the evaluation set, with the interval.
 Lost = Callable[[Any], tuple[float, float | None, float | None]]
+#: ``walk(steps, repaired)``: the last of some models, from large to small, that is certified. Each is the share of the
+#: layers' work that is left and the sizes, from which ``repaired`` makes it.
+Walk = Callable[[Sequence[tuple[float, tuple[int, ...]]], Callable[[Sequence[int]], AbstractContextManager[Any]]], int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +67,15 @@ class SizeChooser:
     def __init__(self, plan: Plan, budget: Budget, settings: PlanSettings, trials: Trials) -> None:
         self._plan, self._budget, self._settings, self._trials = plan, budget, settings, trials
 
-    def choose(self, clocks: Clocks | None = None, lost: Lost | None = None) -> tuple[KeptSet, Outcome]:
+    def choose(
+        self, clocks: Clocks | None = None, lost: Lost | None = None, walk: Walk | None = None
+    ) -> tuple[KeptSet, Outcome]:
         """The units to keep, and what is known of them.
 
         Args:
             clocks: Measured times, for a budget of time.
             lost: Measures the drop, for ``max_drop``.
+            walk: Certifies models down to the one that the drop allows, for ``max_drop``.
 
         Raises:
             ConfigError: The budget is below the smallest model.
@@ -78,7 +87,7 @@ class SizeChooser:
             return self._by_time(clocks)
         if name == "max_drop":
             assert lost is not None
-            return self._by_drop(lost, value)
+            return self._by_drop(lost, value, walk)
         costs = self._plan.costs(name, self._budget)
         capacity = value * sum(float(own[0]) for own in costs)
         refined = self._refined(costs, capacity)
@@ -140,8 +149,11 @@ class SizeChooser:
             logger.warning(f"Asked for: {self._budget}. It came no nearer in {_CORRECTIONS} corrections than {found}.")
         return self._outcome(sizes, refined, speed=found)
 
-    def _by_drop(self, lost: Lost, limit: float) -> tuple[KeptSet, Outcome]:
-        """The smallest model that loses no more, by bisection: the smaller a model, the more it loses."""
+    def _by_drop(self, lost: Lost, limit: float, walk: Walk | None) -> tuple[KeptSet, Outcome]:
+        """The smallest model that loses no more, by bisection: the smaller a model, the more it loses.
+
+        With a walk, the smallest that is certified as well: the shares on the way there are fixed before it begins.
+        """
         costs = self._plan.costs("macs", self._budget)
         whole = sum(float(own[0]) for own in costs)
         drops: list[Drop] = []
@@ -167,20 +179,26 @@ class SizeChooser:
                 "repair (`--recover least-squares+finetune` with a budget for `macs`)."
             )
         chosen = next(drop for drop in drops if drop.macs == shares[low])
-        refined = self._refined(costs, shares[low] * whole)
+        refined: Refined | None = self._refined(costs, shares[low] * whole)
         sizes = self._solve(costs, shares[low] * whole)
-        if refined.sizes != sizes:
+        if refined is not None and refined.sizes != sizes:
             with self._trials.repaired(refined.sizes) as model:
                 other = Drop(*lost(model), shares[low])
             if other.value <= limit:
                 sizes, chosen = refined.sizes, other
+        if walk is not None:
+            larger = [share for share in _STEPS if share > chosen.macs]
+            steps = [*((share, self._solve(costs, share * whole)) for share in larger), (chosen.macs, sizes)]
+            share, sizes = steps[walk(steps, self._trials.repaired)]
+            if share != chosen.macs:
+                refined, chosen = None, next((drop for drop in drops if drop.macs == share), None) or tried(share)
         drops = [drop for drop in drops if drop is not chosen] + [chosen]
         return self._outcome(sizes, refined, drops=tuple(drops))
 
     def _outcome(
         self,
         sizes: Sequence[int],
-        refined: Refined,
+        refined: Refined | None,
         *,
         speed: Speed | None = None,
         drops: tuple[Drop, ...] = (),

@@ -18,7 +18,7 @@ from cahp_plugin.observe.walk import MEMORY
 from cahp_plugin.plan.compared import Compared
 from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.plan import Plan
-from cahp_plugin.prune.surgery import shrink_layer
+from cahp_plugin.prune.surgery import record_cut, shrink_layer
 from cahp_plugin.recover.refit import least_squares, refit
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.units import prunable_layers
@@ -87,7 +87,7 @@ class Trials:
 
     @contextlib.contextmanager
     def repaired(self, sizes: Sequence[int]) -> Iterator[Any]:
-        """A copy of the model with these sizes, repaired; its config does not say what it lacks."""
+        """A copy of the model with these sizes, repaired."""
         with at_rest(self.model):
             model = copy.deepcopy(self.model)
             dense = {layer.output_path: layer for layer in prunable_layers(self.model)}
@@ -102,6 +102,8 @@ class Trials:
                 pairs.append((left, dense[layer.path]))
             for _ in refit(model, self.model, pairs, self._fitted, least_squares(self.plan.ridge)) if pairs else ():
                 pass
+            if pairs:
+                record_cut(self.model, model.config, [left for left, _ in pairs])
             yield model
 
     def divergences(self, sizes: Sequence[int]) -> Array:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from cahp_plugin.errors import CAHPError, CheckpointError, ConfigError, UnsupportedModelError
+from cahp_plugin.prune.certificate import trouble
 from cahp_plugin.prune.checkpoint import HUB_ARGUMENTS, check_attention, load_config, model_class, shrinking
 from cahp_plugin.prune.weights import check_weight_files, require_weights
 from cahp_plugin.units import kept_set
@@ -37,7 +38,8 @@ def load_pruned(
     The model is built from its config, shrunk to its map of heads and its recorded widths, and then filled by
     ``from_pretrained``: what that does (``device_map``, ``attn_implementation``, sharded files, Hub ids) works here
     too. It is exact. A pruned model that ``model.save_pretrained`` or ``model.push_to_hub`` wrote loads as well. No
-    code and no pickle that comes with a pruned checkpoint is run.
+    code and no pickle that comes with a pruned checkpoint is run. Where a folder has a certificate of other weights, a
+    warning says so.
 
     Args:
         path: Folder or Hub id. A checkpoint without a map is loaded plainly.
@@ -86,6 +88,9 @@ def load_pruned(
         raise CheckpointError(f"{name} can't be loaded: {_first_lines(error)} {_advice(name, kwargs)}") from error
     model.__class__ = cls
     require_weights(name, model, report, pruned=bool(kept))
+    folder = Path(name, kwargs.get("subfolder") or "")
+    if folder.is_dir() and (wrong := trouble(folder)):
+        logger.warning(f"{name}: {wrong}")
     return model if device is None else model.to(device)
 
 

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
+from cahp_plugin.prune.certificate import CERTIFICATE_KEY, trouble
 from cahp_plugin.prune.checkpoint import origin_of
 from cahp_plugin.prune.folders import replaced_folder
 from cahp_plugin.prune.hub import check_repository, upload
@@ -165,6 +166,11 @@ def write_checkpoint(
         config["pruned_heads"] = {str(layer): gone for layer, gone in plain.items()}
         if not plain:
             del config["pruned_heads"]
+        write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if wrong := trouble(folder):
+        logger.warning(f"{wrong} It is left out.")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        del config[CERTIFICATE_KEY]
         write_text(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -68,8 +68,19 @@ def _adapt_all(model: Any, layer: AttentionLayer, kept: Sequence[int]) -> None:
                 _adapt(other, spec.narrow, other.heads)
 
 
-def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLayer]) -> None:
-    """Writes the units that layers have into the model's map, which names all attention layers.
+def record_cut(dense: Any, config: Any, layers: Sequence[PrunableLayer]) -> None:
+    """Writes the map of a copy of a model, some of whose layers :func:`shrink_layer` has cut, into the copy's config.
+
+    Args:
+        dense: The model, which is whole.
+        config: The copy's config.
+        layers: The layers that were cut, with the units that they have left.
+    """
+    _record(dense, recorded_heads(dense), layers, config)
+
+
+def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLayer], config: Any = None) -> None:
+    """Writes the units that layers have into the model's map, or another config's, which names all attention layers.
 
     It names the feed-forward layers once neurons have been removed, but for those that another pruner has narrowed:
     nobody knows which of their neurons are there.
@@ -83,7 +94,8 @@ def _record(model: Any, heads: dict[int, HeadEntry], layers: Sequence[PrunableLa
                 width = original_width(model, other)
                 if other.num_original == width or not other.present:
                     neurons[other.index] = NeuronEntry(width, other.present)
-    setattr(model.config, RECORD_KEY, make_record(getattr(model.config, RECORD_KEY, None), heads, neurons))
+    record = make_record(getattr(model.config, RECORD_KEY, None), heads, neurons)
+    setattr(model.config if config is None else config, RECORD_KEY, record)
 
 
 def recorded_heads(model: Any) -> dict[int, HeadEntry]:

@@ -18,6 +18,7 @@ from cahp_plugin.files import checked, from_plain, load, read_json
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.latency.report import LATENCY_NAME
 from cahp_plugin.plan.outcome import Outcome
+from cahp_plugin.prune.certificate import told_of
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.results import DEPLOY_NAME, PRUNE_NAME, DeployReport, PruneReport, bare_selection
 from cahp_plugin.selectors.cahp.selection import HeadSelection
@@ -39,6 +40,7 @@ class Contents:
         latency: Measured times.
         exports: Name -> export to ONNX.
         deployed: Whether ``cahp deploy`` made it, all in one.
+        certified: What is to be said of its certificate; nothing without one.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Contents:
     latency: LatencyReport | None = None
     exports: Mapping[str, ExportReport] = dataclasses.field(default_factory=dict)
     deployed: bool = False
+    certified: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Outcome | None:
@@ -111,7 +114,7 @@ def read_folder(folder: Path) -> Contents:
             "selection.json, cahp_report.json), a comparison with finished runs (runs.jsonl), latency.json, "
             "cahp_export.json and cahp_deploy.json."
         )
-    return contents
+    return dataclasses.replace(contents, certified=tuple(told_of(folder / "pruned-int8" if deployed else folder)))
 
 
 def _kept_by(config: dict[str, Any]) -> HeadSelection | None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ Collate = Callable[[list[Any]], dict[str, Any]]
 
 #: Numbers that the outputs of a batch may hold: 256 MiB in fp32. Logits of a vocabulary fill the memory otherwise.
 _LARGEST_OUTPUT = 2**26
+#: What an example holds that its model does not see.
+_UNSEEN = ("labels", "row", "offsets")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +144,14 @@ class Examples:
             digest.update(json.dumps(told, default=_text_of, sort_keys=not plain).encode())
         return digest.hexdigest()[:16]
 
+    def input_hashes(self) -> list[str]:
+        """SHA-256 of what the model sees of each example: all but labels; images and recordings by what they hold."""
+        found = []
+        for row in self.encoded.with_format(None):
+            told = {name: _content(value) for name, value in row.items() if name not in _UNSEEN}
+            found.append(hashlib.sha256(json.dumps(told, default=_text_of, sort_keys=True).encode()).hexdigest())
+        return found
+
 
 class _Batches(torch.utils.data.Dataset[Any]):
     """A batch for each list of indices."""
@@ -166,6 +177,14 @@ class _Groups:
 
     def __len__(self) -> int:
         return sum(1 for _ in self._examples.groups(range(len(self._examples)), self._batch_size))
+
+
+def _content(value: Any) -> Any:
+    """The bytes of an image or a recording that is told by its file; others as they are."""
+    path = value.get("path") if isinstance(value, Mapping) else None
+    if path is None or value.get("bytes") is not None:
+        return value.get("bytes") if isinstance(value, Mapping) and "bytes" in value else value
+    return Path(path).read_bytes() if Path(path).is_file() else value
 
 
 def _text_of(value: Any) -> str:

@@ -23,7 +23,7 @@ from cahp_plugin.export import export_pruned
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.inputs import fixed_length
 from cahp_plugin.observe.streams import apart, calibration_batches
-from cahp_plugin.plan.choosing import Clocks, Lost, SizeChooser
+from cahp_plugin.plan.choosing import Clocks, Lost, SizeChooser, Walk
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.plan.making import EVERY, RIDGE, plan_pruning
 from cahp_plugin.plan.outcome import Outcome
@@ -152,6 +152,7 @@ def choose_under(
     lengths: Sequence[int],
     graphs: Mapping[str, Any] = MappingProxyType({}),
     progress: Path | None = None,
+    walk: Walk | None = None,
 ) -> Chosen:
     """Chooses what stays of a model under a budget; the model is left as it is.
 
@@ -169,6 +170,7 @@ def choose_under(
         lengths: Tokens of the evaluation examples, for ``lengths="data"``.
         graphs: Arguments of ``export_pruned`` for the graphs that are timed.
         progress: File of what was measured so far.
+        walk: Certifies models, for ``max_drop``.
 
     Raises:
         BudgetError: The budget can't be met.
@@ -193,7 +195,7 @@ def choose_under(
             return chooser.choose(clocks)
 
     if evaluate is not None and dense is not None and budget.target[0] == "max_drop":
-        kept, outcome = chooser.choose(lost=_lost(evaluate, dense))  # every process evaluates its share
+        kept, outcome = chooser.choose(lost=_lost(evaluate, dense), walk=walk)  # every process evaluates its share
     else:
         kept, outcome = processes().share(choose)
     return Chosen(kept, outcome, plan, fitted, held_out)
@@ -234,7 +236,7 @@ def _clocks(
             if how.runtime == "torch":
                 save_pruned(cut, place, model_card=False)
                 return place
-            with _without_bars():  # there is one for all
+            with without_bars():  # there is one for all
                 export_pruned(cut, place, tokenizer=processor, **graphs)
             return place
 
@@ -244,7 +246,8 @@ def _clocks(
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
+    """Shows no progress while the context is open."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

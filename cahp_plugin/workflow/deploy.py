@@ -11,18 +11,23 @@ from typing import Any
 
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
+from cahp_plugin.data import as_dataset
 from cahp_plugin.export import ExportReport, export_pruned
 from cahp_plugin.export.optimize import Optimization
 from cahp_plugin.export.quantize import Preset
+from cahp_plugin.export.runner import open_graphs
 from cahp_plugin.latency import measure_latency
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.prune import check_output_directory, replaced_folder
+from cahp_plugin.prune.certificate import CERTIFICATE_KEY, write_certificate
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report import save_latency
 from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
+from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
-from cahp_plugin.workflow.prune import prune_model, read_from
+from cahp_plugin.workflow.certify import CONFIDENCE, check_certify, open_certifier
+from cahp_plugin.workflow.prune import prune_model, read_from, write_report
 from cahp_plugin.workflow.sets import encode_job
 
 _LENGTHS = (32, 128, 512)
@@ -36,6 +41,9 @@ def deploy_model(
     config: CAHPConfig | None = None,
     *,
     budget: Budget | None = None,
+    certify: Any = None,
+    confidence: float = CONFIDENCE,
+    group_column: str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     planning: PlanSettings | None = None,
     task: str | None = None,
@@ -67,6 +75,9 @@ def deploy_model(
         config: As for :func:`cahp_plugin.prune_model`.
         budget: What the pruned model may cost, or may lose; a budget of time is met by the int8 graphs, pruned
             against dense.
+        certify: As for :func:`cahp_plugin.prune_model`; what is certified is the int8 graph.
+        confidence: As for :func:`cahp_plugin.prune_model`.
+        group_column: As for :func:`cahp_plugin.prune_model`.
         plan: As for :func:`cahp_plugin.prune_model`.
         planning: As for :func:`cahp_plugin.prune_model`.
         task: As for :func:`cahp_plugin.prune_model`.
@@ -93,12 +104,27 @@ def deploy_model(
     Raises:
         CAHPError: As ``prune_model``, ``export_pruned`` and ``measure_latency``.
     """
-    check_output_directory(output_dir, overwrite=overwrite, inputs=read_from(model, processor, train, evaluation))
+    check_certify(budget, certify, confidence, group_column)
+    inputs = read_from(model, processor, train, evaluation, certify)
+    check_output_directory(output_dir, overwrite=overwrite, inputs=inputs)
     does, device = task_of(model, task), model.device
     config = CAHPConfig() if config is None else config
     recovery = recovery or RecoverySettings("finetune" if budget is None else "least-squares")
     options = Options(text_columns, label_column, max_length)
-    sets = encode_job(train, evaluation, model, processor, does, options, recovery, config, budget=budget is not None)
+    data = None if certify is None else as_dataset(certify)
+    sets = encode_job(
+        train, evaluation, model, processor, does, options, recovery, config, budget=budget is not None, certify=data
+    )
+    int8: dict[str, Any] = {"quantize": "dynamic", "preset": preset}
+    certifier = None
+    if data is not None and budget is not None:
+        certifier = open_certifier(
+            model, data, sets, budget=budget, task=does, options=options, metric=metric, confidence=confidence,
+            group_column=group_column, seed=config.seed, batch_size=recovery.batch_size,
+            follows=[resolved(config, does), recovery, planning or PlanSettings()],
+            graphs=int8 | {"optimize": optimize}, processor=processor,
+        )  # fmt: skip
+        vars(model.config).pop(CERTIFICATE_KEY, None)  # of the model as it came
     examples = sets.evaluation and with_targets(model, sets.evaluation)
     if sequence_lengths is None and does.main_input == "input_ids":
         longest = max_positions(model) or max(_LENGTHS)
@@ -113,7 +139,6 @@ def deploy_model(
             exports[name] = dataclasses.replace(report, output=Path(output_dir) / name)
 
         # First what can fail soon: the dense model's export, and lengths that it has no positions for.
-        int8: dict[str, Any] = {"quantize": "dynamic", "preset": preset}
         export(model.cpu(), "dense", optimize=optimize)
         export(partial / "dense", "dense-int8", **int8)
         measure_latency([partial / "dense"], sequence_lengths=sequence_lengths, rounds=2, warmup=0, memory=False)
@@ -123,6 +148,7 @@ def deploy_model(
             dataclasses.replace(sets, evaluation=examples),
             config=config,
             budget=budget,
+            certify=certifier,
             plan=plan,
             planning=planning,
             graphs=int8 | {"optimize": optimize},
@@ -134,6 +160,12 @@ def deploy_model(
         )
         export(partial / "pruned", "pruned-onnx", optimize=optimize)
         export(partial / "pruned-onnx", "pruned-int8", **int8)
+        if certifier is not None and pruning.plan is not None:
+            found = certifier.certificate(open_graphs(partial / "pruned-int8"), pruning.plan.macs.layers)
+            for name in ("pruned-int8", "pruned-onnx", "pruned"):  # the first tells the others its hash
+                found = write_certificate(partial / name, found, name=f"{Path(output_dir).absolute().name}/{name}")
+            pruning = dataclasses.replace(pruning, certificate=found)
+            write_report(pruning, partial / "pruned", Path(output_dir) / "pruned", page=figures)
         latency = measure_latency(
             [partial / name for name in exports],
             sequence_lengths=sequence_lengths,

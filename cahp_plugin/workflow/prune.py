@@ -6,31 +6,24 @@ import copy
 import dataclasses
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
-from cahp_plugin.errors import CheckpointError, ConfigError, DataError, UnsupportedModelError
+from cahp_plugin.data import as_dataset
+from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.processes import processes
-from cahp_plugin.prune import (
-    CAHPImportance,
-    CAHPPruner,
-    Stage,
-    check_output_directory,
-    load_pruned,
-    replaced_folder,
-)
+from cahp_plugin.prune import check_output_directory, load_pruned, replaced_folder
+from cahp_plugin.prune.certificate import CERTIFICATE_KEY, write_certificate
 from cahp_plugin.prune.checkpoint import class_named
 from cahp_plugin.prune.folders import keep_beside
 from cahp_plugin.prune.saving import write_checkpoint
@@ -44,21 +37,19 @@ from cahp_plugin.tasks import (
     Evaluation,
     Options,
     evaluate,
-    known_task,
     metric_named,
     save_beside,
     task_of,
     with_targets,
 )
-from cahp_plugin.units import KeptSet, attention_layers, prunable_layers
-from cahp_plugin.units.kept import KINDS
-from cahp_plugin.units.state import call_options, fingerprint_of_model
+from cahp_plugin.units import attention_layers
+from cahp_plugin.units.state import fingerprint_of_model
 from cahp_plugin.workflow.budget import Chosen, calibration_of, check_plan, choose_under
+from cahp_plugin.workflow.certify import CONFIDENCE, Certifier, check_certify, open_certifier
 from cahp_plugin.workflow.sets import encode_job
+from cahp_plugin.workflow.steps import Clock, prune_to, reload_difference, stage_of
 
 logger = logging.get_logger(__name__)
-
-_RELOAD_TOLERANCE = 1e-6
 
 
 def prune_model(
@@ -69,6 +60,9 @@ def prune_model(
     config: CAHPConfig | None = None,
     *,
     budget: Budget | None = None,
+    certify: Any = None,
+    confidence: float = CONFIDENCE,
+    group_column: str | None = None,
     plan: Plan | str | os.PathLike[str] | None = None,
     planning: PlanSettings | None = None,
     task: str | None = None,
@@ -95,6 +89,11 @@ def prune_model(
         evaluation: Evaluation set with the same columns; without it, a tenth of the training set is held out.
         config: Settings of the method; of a budget, its seed, and what the selector that orders the heads looks at.
         budget: What the model may cost, or may lose.
+        certify: Examples that nothing else has touched: the smallest model is taken of which they certify that it
+            loses no more than ``max_drop``. Or a :class:`cahp_plugin.workflow.certify.Certifier`.
+        confidence: Of the certificate, in (0.5, 1).
+        group_column: Column of ``certify`` whose values are the same for rows that belong together, which count as
+            one.
         plan: A plan of this model and this training set, or its folder; made without it.
         planning: How the plan is made and bettered.
         task: Name of the task; the model's class tells it.
@@ -125,6 +124,8 @@ def prune_model(
     config = CAHPConfig() if config is None else config
     planning = PlanSettings() if planning is None else planning
     recovery = recovery or RecoverySettings("finetune" if budget is None else "least-squares")
+    if not isinstance(certify, Certifier):
+        check_certify(budget, certify, confidence, group_column)
     if budget is None and plan is not None:
         raise ConfigError("A plan is for a budget: name one, such as `--macs 0.6`.")
     plan = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
@@ -133,7 +134,7 @@ def prune_model(
     if here.device is not None:
         model.to(here.device)
     if output is not None:
-        inputs = read_from(model, processor, train, evaluation)
+        inputs = read_from(model, processor, train, evaluation, certify)
         here.share(lambda: check_output_directory(output, overwrite=overwrite, inputs=inputs))
         if class_named(model.config, type(model).__name__) is not type(model):
             raise UnsupportedModelError(
@@ -145,22 +146,24 @@ def prune_model(
     config = resolved(config, does)
     if metric is not None:
         metric_named(metric)
-    clock = _Clock()
+    clock = Clock()
     with (
         replaced_folder(output, overwrite=overwrite) if output is not None and here.main else nullcontext() as partial
     ):
         with clock("encode"):
             options = Options(text_columns, label_column, max_length)
+            data = None if certify is None or isinstance(certify, Certifier) else as_dataset(certify)
             sets = encode_job(
-                train, evaluation, model, processor, does, options, recovery, config, budget=budget is not None
-            )
+                train, evaluation, model, processor, does, options, recovery, config,
+                budget=budget is not None, certify=data,
+            )  # fmt: skip
             examples, evaluated = sets.train, sets.evaluation
             if evaluated is not None:
                 does.chosen_metrics(evaluated, metric)
         if here.size > 1:
             given = {"recovery": recovery, "model": fingerprint_of_model(model), "budget": budget and budget.to_dict()}
-            data = {"train": examples.fingerprint(), "evaluation": evaluated and evaluated.fingerprint()}
-            here.check_same({**given, **data, "settings": config.to_dict(), "versions": package_versions()})
+            given |= {"train": examples.fingerprint(), "evaluation": evaluated and evaluated.fingerprint()}
+            here.check_same({**given, "settings": config.to_dict(), "versions": package_versions()})
         if does.needs_targets(examples):
             with clock("embed"):
                 examples = with_targets(model, examples)
@@ -173,6 +176,16 @@ def prune_model(
             if plan is not None:  # before anything that takes long
                 check_plan(plan, model, batches[0])
 
+        certifier = certify if isinstance(certify, Certifier) else None
+        if data is not None and budget is not None:
+            with clock("evaluate dense for the certificate"):
+                certifier = open_certifier(
+                    model, data, sets, budget=budget, task=does, options=options, metric=metric,
+                    confidence=confidence, group_column=group_column, seed=config.seed,
+                    batch_size=recovery.batch_size, follows=[config, recovery, planning],
+                )  # fmt: skip
+        vars(model.config).pop(CERTIFICATE_KEY, None)  # of the model as it came
+
         def measured(model: Any) -> Evaluation:
             assert evaluated is not None
             return evaluate(model, evaluated, metric=metric, batch_size=recovery.batch_size)
@@ -181,7 +194,7 @@ def prune_model(
 
         def stage(name: str) -> Evaluation | None:
             found = None if evaluated is None else measured(model)
-            stages.append(_stage(name, model, found))
+            stages.append(stage_of(name, model, found))
             return found
 
         with clock("evaluate dense"):
@@ -209,6 +222,8 @@ def prune_model(
                     lengths=() if evaluated is None else evaluated.lengths,
                     graphs=graphs or {},
                     progress=progress,
+                    # What is trained afterwards, or repaired otherwise, is tested itself, once, at the end.
+                    walk=certifier.walk if certifier and recovery.method == "least-squares" else None,
                 )
             kept, note = chosen.kept, " ".join(chosen.outcome.sentences())
             there = attention_layers(model)
@@ -243,6 +258,10 @@ def prune_model(
             with clock("evaluate recovered"):
                 stage("recovered")
 
+        certificate = None
+        if certifier is not None and chosen is not None and not certifier.of_graph:
+            with clock("certify"):
+                certificate = certifier.certificate(model, chosen.outcome.macs.layers)
         difference = None
         if partial is not None and output is not None:
             with clock("save and reload"):
@@ -252,6 +271,8 @@ def prune_model(
                 )
                 if chosen is not None:
                     chosen.plan.save(partial)
+                if certificate is not None:
+                    certificate = write_certificate(partial, certificate, name=output.name)
                 save_beside(does, partial)
                 try:
                     sample = examples if evaluated is None else evaluated
@@ -271,21 +292,23 @@ def prune_model(
             does.name,
             tuple(dict.fromkeys(own.told for own in (examples, evaluated) if own is not None and own.told)),
             None if chosen is None else chosen.outcome,
+            certificate,
         )
         if partial is not None and output is not None:
-            # The folder may be moved: what it holds does not say where it lies.
-            entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
-            write_text(partial / PRUNE_NAME, json.dumps(entries, indent=2) + "\n")
-            if figures:
-                _write_page(partial, output)
+            write_report(report, partial, output, page=figures)
         here.all(None)  # the folder appears once all have come so far
     if progress is not None:
         progress.unlink(missing_ok=True)
     return report
 
 
-def _write_page(folder: Path, place: Path) -> None:
-    """Writes the page about a folder that will lie at ``place``."""
+def write_report(report: PruneReport, folder: Path, place: Path, *, page: bool) -> None:
+    """Writes the report, and the page, about a folder that will lie at ``place`` into it."""
+    # The folder may be moved: what it holds does not say where it lies.
+    entries = {name: value for name, value in report.to_dict().items() if name not in ("output", "figures")}
+    write_text(folder / PRUNE_NAME, json.dumps(entries, indent=2) + "\n")
+    if not page:
+        return
     try:
         write_folder_page(folder, name=place.absolute().name)
     except Exception as error:  # whatever it is, it must not cost the pruned model
@@ -315,64 +338,3 @@ def load_model(name: str, *, task: str | None = None, device: str | None = None)
         raise ConfigError(f"`device` is {device!r}; of several processes each has its own. Leave it out.")
     model = load_pruned(name, device=device)
     return model, task_of(model, task).load_processor(name)
-
-
-def prune_to(model: Any, kept: KeptSet, batch: Mapping[str, Any]) -> None:
-    """Removes the units that are not kept, in place; a set that keeps all leaves the model."""
-    if all(set(layer.present) <= set(getattr(kept, layer.noun).get(layer.index, layer.present))
-           for layer in prunable_layers(model)):  # fmt: skip
-        logger.warning("Every head and every neuron is kept: the model stays as it is.")
-        return
-    example = {name: value[:1] for name, value in _inputs(model, batch).items()}
-    CAHPPruner(model, example, importance=CAHPImportance(kept)).step()
-
-
-def reload_difference(model: Any, folder: Path, batch: Mapping[str, Any]) -> float:
-    """Largest absolute difference of an output between a model and its saved copy, on one batch.
-
-    Raises:
-        CheckpointError: It exceeds 1e-6 of the largest output: the copy is not the model.
-    """
-    attention = model.config._attn_implementation
-    copy = load_pruned(folder, dtype=model.dtype, attn_implementation=attention).to(model.device)
-    inputs, options = _inputs(model, batch), call_options(type(model))
-    with torch.inference_mode():
-        ours, theirs = model.eval()(**inputs, **options), copy.eval()(**inputs, **options)
-    found = 0.0
-    for name in known.outputs if (known := known_task(model)) else ["logits"]:
-        if not hasattr(ours, name):
-            continue
-        difference = float((ours[name] - theirs[name]).abs().max())
-        if not difference <= _RELOAD_TOLERANCE * max(1.0, float(ours[name].abs().max())):
-            raise CheckpointError(f"The saved model differs from the one in memory by {difference:.2e} in `{name}`.")
-        found = max(found, difference)
-    return found
-
-
-def _inputs(model: Any, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    inputs = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "label")}
-    if not inputs:
-        raise DataError(f"The batch holds nothing but labels; its keys are {sorted(batch)}.")
-    return inputs
-
-
-def _stage(name: str, model: Any, evaluation: Evaluation | None) -> Stage:
-    layers = prunable_layers(model)
-    heads, neurons = (sum(len(layer.present) for layer in layers if layer.noun == kind) for kind in KINDS)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    if evaluation is None:
-        return Stage(name, heads, parameters, None, (), neurons=neurons)
-    return Stage(name, heads, parameters, evaluation.loss, evaluation.scores, evaluation.num_examples, neurons)
-
-
-class _Clock:
-    """Wall-clock seconds by phase."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = time.perf_counter() - start

@@ -29,11 +29,13 @@ class JobSets:
         train: Training set.
         evaluation: Evaluation set, where there is one.
         without: Rows of the training set that are evaluated on: neither trained nor refined on.
+        certification: Set that a certificate is tested on.
     """
 
     train: Examples
     evaluation: Examples | None
     without: Collection[int] = frozenset()
+    certification: Examples | None = None
 
 
 def encode_job(
@@ -47,6 +49,7 @@ def encode_job(
     config: CAHPConfig,
     *,
     budget: bool,
+    certify: Any = None,
 ) -> JobSets:
     """Encodes what a job is given; what is encoded already stays as it is.
 
@@ -60,6 +63,7 @@ def encode_job(
         recovery: What happens after pruning, and on how many examples.
         config: The seed.
         budget: Whether there is one: labels are not needed then, unless it is trained on them.
+        certify: Set to test a certificate on.
 
     Raises:
         DataError: A set can't be used.
@@ -71,8 +75,9 @@ def encode_job(
         return JobSets(*encode_sets(sets, model, processor, task, options).values())
     draw = (recovery.calibration_examples, config.seed)
     return encode_for_budget(
-        train, evaluation, model, processor, task, options, held_out=draw, labelled=recovery.needs_labels
-    )
+        train, evaluation, model, processor, task, options,
+        held_out=draw, labelled=recovery.needs_labels, certify=certify,
+    )  # fmt: skip
 
 
 def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
@@ -132,6 +137,7 @@ def encode_for_budget(
     *,
     held_out: tuple[int, int] | None = None,
     labelled: bool = False,
+    certify: Any = None,
 ) -> JobSets:
     """Training and evaluation set, of which the first needs no labels.
 
@@ -145,11 +151,14 @@ def encode_for_budget(
         held_out: Number of examples that a plan looks at and the seed of their draw, where a tenth of a labelled
             training set is to be held out if there is no evaluation set. It stays part of the training set, too.
         labelled: Whether the training set needs labels after all, for it is trained on.
+        certify: Set to test a certificate on.
 
     Raises:
         DataError: A set can't be used.
     """
     train = as_dataset(train)
+    others = {"evaluation": evaluation, "certification": certify}
+    given = {name: as_dataset(data) for name, data in others.items() if data is not None}
     try:
         task.columns(train, options)
     except DataError as error:
@@ -157,15 +166,13 @@ def encode_for_budget(
             raise
         logger.warning(f"The training set is read without labels, which are not needed: {error}")
         bare = dataclasses.replace(options, label_column=None, labelled=False)
-        examples = encode_sets({"training": train}, model, processor, task, bare)["training"]
-        if evaluation is None:
-            return JobSets(examples, None)
-        return JobSets(
-            examples, encode_sets({"evaluation": evaluation}, model, processor, task, options)["evaluation"]
-        )
-    if evaluation is None:
-        examples = encode_sets({"training": train}, model, processor, task, options)["training"]
-        held = None if held_out is None else hold_out(examples, *held_out)
-        return JobSets(examples, held, frozenset() if held is None else frozenset(held.rows))
-    sets = {"training": train, "evaluation": as_dataset(evaluation)}
-    return JobSets(*encode_sets(sets, model, processor, task, options).values())
+        found = encode_sets({"training": train}, model, processor, task, bare)
+        found |= encode_sets(given, model, processor, task, options) if given else {}
+        return JobSets(found["training"], found.get("evaluation"), certification=found.get("certification"))
+    found = encode_sets({"training": train, **given}, model, processor, task, options)
+    examples = found["training"]
+    held = found.get("evaluation")
+    if evaluation is None and held_out is not None:
+        held = hold_out(examples, *held_out)
+    without = frozenset() if evaluation is not None or held is None else frozenset(held.rows)
+    return JobSets(examples, held, without, found.get("certification"))

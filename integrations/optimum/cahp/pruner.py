@@ -132,6 +132,9 @@ class Pruner(_Loaded):
         save_dir: str | os.PathLike[str],
         dataset: Any,
         eval_dataset: Any = None,
+        certify: Any = None,
+        confidence: float = 0.95,
+        group_column: str | None = None,
         plan: Any = None,
         planning: PlanSettings | None = None,
         metric: str | None = None,
@@ -151,6 +154,10 @@ class Pruner(_Loaded):
             dataset: As for :meth:`HeadPruner.prune`; labels are not needed.
             eval_dataset: Evaluation examples likewise; without it the ``DatasetDict``'s ``validation`` or ``test``,
                 or a tenth of the training examples where these have labels; else nothing is evaluated.
+            certify: For ``max_drop``: examples that nothing else has touched, to certify it on; see
+                :func:`cahp_plugin.prune_model`.
+            confidence: Of the certificate.
+            group_column: Column of ``certify`` whose values are the same for rows that belong together.
             plan: A plan of this model and these examples, or its folder; made without it.
             planning: How the plan is made and bettered.
             metric: As for :meth:`HeadPruner.prune`.
@@ -178,6 +185,9 @@ class Pruner(_Loaded):
             eval_dataset,
             config=CAHPConfig(seed=seed),
             budget=budget,
+            certify=certify,
+            confidence=confidence,
+            group_column=group_column,
             plan=plan,
             planning=planning,
             metric=metric,
