@@ -20,7 +20,7 @@ from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.files import write_text
 from cahp_plugin.report import save_scores
-from cahp_plugin.selectors import selectors
+from cahp_plugin.report.compared import methods_of
 from cahp_plugin.table import format_table
 
 
@@ -51,6 +51,31 @@ def summary(comparison: Comparison) -> str:
     fitted = recovery["calibration_examples"] * 3 // 4
     picture = "accuracy.png" if score.name == "accuracy" else "scores.png"
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
+    if comparison.planned:
+        losses = "\n".join(f"- {sentence}" for sentence in lost(comparison))
+        missed = "\n".join(f"- {name} at {100 * share:g} %: {why}." for name, share, why in comparison.missed)
+        return f"""# {folder.name}
+
+{len(comparison.runs) - 1} models, each pruned to a share of the multiply-accumulates of the transformer layers (at
+{setup["budget"]["sequence_length"]} tokens) by a planner, from {recovery["calibration_examples"]} calibration examples
+that a seed draws, of a model of fingerprint `{setup["model"]}`; evaluated on {dense.num_examples:,} examples.
+{score.legend}: mean ± standard deviation over the draws. Divergence: mean of that from the dense model's outputs over
+examples and draws, nat; less is better. Differences from joint, with 95 % bootstrap intervals over the test examples.
+`own` is each planner's own repair, held against joint with the least-squares one. Seconds are from a shared machine.
+
+Where joint loses, or can't be told from another:
+
+{losses}
+{missed}
+
+![{score.heading} against the work left]({picture})
+![Divergence against the work left](divergence.png)
+
+{comparison.table(markdown=True)}
+
+Training, where it was run: {recovery["epochs"]:g} epochs, learning rate {recovery["learning_rate"]:g}, batch
+{recovery["batch_size"]}. {versions}.
+"""
     return f"""# {folder.name}
 
 {len(comparison.runs) - 1} runs on a model of {dense.num_heads} heads (fingerprint `{setup["model"]}`), evaluated on
@@ -76,6 +101,23 @@ fine-tuning, where it was run. {versions}.
 """
 
 
+def lost(comparison: Comparison) -> list[str]:
+    """Where the reference is not ahead of another planner for certain, losses first."""
+    found = []
+    for row in comparison.rows():
+        for what, difference, interval, sign in (
+            ("", row.difference, row.interval, -1 if row.higher_is_better else 1),
+            ("divergence", row.farther and row.farther[0], row.farther and row.farther[1:], 1),
+        ):
+            if difference is None or interval is None or min(sign * end for end in interval) > 0:
+                continue
+            behind = max(sign * end for end in interval) < 0
+            told = f"{difference:+.4f}" if what else row.score.bare(difference, "+")
+            place = f"{what or row.score.title}, {row.at}, {row.recover}: {row.method} {told}"
+            found.append((not behind, place + ("" if behind else " (can't be told apart)")))
+    return [place for _, place in sorted(found, key=lambda entry: entry[0])] or ["nowhere"]
+
+
 def knee_part(knee: KneeTable | None) -> str:
     """The knee's table under its heading, empty without one."""
     if knee is None:
@@ -98,20 +140,22 @@ def tables(comparison: Comparison) -> dict[str, str]:
 
 
 def overview(comparison: Comparison) -> str:
-    """Ways of choosing heads against numbers of heads and recoveries, as a table of Markdown.
+    """Ways of choosing heads, or planners, against sizes and recoveries, as a table of Markdown.
 
     Mean ± standard deviation over seeds (their number, where it is not that of most); in brackets the difference from
-    CAHP, bold where its interval is on one side of 0.
+    the reference, bold where its interval is on one side of 0. Of planners, behind it, the divergence from the dense
+    model with its difference.
     """
     rows = [row for row in comparison.rows() if row.method != "dense"]
     usual = statistics.mode(row.num_seeds for row in rows)
-    places = sorted({(row.num_heads, row.recover) for row in rows}, key=lambda at: (-at[0], at[1] != "none", at[1]))
-    known = {(row.method, row.num_heads, row.recover): row for row in rows}
+    places = sorted({(row.size, row.recover) for row in rows}, key=lambda at: (-at[0], at[1] != "none", at[1]))
+    known = {(row.method, row.size, row.recover): row for row in rows}
     cells = []
-    for method in (name for name in selectors() if any(row.method == name for row in rows)):
-        line = {"heads chosen by": method}
+    for method in methods_of(rows):
+        line = {"planner" if comparison.planned else "heads chosen by": method}
         for count, recover in places:
-            name = f"{count}, {'one-shot' if recover == 'none' else recover}"
+            size = f"{count:g} %" if comparison.planned else f"{count:g}"
+            name = f"{size}, {'one-shot' if recover == 'none' else recover}"
             line[name] = _cell(known.get((method, count, recover)), usual)
         cells.append(line)
     return format_table(cells, markdown=True)
@@ -127,6 +171,11 @@ def _cell(row: Row | None, usual: int) -> str:
     if row.difference is not None:
         difference = bare(row.difference, "+")
         text += f" (**{difference}**)" if row.side else f" ({difference})"
+    if row.divergence is not None:
+        text += f"; {row.divergence:.4f}"
+    if row.farther is not None:
+        change, low, high = row.farther
+        text += f" (**{change:+.4f}**)" if low > 0 or high < 0 else f" ({change:+.4f})"
     return text
 
 

@@ -29,6 +29,7 @@ FLOW = [
     {"latency"},
     {"cost"},
     {"plan"},
+    {"planners"},
     {"compare"},
     {"results"},
     {"report"},

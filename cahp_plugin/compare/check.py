@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.compare.rows import Row, mean_of
+from cahp_plugin.compare.rows import Row, mean_of, told_size
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Key, Run, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.table import format_table
@@ -129,7 +129,8 @@ def committed_runs(
         found.setdefault((run.method, run.size, run.recover), []).append(run)
     absent = sorted({(method, size, how) for method, size, _, how in wanted} - set(found))
     if absent:
-        names = ", ".join(f"{method} at {size:g} ({how})" for method, size, how in absent)
+        planned = setup.get("budget") is not None
+        names = ", ".join(f"{method} at {told_size(size, planned)} ({how})" for method, size, how in absent)
         raise CheckpointError(f"{folder} has no results for {names}: name the methods, sizes and recoveries it has.")
     return found
 

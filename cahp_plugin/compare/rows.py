@@ -67,7 +67,7 @@ class Row:
     @property
     def at(self) -> str:
         """Its size in words."""
-        return f"{self.size:g} % of the work" if self.planned else f"{self.size:g} heads"
+        return told_size(self.size, self.planned)
 
     @property
     def score(self) -> Score:
@@ -116,6 +116,11 @@ class Row:
         found = {"divergence": "" if self.divergence is None else f"{self.divergence:.4f}"}
         told = "" if self.farther is None else "{:+.4f} [{:+.4f}, {:+.4f}]".format(*self.farther)
         return {**found, f"divergence less {self.reference}'s": told}
+
+
+def told_size(size: float, planned: bool) -> str:
+    """A size in words."""
+    return f"{size:g} % of the work" if planned else f"{size:g} heads"
 
 
 def row_of(key: tuple[str, float, str], runs: Sequence[Run], reference: Sequence[Run] | None, planned: bool) -> Row:

@@ -35,8 +35,9 @@ class Kwon(Planner):
 
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:
         """See the base class."""
-        labelled = all(batch.labels is not None for batch in job.batches)
-        conditioning = CONDITIONINGS["label" if labelled else "prediction"]
+        conditioning = CONDITIONINGS[
+            "none"
+        ]  # the task's loss; classes that are predicted stand for those not labelled
         gradients = unit_gradients(
             job.model,
             job.layers,

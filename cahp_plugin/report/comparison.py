@@ -138,7 +138,7 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
     pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
     axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
-    axes.set_xlabel("percentage points" if score.percent else short(score.title, 30))
+    axes.set_xlabel(f"{'percentage points' if score.percent else short(score.title, 30)} against {rows[0].reference}")
     axes.grid(axis="x")
     told = f"Difference from {rows[0].reference} after {named(recovery)}; the numbers are in the table of all methods."
     return Chart("difference", named(recovery).capitalize(), told, figure)

@@ -56,7 +56,7 @@ def test_the_same_runs_come_out_again_and_others_do_not(tmp_path):
     assert all(row.expected == row.found for row in found.check.rows)
     spoil(tmp_path / "committed", "random")
     found = compare(tmp_path / "now", check=tmp_path / "committed")
-    assert {(row.method, row.num_heads) for row in found.check.outside} == {("random", 6), ("random", 3)}
+    assert {(row.method, row.at) for row in found.check.outside} == {("random", "6 heads"), ("random", "3 heads")}
     assert found.to_dict()["check"]["rows"][0]["inside"] and "3 of 5 as in" in str(found.check)
 
 

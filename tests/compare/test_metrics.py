@@ -118,9 +118,9 @@ def test_committed_comparisons_are_unchanged_to_the_digit(folder):
         key = values["method"], values["num_heads"], values["recover"]
         groups.setdefault(key, []).append((values["accuracy"], values["loss"], bits.astype(bool)))
     for row in comparison.rows():
-        accuracies, lost, hits = zip(*groups[row.method, row.num_heads, row.recover], strict=True)
+        accuracies, lost, hits = zip(*groups[row.method, row.size, row.recover], strict=True)
         assert (row.mean, row.loss, row.metric) == (np.mean(accuracies), np.mean(lost), "accuracy")
-        reference = groups.get(("cahp", row.num_heads, row.recover))
+        reference = groups.get(("cahp", row.size, row.recover))
         if row.method == "cahp" or reference is None:
             assert row.difference is row.interval is None
             continue

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from transformers import BertConfig, BertForSequenceClassification
 from zoo import FAMILIES, zoo_inputs, zoo_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet
@@ -34,3 +35,16 @@ def test_removed_units_cost_what_they_are_said_to(name):
         assert work[0] == pytest.approx(at_length(costs.macs, length))
         # Some attention has a product of its own that does not shrink: rotary embeddings.
         assert work[0] - work[1] == pytest.approx(at_length(costs.layers[number].macs, length), rel=2e-3), layer
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_products_count_whatever_computes_them(attention):
+    """By hand: four projections of 32 x 32 a token, and two products of 32 channels with every token."""
+    model = BertForSequenceClassification._from_config(
+        BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, vocab_size=100),
+        attn_implementation=attention,
+    )
+    costs = costs_of(model, prunable_layers(model))
+    for layer, cost in zip(prunable_layers(model), costs.layers, strict=True):
+        whole = 4 * 32 * 32 * 128 + 2 * 32 * 128 * 128 if layer.noun == "heads" else 2 * 32 * 48 * 128
+        assert len(layer.units) * at_length(cost.macs, 128) == pytest.approx(whole)

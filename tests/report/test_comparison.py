@@ -75,10 +75,10 @@ def test_differences_are_drawn_with_their_intervals(tmp_path):
         lines = [label.get_text() for label in axes.get_yticklabels()]
         mine = [row for row in rows if row.recover == recover and row.method in ("obs", "random")]
         expected = [row for count in (6, 3) for row in sorted(mine, key=lambda row: -row.difference)
-                    if row.num_heads == count]  # fmt: skip
+                    if row.size == count]  # fmt: skip
         assert lines == [
             name for count in (6, 3)
-            for name in (f"{count} heads", *(row.method for row in expected if row.num_heads == count))
+            for name in (f"{count} heads", *(row.method for row in expected if row.size == count))
         ]  # fmt: skip
         for row, drawn in zip(expected, axes.containers, strict=True):
             assert float(drawn.lines[0].get_xdata()[0]) == pytest.approx(100 * row.difference)

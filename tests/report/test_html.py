@@ -108,7 +108,7 @@ def test_a_comparison_is_shown_as_it_was_computed(everything):
         for kind in ("accuracy", "difference"):
             assert words in figure(page, kind, place).all("desc")[0].text()
         for row, line in zip(mine, shown, strict=True):
-            assert (line["method"], line["heads"]) == (row.method, f"{row.num_heads}")
+            assert (line["method"], line["heads"]) == (row.method, f"{row.size}")
             spread = f"{100 * row.mean:.1f} \u00b1 {100 * row.deviation:.1f}"
             assert line["accuracy"] == f"{spread} (n=3)"
             if row.method == "cahp":

@@ -161,7 +161,7 @@ def write(folder, runs):
 def test_a_comparison_by_perplexity_has_its_page(tmp_path):
     page = write(tmp_path, compared())
     said, shown = words(page), tiles(page)
-    rows = {(row.method, row.num_heads): row for row in Comparison.read(tmp_path).rows()}
+    rows = {(row.method, row.size): row for row in Comparison.read(tmp_path).rows()}
     assert "accuracy" not in said.lower() and "%" not in shown["Dense perplexity"]
     assert shown["random, 2 heads"].startswith(f"{rows['random', 2].mean:.4g}")
     assert f"has perplexity {rows['dense', 8].mean:.4g} (lower is better)" in said
