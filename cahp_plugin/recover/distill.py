@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.recover.finetune import FinetuneResult, train
@@ -30,7 +33,8 @@ def distill(
     """Trains a pruned model in place towards the dense model's outputs (Hinton et al. 2015).
 
     The loss is the task's divergence from the dense model's outputs: Kullback-Leibler of classes, tokens or spans,
-    softened by the temperature T and multiplied by its square; 1 less the cosine of features.
+    softened by the temperature T and multiplied by its square; 1 less the cosine of features. Nothing is dropped out:
+    what the dense model gives is no noisy label, and the pruned model is to give the same.
 
     Args:
         model: The pruned model.
@@ -75,9 +79,28 @@ def distill(
             found = found + hidden_share * _apart(ours, theirs, inputs)
         return found, ours
 
-    with kept_state(dense), in_fp32(dense):
+    with kept_state(dense), in_fp32(dense), _no_dropout(model):
         dense.eval()
         return train(model, examples, loss, epochs=epochs, learning_rate=learning_rate, **settings)
+
+
+@contextlib.contextmanager
+def _no_dropout(model: nn.Module) -> Iterator[None]:
+    """Sets all rates of dropout to 0 for a while: of modules, and those that a model hands to functions itself."""
+    places = [
+        (values, name, value)
+        for module in model.modules()
+        for values in (vars(module),)
+        for name, value in values.items()
+        if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, _DropoutNd)))
+    ]
+    try:
+        for values, name, _ in places:
+            values[name] = 0.0
+        yield
+    finally:
+        for values, name, value in places:
+            values[name] = value
 
 
 def _check_teacher(model: Any, dense: Any) -> None:

@@ -70,19 +70,19 @@ def scores(rows: Sequence[Row], recoveries: Sequence[str]) -> Chart:
             axes.set_ylim(min(ends) / 1.2, max(ends) * 1.2)
         else:
             axes.set_ylim(min(ends) - pad, max(ends) + pad)
-        axes.set_xlabel(_axis(rows))
+        axes.set_xlabel(f"{'% of ' if rows[0].planned else ''}{_work(rows)}")
         axes.set_xticks(_apart(counts))
         axes.set_title(score.axis if len(panels) == 1 else f"{named(recovery)}: {score.axis}")
         axes.grid(axis="y")
     add_legend(figure, list(handles.values()), [short(name, 32) for name in handles])
     words = " and ".join(named(recovery) for recovery in recoveries)
-    title = words.capitalize() if len(panels) == 1 else f"{score.heading} against {_axis(rows)}"
-    told = f"{score.heading} against {_axis(rows)} after {words}; the numbers are in the table of all methods."
+    title = words.capitalize() if len(panels) == 1 else f"{score.heading} against {_work(rows)}"
+    told = f"{score.heading} against {_work(rows)} after {words}; the numbers are in the table of all methods."
     return Chart(score.name if score.name in ("accuracy", "divergence") else "scores", title, told, figure)
 
 
-def _axis(rows: Sequence[Row]) -> str:
-    return "% of the work left" if rows[0].planned else "heads kept"
+def _work(rows: Sequence[Row]) -> str:
+    return "the work left" if rows[0].planned else "heads kept"
 
 
 def _finite(ends: Iterable[float]) -> list[float]:
