@@ -217,7 +217,8 @@ class RecoverySettings(_Settings):
         calibration_examples: Training examples, drawn by the seed, for what needs no labels: three quarters are what a
             closed form is fitted on; a budget's plan measures on the last quarter what each size loses.
         epochs: Passes over the training set for fine-tuning or distillation; 0 leaves it out.
-        learning_rate: Peak learning rate of AdamW, after the warm-up.
+        learning_rate: Peak learning rate of AdamW, after the warm-up; without it 2e-5 for fine-tuning (the paper's),
+            1e-4 for distillation.
         batch_size: Examples a step.
         training_arguments: Anything else that ``transformers.TrainingArguments`` takes (mixed precision, ...).
         temperature: What scores are divided by in distillation.
@@ -234,16 +235,18 @@ class RecoverySettings(_Settings):
     calibration_examples: int = _setting(
         512, "training examples, drawn: three quarters to fit on, a quarter to measure what a size loses", (4, _MOST)
     )
-    epochs: float = _setting(3, "epochs; 0 leaves it one-shot")
-    learning_rate: float = _setting(2e-5, "peak learning rate")
-    batch_size: int = _setting(32, "examples a batch")
+    epochs: float = _setting(3, "epochs; 0 leaves it one-shot", (0, _MOST), (0.0, 1e6))
+    learning_rate: float | None = _setting(
+        None, "peak learning rate (default: 2e-5 for finetune, 1e-4 for distill)", (0.0, 1e3, "(]")
+    )
+    batch_size: int = _setting(32, "examples a batch", (1, _MOST))
     training_arguments: Mapping[str, Any] = dataclasses.field(
         default_factory=dict,
         metadata={"help": "more arguments of transformers.TrainingArguments, e.g. '{\"bf16\": true}'"},
     )
     temperature: float = _setting(2.0, "what scores are divided by in distillation", (1e-3, 1e3))
     label_share: float = _setting(0.0, "what the labels count in distillation", (0.0, 1.0))
-    hidden_share: float = _setting(0.0, "what is added of the hidden states in distillation", (0.0, 1e6))
+    hidden_share: float = _setting(10.0, "what is added of the hidden states in distillation", (0.0, 1e6))
 
     @property
     def fitted_examples(self) -> int:

@@ -49,6 +49,7 @@ def summary(comparison: Comparison) -> str:
     dense = next(run for run in comparison.runs if run.method == "dense")
     recovery, score = setup["recovery"], dense.score
     fitted = recovery["calibration_examples"] * 3 // 4
+    rate = f"{recovery.get('learning_rate') or 2e-5:g}"
     picture = "accuracy.png" if score.name == "accuracy" else "scores.png"
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
     if comparison.planned:
@@ -73,8 +74,8 @@ Where joint loses, or can't be told from another:
 
 {comparison.table(markdown=True)}
 
-Training, where it was run: {recovery["epochs"]:g} epochs, learning rate {recovery["learning_rate"]:g}, batch
-{recovery["batch_size"]}. {versions}.
+Training, where it was run: {recovery["epochs"]:g} epochs, batch {recovery["batch_size"]}, learning rate
+{f"{rate} for fine-tuning, 1e-4 for distillation" if recovery["learning_rate"] is None else rate}. {versions}.
 """
     return f"""# {folder.name}
 
@@ -96,7 +97,7 @@ pairwise Jaccard, %.
 {places_table(comparison.structure(), markdown=True)}
 {knee_part(comparison.knee)}
 Recovery: {fitted} examples for the closed form; {recovery["epochs"]:g} epochs, learning rate
-{recovery["learning_rate"]:g}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
+{rate}, batch {recovery["batch_size"]}, `{json.dumps(recovery["training_arguments"])}` for
 fine-tuning, where it was run. {versions}.
 """
 

@@ -202,10 +202,6 @@ def recovery_settings(arguments: argparse.Namespace, method: str = "finetune") -
     Raises:
         ConfigError: One is out of its range.
     """
-    for name, low in (("epochs", 0), ("learning_rate", 0), ("batch_size", 1), ("calibration_examples", 4)):
-        value, above = getattr(arguments, name), name == "learning_rate"
-        if not (value > low if above else value >= low):
-            raise ConfigError(f"`--{name.replace('_', '-')}` must be {'above' if above else 'at least'} {low}.")
     if not isinstance(arguments.training_arguments, dict):
         raise ConfigError("`--training-arguments` must be a JSON object.")
     names = [field.name for field in dataclasses.fields(RecoverySettings) if field.name != "method"]

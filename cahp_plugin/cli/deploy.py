@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     prune.add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for everything")
-    add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None, without=("sequence_length", "threads"))
+    add_pruning_options(parser, method=None, without=("sequence_length", "threads"))
     export.add_graph_options(parser)
     parser.add_argument(
         "--quantize", choices=["dynamic"], default="dynamic", help="how the int8 graphs are made (default: dynamic)"

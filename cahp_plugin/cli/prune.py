@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options, all but the model."""
     add_data_options(parser, required=True)
     parser.add_argument("--output", "-o", required=True, help="folder for the pruned model")
-    add_pruning_options(parser, epochs=3, learning_rate=2e-5, method=None)
+    add_pruning_options(parser, method=None)
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.packing import pack, pack_halves, pack_rows, unpack, unpack_halves, unpack_rows
-from cahp_plugin.config import CAHPConfig
+from cahp_plugin.config import CAHPConfig, RecoverySettings
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import checked, from_plain, load, write_text
 from cahp_plugin.tasks.metrics import Score
@@ -229,20 +229,29 @@ class RunLog:
 def read_setup(path: Path) -> dict[str, Any] | None:
     """Reads what a folder's runs share; ``None`` where the file is missing.
 
-    A setting younger than the file had its default's behaviour there; heads were compared by the labels' classes.
+    A setting younger than the file had its default's behaviour there; heads were compared by the labels' classes, and
+    fine-tuning was the only training.
 
     Raises:
         CheckpointError: The file is damaged.
     """
 
     def build(setup: dict[str, Any]) -> dict[str, Any]:
+        recovery = recovery_entries(RecoverySettings()) | setup["recovery"]
+        if "temperature" not in setup["recovery"] and recovery["learning_rate"] == 2e-5:
+            recovery["learning_rate"] = None
         return (
             {"gate_epochs": 1.0, "eval": None, "task": "text-classification", "metric": None, "budget": None}
             | setup
-            | {"config": CAHPConfig.from_dict({}).to_dict() | setup["config"]}
+            | {"config": CAHPConfig.from_dict({}).to_dict() | setup["config"], "recovery": recovery}
         )
 
     return load(path, build)
+
+
+def recovery_entries(settings: RecoverySettings) -> dict[str, Any]:
+    """Settings that the runs of a comparison share, whatever their recovery is."""
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
 
 
 def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[str]) -> str:

@@ -25,9 +25,9 @@ def distill(
     *,
     temperature: float = 2.0,
     label_share: float = 0.0,
-    hidden_share: float = 0.0,
+    hidden_share: float = 10.0,
     epochs: float = 1,
-    learning_rate: float = 5e-5,
+    learning_rate: float = 1e-4,
     **settings: Any,
 ) -> FinetuneResult:
     """Trains a pruned model in place towards the dense model's outputs (Hinton et al. 2015).
@@ -43,7 +43,7 @@ def distill(
         temperature: T, what both models' scores are divided by.
         label_share: What the task's own loss counts, in [0, 1]; the divergence counts the rest.
         hidden_share: What is added of the hidden states: the squared distance behind each layer over the dense
-            model's square, the mean over tokens and layers.
+            model's square, the mean over tokens and layers; nothing where a model has no hidden states to give.
         epochs: As for :func:`cahp_plugin.finetune`.
         learning_rate: As for :func:`cahp_plugin.finetune`.
         **settings: More of its arguments.
@@ -76,7 +76,7 @@ def distill(
         if label_share:
             found = (1 - label_share) * found + label_share * task.losses(ours, inputs, labels).mean()
         if hidden_share:
-            found = found + hidden_share * _apart(ours, theirs, inputs)
+            found = found + hidden_share * _apart(ours, theirs, inputs).to(found.device)
         return found, ours
 
     with kept_state(dense), in_fp32(dense), _no_dropout(model):
@@ -136,4 +136,4 @@ def _apart(ours: Any, theirs: Any, inputs: Any) -> Tensor:
             if mask is not None and mask.shape == distance.shape:
                 distance = distance[mask.bool()]
             found.append(distance.mean())
-    return torch.stack(found).mean()
+    return torch.stack(found).mean() if found else torch.zeros(())

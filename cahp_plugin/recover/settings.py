@@ -48,11 +48,12 @@ def train_again(model: Any, dense: Any, examples: Examples, settings: RecoverySe
     """
     shared: dict[str, Any] = {
         "epochs": settings.epochs,
-        "learning_rate": settings.learning_rate,
         "batch_size": settings.batch_size,
         "seed": seed,
         "training_arguments": dict(settings.training_arguments),
     }
+    if settings.learning_rate is not None:
+        shared["learning_rate"] = settings.learning_rate
     if settings.trains == "finetune":
         finetune(model, examples, **shared)
     elif settings.trains == "distill":

@@ -18,7 +18,7 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.rows import DENSE
-from cahp_plugin.compare.runs import Key, Run, RunLog, run_of
+from cahp_plugin.compare.runs import Key, Run, RunLog, recovery_entries, run_of
 from cahp_plugin.compare.summary import OWN, STRUCTURE_NAME, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.cost.budget import Budget
@@ -325,15 +325,13 @@ def _setup(
     recovery: RecoverySettings,
     gate_epochs: float,
 ) -> dict[str, Any]:
-    settings = dataclasses.asdict(recovery)
-    settings.pop("method")
     return {
         "model": fingerprint_of_model(model),
         "train": train.fingerprint(),
         "test": test.fingerprint(),
         "eval": None if validation is None else validation.by_length().fingerprint(),
         "config": config.to_dict(),
-        "recovery": settings,
+        "recovery": recovery_entries(recovery),
         "gate_epochs": float(gate_epochs),
         "versions": package_versions(),
     }
