@@ -75,9 +75,9 @@ def test_the_text_report_says_what_was_done(given, capsys):
     ("change", "message"),
     [
         (["--polynomial-degree", "11"], "`polynomial_degree` must be a whole number from 1 to 10"),
-        (["--epochs", "-1"], "`--epochs` must be at least 0"),
-        (["--calibration-examples", "1"], "`--calibration-examples` must be at least 4"),
-        (["--learning-rate", "0"], "`--learning-rate` must be above 0"),
+        (["--epochs", "-1"], "`epochs` must be a number in [0, 1e+06]"),
+        (["--calibration-examples", "1"], "`calibration_examples` must be a whole number from 4"),
+        (["--learning-rate", "0"], "`learning_rate` must be a number in (0, 1000]"),
         (["--text-columns", "body"], "Missing column body; the columns are text, label"),
         (["--label-column", "stars"], "Missing column stars; the columns are text, label"),
         (["--train", "nothing.csv"], "There is no file or folder nothing.csv"),

@@ -308,9 +308,9 @@ def test_mount_points_are_told_before_the_work(given, capsys, monkeypatch):
 
 
 def test_a_copy_that_differs_is_told_and_kept(given, monkeypatch, capsys):
-    from cahp_plugin.workflow import prune as workflow
+    from cahp_plugin.workflow import steps
 
-    monkeypatch.setattr(workflow, "_RELOAD_TOLERANCE", -1.0)  # no copy is good enough
+    monkeypatch.setattr(steps, "_TOLERANCE", -1.0)  # no copy is good enough
     assert main(prune_arguments(given, "--num-heads", "6", "--epochs", "0", "--no-figures")) == 1
     assert f"It is in {given / 'pruned'}-1." in capsys.readouterr().err
     assert load_pruned(given / "pruned-1").config.cahp_config and not (given / "pruned").exists()

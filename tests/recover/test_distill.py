@@ -49,8 +49,11 @@ def test_outputs_come_nearer_to_the_dense_models_without_labels(hidden_share):
     assert all(torch.equal(value, weights[name]) for name, value in dense.state_dict().items())
 
 
-@pytest.mark.parametrize(("temperature", "label_share"), [(1.0, 0.0), (3.0, 0.0), (2.0, 0.25)])
-def test_the_loss_is_the_divergence_of_softened_classes_and_the_labels(temperature, label_share):
+@pytest.mark.parametrize(
+    ("temperature", "label_share", "hidden_share"),
+    [(1.0, 0.0, 0.0), (3.0, 0.0, 0.0), (2.0, 0.25, 0.0), (1.0, 0.0, 5.0)],
+)
+def test_the_loss_is_the_divergence_of_softened_classes_and_the_labels(temperature, label_share, hidden_share):
     """One step on all examples at once, held against scipy."""
     model, dense = pruned_and_dense()
     rates = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
@@ -59,16 +62,24 @@ def test_the_loss_is_the_divergence_of_softened_classes_and_the_labels(temperatu
     batch = examples.batch(range(len(examples)))
     labels = batch.pop("labels").numpy()
     with torch.no_grad():
-        ours, theirs = (one(**batch).logits.double().numpy() for one in (model, dense))
+        found = [one(**batch, output_hidden_states=True) for one in (model, dense)]
+    ours, theirs = (output.logits.double().numpy() for output in found)
+    mask = batch["attention_mask"].bool()
+    apart = [
+        float(((mine - other).square().sum(-1) / other.square().sum(-1))[mask].mean())
+        for mine, other in zip(*(output.hidden_states[1:] for output in found), strict=True)
+    ]
     p, q = (log_softmax(values / temperature, axis=1) for values in (theirs, ours))
     expected = temperature**2 * (np.exp(p) * (p - q)).sum(1).mean()
     right = -log_softmax(ours, axis=1)[np.arange(len(labels)), labels].mean()
     result = distill(
-        model, dense, examples, epochs=1, batch_size=len(examples), temperature=temperature, label_share=label_share
-    )
+        model, dense, examples, epochs=1, batch_size=len(examples), temperature=temperature, label_share=label_share,
+        hidden_share=hidden_share,
+    )  # fmt: skip
     assert result.steps == 1
     assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == rates
-    assert result.train_loss == pytest.approx((1 - label_share) * expected + label_share * right, rel=1e-4)
+    outputs = (1 - label_share) * expected + label_share * right
+    assert result.train_loss == pytest.approx(outputs + hidden_share * np.mean(apart), rel=1e-4)
 
 
 def test_a_teacher_of_other_labels_is_refused():
