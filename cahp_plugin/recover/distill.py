@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.recover.finetune import FinetuneResult, train
+from cahp_plugin.recover.finetune import FinetuneResult, finetune
 from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.tasks import Examples
 from cahp_plugin.units.state import call_options, kept_state
@@ -81,7 +81,7 @@ def distill(
 
     with kept_state(dense), in_fp32(dense), _no_dropout(model):
         dense.eval()
-        return train(model, examples, loss, epochs=epochs, learning_rate=learning_rate, **settings)
+        return finetune(model, examples, epochs=epochs, learning_rate=learning_rate, loss=loss, **settings)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import torch
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.processes import processes
 from cahp_plugin.recover.state import in_fp32, without_traces
-from cahp_plugin.tasks import Examples
+from cahp_plugin.tasks import Examples, Task
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
 
@@ -55,6 +55,7 @@ def finetune(
     seed: int = 0,
     training_arguments: dict[str, Any] | None = None,
     callbacks: Sequence[Any] | None = None,
+    loss: Loss | None = None,
 ) -> FinetuneResult:
     """Fine-tunes a model in place on its labels: AdamW, linear decay after a linear warm-up, clipped gradients.
 
@@ -75,6 +76,8 @@ def finetune(
         training_arguments: More arguments of ``transformers.TrainingArguments``, such as ``bf16`` (mixed precision)
             or ``gradient_accumulation_steps``. What they put on the model is taken off again.
         callbacks: ``TrainerCallback`` objects.
+        loss: ``loss(model, inputs, labels)`` gives a batch's mean loss and the model's output; labels are ``None``
+            where there are none. That of the task without it.
 
     Returns:
         Steps, loss and seconds. The model is left in eval mode.
@@ -84,44 +87,6 @@ def finetune(
         DataError: The training set is empty.
         CAHPError: The loss became NaN or infinite.
     """
-    task = examples.task
-
-    def loss(model: Any, inputs: Any, labels: Any) -> tuple[torch.Tensor, Any]:
-        output = model(**inputs)
-        return task.losses(output, inputs, labels).mean(), output
-
-    return train(
-        model,
-        examples,
-        None if task.own_loss else loss,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        training_arguments=training_arguments,
-        callbacks=callbacks,
-    )
-
-
-def train(
-    model: Any,
-    examples: Examples,
-    loss: Loss | None,
-    *,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int = 32,
-    warmup_ratio: float = 0.1,
-    weight_decay: float = 0.01,
-    max_grad_norm: float = 1.0,
-    seed: int = 0,
-    training_arguments: dict[str, Any] | None = None,
-    callbacks: Sequence[Any] | None = None,
-) -> FinetuneResult:
-    """As :func:`finetune`, by another loss, the model's own where it is ``None``."""
     extra = dict(training_arguments or {})
     taken = sorted(set(extra) & set(_OWN_ARGUMENTS))
     if taken:
@@ -180,7 +145,7 @@ def train(
         except (TypeError, ValueError) as error:
             raise ConfigError(f"`training_arguments` can't be used: {error}") from error
         trainer = _trainer(
-            loss,
+            loss or _loss_of(examples.task),
             model=model,
             args=arguments,
             train_dataset=_Numbered(examples),
@@ -206,6 +171,16 @@ class _Numbered(torch.utils.data.Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self._lengths)
+
+
+def _loss_of(task: Task) -> Loss | None:
+    """A task's loss; ``None`` for the one that the model makes itself."""
+
+    def loss(model: Any, inputs: Any, labels: Any) -> tuple[torch.Tensor, Any]:
+        output = model(**inputs)
+        return task.losses(output, inputs, labels).mean(), output
+
+    return None if task.own_loss else loss
 
 
 def _trainer(loss: Loss | None, **arguments: Any) -> Any:
