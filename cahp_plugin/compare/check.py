@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.compare.rows import Row, mean_of, told_size
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Key, Run, read_runs, read_setup, setup_changes
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Key, Run, read_missed, read_runs, read_setup, setup_changes
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.table import format_table
 from cahp_plugin.tasks.metrics import Score
@@ -127,7 +127,8 @@ def committed_runs(
     found: dict[tuple[str, float, str], list[Run]] = {}
     for run in read_runs(runs_path):
         found.setdefault((run.method, run.size, run.recover), []).append(run)
-    absent = sorted({(method, size, how) for method, size, _, how in wanted} - set(found))
+    missed = {(name, round(100 * share, 6)) for name, share, _ in read_missed(Path(folder))}
+    absent = sorted({(name, size, how) for name, size, _, how in wanted if (name, size) not in missed} - set(found))
     if absent:
         planned = setup.get("budget") is not None
         names = ", ".join(f"{method} at {told_size(size, planned)} ({how})" for method, size, how in absent)

@@ -67,7 +67,7 @@ class Row:
     @property
     def at(self) -> str:
         """Its size in words."""
-        return told_size(self.size, self.planned)
+        return told_size(self.size, self.planned and self.method != DENSE)
 
     @property
     def score(self) -> Score:

@@ -19,6 +19,7 @@ from cahp_plugin.tasks.metrics import Score
 
 RUNS_NAME = "runs.jsonl"
 SETUP_NAME = "setup.json"
+STRUCTURE_NAME = "structure.json"
 
 
 #: Method, size, seed and recovery of a run.
@@ -252,6 +253,15 @@ def read_setup(path: Path) -> dict[str, Any] | None:
 def recovery_entries(settings: RecoverySettings) -> dict[str, Any]:
     """Settings that the runs of a comparison share, whatever their recovery is."""
     return {name: value for name, value in dataclasses.asdict(settings).items() if name != "method"}
+
+
+def read_missed(folder: Path) -> tuple[tuple[str, float, str], ...]:
+    """Planner, share of the work, and why it could not be reached, as a folder has it."""
+
+    def build(values: dict[str, Any]) -> list[tuple[str, float, str]]:
+        return [(str(name), float(share), str(why)) for name, share, why in values.get("missed", ())]
+
+    return tuple(load(folder / STRUCTURE_NAME, build) or ())
 
 
 def setup_changes(before: dict[str, Any], now: dict[str, Any], names: Sequence[str]) -> str:

@@ -10,12 +10,11 @@ from typing import Any
 from cahp_plugin.compare.check import Check
 from cahp_plugin.compare.knee import KneeTable
 from cahp_plugin.compare.rows import DENSE, PLANNED, REFERENCE, Row, row_of
-from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, Run, read_runs, read_setup
+from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME, STRUCTURE_NAME, Run, read_missed, read_runs, read_setup
 from cahp_plugin.compare.structure import HeadPlaces, head_places, places_table
 from cahp_plugin.files import load
 from cahp_plugin.table import format_table
 
-STRUCTURE_NAME = "structure.json"
 #: The recovery that stands for a planner's own repair.
 OWN = "own"
 
@@ -48,8 +47,7 @@ class Comparison:
             CheckpointError: A file is damaged; the message names it, and the line.
         """
         setup = read_setup(folder / SETUP_NAME) or {}
-        known = load(folder / STRUCTURE_NAME, lambda known: [tuple(entry) for entry in known.get("missed", ())])
-        return cls(folder, tuple(read_runs(folder / RUNS_NAME)), read_knee(folder), None, setup, tuple(known or ()))
+        return cls(folder, tuple(read_runs(folder / RUNS_NAME)), read_knee(folder), None, setup, read_missed(folder))
 
     def rows(self) -> list[Row]:
         """The runs, seeds taken together, by recovery and number of heads."""

@@ -25,6 +25,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
+#: The confidence where none is asked for.
+CONFIDENCE = 0.95
+
 #: What the variance of X is taken to be before the first example, and the weight of that in examples.
 _VARIANCE, _WEIGHT = 0.05, 10
 #: The largest stake, as a share of what would lose all; and the wealth that is aimed at, in parts of what is needed.
@@ -78,10 +81,10 @@ def least_refuted(losses: Array, confidence: float) -> float:
     """The least drop from which on all are refuted, in [-1, 1], in steps of a tenth of a point; 1 where none is."""
     if not len(losses):
         return 1.0
-    # What is lost on the examples themselves is never refuted by them.
+    # What is lost on the examples themselves is hardly ever refuted by them.
     drops = np.arange(math.floor(float(np.mean(losses)) / _STEP), round(1 / _STEP) + 1) * _STEP
     kept = np.flatnonzero(~refuted(losses, drops, confidence))
-    return min(1.0, float(drops[kept[-1]]) + _STEP)
+    return min(1.0, float(drops[kept[-1]]) + _STEP) if len(kept) else float(drops[0])
 
 
 def fewest(drop: float, confidence: float) -> int | None:

@@ -159,7 +159,7 @@ class SizeChooser:
         drops: list[Drop] = []
 
         def tried(share: float) -> Drop:
-            with self._trials.repaired(self._solve(costs, share * whole)) as model:
+            with self._trials.as_saved(self._solve(costs, share * whole)) as model:
                 drops.append(Drop(*lost(model), share))
             logger.info(f"{100 * share:.0f} % of the layers' work: {drops[-1]} lost.")
             return drops[-1]
@@ -182,14 +182,14 @@ class SizeChooser:
         refined: Refined | None = self._refined(costs, shares[low] * whole)
         sizes = self._solve(costs, shares[low] * whole)
         if refined is not None and refined.sizes != sizes:
-            with self._trials.repaired(refined.sizes) as model:
+            with self._trials.as_saved(refined.sizes) as model:
                 other = Drop(*lost(model), shares[low])
             if other.value <= limit:
                 sizes, chosen = refined.sizes, other
         if walk is not None:
             larger = [share for share in _STEPS if share > chosen.macs]
             steps = [*((share, self._solve(costs, share * whole)) for share in larger), (chosen.macs, sizes)]
-            share, sizes = steps[walk(steps, self._trials.repaired)]
+            share, sizes = steps[walk(steps, self._trials.as_saved)]
             if share != chosen.macs:
                 refined, chosen = None, next((drop for drop in drops if drop.macs == share), None) or tried(share)
         drops = [drop for drop in drops if drop is not chosen] + [chosen]

@@ -106,6 +106,15 @@ class Trials:
                 record_cut(self.model, model.config, [left for left, _ in pairs])
             yield model
 
+    @contextlib.contextmanager
+    def as_saved(self, sizes: Sequence[int]) -> Iterator[Any]:
+        """The same in the model's own precision, as it is written."""
+        types = {name: tensor.dtype for name, tensor in self.model.state_dict().items()}
+        with self.repaired(sizes) as model:
+            for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+                tensor.data = tensor.data.to(types.get(name, tensor.dtype))
+            yield model
+
     def divergences(self, sizes: Sequence[int]) -> Array:
         """Distance of each held-out example's outputs from the dense model's, ``(examples,)``.
 

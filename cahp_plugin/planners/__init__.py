@@ -62,6 +62,12 @@ PLANNERS: Mapping[str, Entry] = MappingProxyType(
 )
 
 
+def orders_of(name: str) -> tuple[str, ...]:
+    """Orders of heads whose plans a planner takes."""
+    own = PLANNERS[name]
+    return (own.settings.get("order", "obs"),) if own.planner.endswith(":Planned") else ("obs",)
+
+
 def make_planner(name: str) -> Planner:
     """Makes a planner.
 

@@ -79,10 +79,12 @@ class Proposal:
     Attributes:
         kept: The units, of every layer.
         repaired: The model without the others, repaired in the planner's own way; ``None`` where it has none.
+        repairing: Seconds that this repair took, where it is no part of the choosing.
     """
 
     kept: KeptSet
     repaired: Any = None
+    repairing: float = 0.0
 
 
 class Planner(abc.ABC):

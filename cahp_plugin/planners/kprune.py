@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,10 +49,11 @@ class KPrune(Planner):
         drawn = {}
         with torch.no_grad():
             for batch in job.batches:
-                drawn[id(batch)] = _drawn(job.model(**batch.inputs, **options), list(task.outputs), generator)
+                output = job.model(**batch.inputs, **options)
+                drawn[id(batch)] = {name: _drawn(output[name], generator) for name in task.outputs}
 
         def losses(output: Any, batch: Batch) -> Tensor:
-            return compared.of(output, drawn[id(batch)], batch)
+            return compared.of(output, _sure(output, drawn[id(batch)]), batch)
 
         model = copy.deepcopy(job.model)
         by_path = {layer.output_path: layer for layer in prunable_layers(model)}
@@ -84,13 +86,16 @@ class KPrune(Planner):
         return Proposal(kept, whole)
 
 
-def _drawn(output: Any, names: list[str], generator: torch.Generator) -> Any:
-    """Outputs that are sure of classes that are drawn from the distributions of others'."""
+def _drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Classes drawn from the distributions that logits ``(..., classes)`` stand for, ``(...)``."""
+    chances = logits.float().softmax(-1).flatten(0, -2).cpu()
+    return torch.multinomial(chances, 1, generator=generator).reshape(logits.shape[:-1])
+
+
+def _sure(output: Any, classes: Mapping[str, Tensor]) -> Any:
+    """An output whose distributions are sure of classes."""
     found = copy.copy(output)
-    for name in names:
-        logits = output[name].float()
-        chances = logits.softmax(-1).flatten(0, -2).cpu()
-        classes = torch.multinomial(chances, 1, generator=generator).to(logits.device)
-        sure = torch.zeros_like(logits).flatten(0, -2).scatter_(1, classes, _SURE)
-        setattr(found, name, sure.reshape(logits.shape))
+    for name, own in classes.items():
+        logits = torch.zeros_like(output[name], dtype=torch.float32)
+        setattr(found, name, logits.scatter_(-1, own.to(logits.device)[..., None], _SURE))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,6 +50,7 @@ class Kwon(Planner):
         kept = job.kept(places)
         if not repair:
             return Proposal(kept)
+        start = time.perf_counter()
         model = pruned_copy(job.model, kept, job.batches[0])
         theirs = {layer.output_path: layer for layer in prunable_layers(job.model)}
         pairs = [
@@ -58,7 +60,7 @@ class Kwon(Planner):
         ]
         for _ in refit(model, job.model, pairs, job.batches, scales()) if pairs else ():
             pass
-        return Proposal(kept, model)
+        return Proposal(kept, model, time.perf_counter() - start)
 
 
 def search(job: Job, worth: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -16,6 +16,8 @@ from cahp_plugin.prune.model_card import CARD_NAME, MARK, is_generated
 CERTIFICATE_KEY = "cahp_certificate"
 INT8 = "int8 graph"
 _PIECE = 2**20
+#: Entries of a config that say nothing of what the model computes.
+_STAMPS = (CERTIFICATE_KEY, "transformers_version", "_name_or_path")
 _WEIGHTS = (".safetensors", ".bin", ".onnx", ".onnx_data", ".data")
 
 
@@ -29,7 +31,7 @@ class Certificate:
         confidence: That no more is lost on the mean of such examples.
         certified: Whether it is so.
         examples: Examples that it was tested on.
-        groups: Groups of them, each of which counts as one; ``None`` without groups.
+        groups: Groups of them, by a column or of equal inputs, each of which counts as one; ``None`` without.
         dropped: Further examples that were left out, for they were in the training or evaluation set.
         differing: Examples, or groups, whose score differs from the dense model's.
         observed: Points that were lost on them.
@@ -42,7 +44,8 @@ class Certificate:
         stopped: Share of the first smaller model that could not be certified; ``None`` where all asked for were.
         enough: About how many examples would do for that one, or for this one where it is not certified; ``None``
             where it is not known.
-        weights: SHA-256 of the weights.
+        weights: SHA-256 of the weights, and of the config.
+        group_column: Column whose values are the groups.
 
     Raises:
         ValueError: A number is out of its range.
@@ -66,6 +69,7 @@ class Certificate:
     stopped: float | None = None
     enough: int | None = None
     weights: str | None = None
+    group_column: str | None = None
 
     def __post_init__(self) -> None:
         count = self.examples if self.groups is None else self.groups
@@ -132,7 +136,7 @@ def would_do(enough: int | None, grouped: bool) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of the files with weights in a folder, by their names and what they hold.
+    """SHA-256 of the files with weights in a folder, by their names and what they hold, and of the model's config.
 
     Raises:
         CheckpointError: There is none, or one can't be read.
@@ -147,6 +151,10 @@ def weights_hash(folder: Path) -> str:
             with path.open("rb") as file:
                 while piece := file.read(_PIECE):
                     digest.update(piece)
+        config = {
+            name: value for name, value in (read_json(folder / "config.json") or {}).items() if name not in _STAMPS
+        }
+        digest.update(json.dumps(config, sort_keys=True).encode())
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error}.") from error
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from cahp_plugin.errors import ConfigError
+from cahp_plugin.errors import ConfigError, DataError
 from cahp_plugin.recover.finetune import FinetuneResult, finetune
 from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.tasks import Examples
@@ -61,13 +61,13 @@ def distill(
             "`temperature` must be above 0, `label_share` in [0, 1] and `hidden_share` at least 0; got "
             f"{temperature}, {label_share}, {hidden_share}."
         )
+    if label_share and not examples.labelled:
+        raise DataError("`label_share` is above 0, and the training set has no labels.")
     _check_teacher(model, dense)
     task, more = examples.task, {"output_hidden_states": True} if hidden_share else {}
     options = call_options(type(dense))
 
     def loss(model: Any, inputs: Any, labels: Any) -> tuple[Tensor, Any]:
-        if label_share and labels is None:
-            raise ConfigError("`label_share` is above 0, and the training set has no labels.")
         ours = model(**inputs, **more)
         with torch.no_grad():
             theirs = dense(**inputs, **more, **options)

@@ -84,7 +84,7 @@ def finetune(
 
     Raises:
         ConfigError: A number is out of its range, or ``training_arguments`` holds one that has a parameter here.
-        DataError: The training set is empty.
+        DataError: The training set is empty, or has no labels and there is no other loss.
         CAHPError: The loss became NaN or infinite.
     """
     extra = dict(training_arguments or {})
@@ -102,6 +102,8 @@ def finetune(
         )
     if len(examples) == 0:
         raise DataError("The training set is empty.")
+    if loss is None and not examples.labelled:
+        raise DataError("The training set has no labels to train on. `distill` needs none.")
     if epochs == 0:
         model.eval()
         return FinetuneResult(0, math.nan, 0.0, ())

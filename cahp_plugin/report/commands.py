@@ -14,6 +14,7 @@ from cahp_plugin.cost.budget import Budget
 from cahp_plugin.export import ExportReport
 from cahp_plugin.export.quantize import PRESETS
 from cahp_plugin.latency import LatencyReport
+from cahp_plugin.plan.certificate import CONFIDENCE
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.report.compared import methods_of, recoveries_of, sizes_of
@@ -29,7 +30,7 @@ def commands(contents: Contents) -> list[str]:
     if contents.config is not None:
         task = contents.pruning.task if contents.pruning else "text-classification"
         options = _task(task) | _changed(contents.config, _defaults(task)) | _recovery(contents.pruning)
-        options |= _budget(contents.plan, contents.deployed)
+        options |= _budget(contents.plan, contents.deployed) | _certified(contents.pruning)
         if contents.deployed and contents.latency is not None:
             options |= _measured(contents.latency, "threads", "rounds", "warmup")
             options |= _graph(contents.exports["pruned-int8"]) | _graph(contents.exports["pruned-onnx"])
@@ -100,6 +101,15 @@ def _budget(outcome: Outcome | None, deployed: bool) -> dict[str, Any]:
     }
 
 
+def _certified(pruning: PruneReport | None) -> dict[str, Any]:
+    """What a certificate was asked for by."""
+    found = pruning.certificate if pruning else None
+    if found is None:
+        return {}
+    sure = found.confidence if found.confidence != CONFIDENCE else None
+    return {"certify": "HELD_OUT", "confidence": sure, "group_column": found.group_column}
+
+
 def _recovery(pruning: PruneReport | None) -> dict[str, Any]:
     if pruning is not None and pruning.recovery is not None:
         return {"recover": pruning.recovery.method, **_recovery_options(pruning.recovery)}
@@ -122,12 +132,14 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     task = str(comparison.setup.get("task"))
     config = dataclasses.replace(config, seed=0, num_heads=None)  # each run's own
     sizes = sizes_of(rows)
+    length = (comparison.setup.get("budget") or {}).get("sequence_length")
     return {
         **(
             {"planners": ",".join(methods), "macs": [f"{size / 100:g}" for size in sizes]}
             if comparison.planned
             else {"methods": ",".join(methods), "heads": [f"{size:g}" for size in sizes]}
         ),
+        "sequence_length": None if length in (None, 128) else length,
         "seeds": sorted({run.seed for run in comparison.runs if run.method in methods}),
         "recover": recoveries_of(rows),
         **_recovery_options(recovery),

@@ -39,6 +39,7 @@ class Examples:
         told: What was done to the texts, in a sentence; empty for nothing.
         targets: Outputs of the dense model, where these are the labels; of shape ``(examples, ...)``.
         extra: What else the task needs to make predictions of outcomes.
+        labelled: Whether the labels are the data's; others only fill their place.
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Examples:
     told: str = ""
     targets: torch.Tensor | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.encoded)

@@ -142,7 +142,11 @@ def encode_sets(
         for data in found.values():
             task.columns(data, options)
         check_same_classes(found, columns.label, model.config)
-    return {name: task.encode(data, model, processor, options) for name, data in found.items()}
+    labelled = bool(columns.label) or not task.labelled
+    return {
+        name: dataclasses.replace(task.encode(data, model, processor, options), labelled=labelled)
+        for name, data in found.items()
+    }
 
 
 def save_beside(task: Task, folder: Path) -> None:

@@ -18,7 +18,7 @@ from cahp_plugin.cost.budget import Budget
 from cahp_plugin.errors import BudgetError, ConfigError, DataError
 from cahp_plugin.export import export_pruned
 from cahp_plugin.export.runner import open_graphs
-from cahp_plugin.plan.certificate import Array, enough, fewest, least_refuted, refuted
+from cahp_plugin.plan.certificate import CONFIDENCE, Array, enough, fewest, least_refuted, refuted
 from cahp_plugin.processes import processes
 from cahp_plugin.prune.certificate import INT8, Certificate, would_do
 from cahp_plugin.tasks import Examples, Options, Task, evaluate
@@ -29,8 +29,6 @@ from cahp_plugin.workflow.held_out import HeldOut, registry, used_before
 from cahp_plugin.workflow.sets import JobSets
 
 logger = logging.get_logger(__name__)
-
-CONFIDENCE = 0.95
 
 
 def check_certify(budget: Budget | None, certify: Any, confidence: float, group_column: str | None) -> None:
@@ -181,6 +179,7 @@ class Certifier:
             certified=certified,
             examples=held.count,
             groups=held.groups,
+            group_column=held.column,
             dropped=held.dropped,
             differing=int((losses != 0).sum()),
             observed=round(100 * float(losses.mean()), 6),
@@ -234,7 +233,7 @@ class Certifier:
         """Notes that the examples are used, once."""
         if self._used is not None:
             return
-        self._used = processes().share(lambda: used_before(self._held.fingerprint, self._what))
+        self._used = processes().share(lambda: used_before(self._held, self._what))
         if self._used:
             logger.warning(
                 f"The examples to certify on were used for {self._used} other certificate(s) before "
@@ -286,9 +285,7 @@ def open_certifier(
         raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
     number = certifiable(task, sets.evaluation, metric)
     looked_at = [sets.train, sets.evaluation]
-    held = HeldOut(
-        data, sets.certification, looked_at, task=task, options=options, seed=seed, group_column=group_column
-    )
+    held = HeldOut(data, sets.certification, looked_at, seed=seed, group_column=group_column)
     told = {
         "model": fingerprint_of_model(model), "train": sets.train.fingerprint(), "budget": budget.to_dict(),
         "evaluation": sets.evaluation.fingerprint(), "metric": number.name, "confidence": confidence,

@@ -18,8 +18,8 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
 from cahp_plugin.compare.rows import DENSE
-from cahp_plugin.compare.runs import Key, Run, RunLog, recovery_entries, run_of
-from cahp_plugin.compare.summary import OWN, STRUCTURE_NAME, Comparison, read_knee
+from cahp_plugin.compare.runs import STRUCTURE_NAME, Key, Run, RunLog, read_missed, recovery_entries, run_of
+from cahp_plugin.compare.summary import OWN, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.errors import ConfigError, PruningError
@@ -185,6 +185,7 @@ def compare_methods(
     wanted: list[Key] = [
         (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
     ]
+    wanted = list(dict.fromkeys(wanted))
     if macs is not None and planners is not None:
         wanted = wanted_of(planners, macs, seeds, recoveries)
     setup = _setup(model, examples, evaluated, validated, config, recovery, gate_epochs)
@@ -249,11 +250,15 @@ def compare_methods(
         _add(log, run(key, pruned, {"choose": choosing, "recover": time.perf_counter() - cut}))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
-    missed = () if planned is None else tuple(planned.missed)
+    runs_of = {(run.method, run.macs) for run in log.runs.values()}
+    before = () if planned is None else read_missed(folder)
+    missed = tuple(dict.fromkeys(entry for entry in (*before, *(planned.missed if planned else ()))
+                                 if entry[:2] not in runs_of))  # fmt: skip
     comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None, missed=missed)
     everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
     here.share(lambda: _write_structure(everything))
-    here.share(lambda: write_folder_page(folder))
+    if any(run.method != DENSE for run in everything.runs):
+        here.share(lambda: write_folder_page(folder))
     if committed is not None and check is not None:
         comparison = dataclasses.replace(comparison, check=check_runs(comparison.rows(), committed, check))
     return comparison

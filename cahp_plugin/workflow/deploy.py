@@ -17,6 +17,7 @@ from cahp_plugin.export.optimize import Optimization
 from cahp_plugin.export.quantize import Preset
 from cahp_plugin.export.runner import open_graphs
 from cahp_plugin.latency import measure_latency
+from cahp_plugin.plan.certificate import CONFIDENCE
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.prune.certificate import CERTIFICATE_KEY, write_certificate
@@ -26,7 +27,7 @@ from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
 from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
-from cahp_plugin.workflow.certify import CONFIDENCE, check_certify, open_certifier
+from cahp_plugin.workflow.certify import check_certify, open_certifier
 from cahp_plugin.workflow.prune import prune_model, read_from, write_report
 from cahp_plugin.workflow.sets import encode_job
 
@@ -107,6 +108,7 @@ def deploy_model(
     check_certify(budget, certify, confidence, group_column)
     inputs = read_from(model, processor, train, evaluation, certify)
     check_output_directory(output_dir, overwrite=overwrite, inputs=inputs)
+    plan = plan if plan is None or isinstance(plan, Plan) else Plan.load(plan)
     does, device = task_of(model, task), model.device
     config = CAHPConfig() if config is None else config
     recovery = recovery or RecoverySettings("finetune" if budget is None else "least-squares")
@@ -121,7 +123,7 @@ def deploy_model(
         certifier = open_certifier(
             model, data, sets, budget=budget, task=does, options=options, metric=metric, confidence=confidence,
             group_column=group_column, seed=config.seed, batch_size=recovery.batch_size,
-            follows=[resolved(config, does), recovery, planning or PlanSettings()],
+            follows=[resolved(config, does), recovery, planning or PlanSettings(), plan and plan.layers],
             graphs=int8 | {"optimize": optimize}, processor=processor,
         )  # fmt: skip
         vars(model.config).pop(CERTIFICATE_KEY, None)  # of the model as it came

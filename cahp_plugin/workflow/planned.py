@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers.utils import logging
 
 from cahp_plugin.compare.summary import OWN
 from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
 from cahp_plugin.cost.budget import Budget
-from cahp_plugin.errors import BudgetError, CheckpointError
+from cahp_plugin.errors import BudgetError, CheckpointError, ConfigError
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.streams import apart, calibration_batches
 from cahp_plugin.plan.compared import compared_of
@@ -22,7 +23,7 @@ from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.making import EVERY, RIDGE
 from cahp_plugin.plan.plan import PLAN_NAME, Plan
 from cahp_plugin.plan.trials import Reference
-from cahp_plugin.planners import PLANNERS, make_planner
+from cahp_plugin.planners import PLANNERS, make_planner, orders_of
 from cahp_plugin.planners.base import Job, Proposal
 from cahp_plugin.processes import processes
 from cahp_plugin.recover import recover_least_squares
@@ -70,6 +71,8 @@ class Planned:
         self._proposed: tuple[Any, Proposal | None, float] = None, None, 0.0
         batches = calibration_batches(test.batches(recovery.batch_size), model, len(test), labels=True)
         self._reference = Reference(model, batches, compared_of(model))
+        _, first, self._row = np.unique(test.rows, return_index=True, return_inverse=True)
+        self._rows = np.argsort(first)  # in the order of the examples
         self.missed: list[tuple[str, float, str]] = []
 
     def make(self, name: str, share: float, seed: int, how: str, *, own: bool) -> tuple[Any, float, float] | None:
@@ -89,7 +92,7 @@ class Planned:
         if proposal is None:
             return None
         if how == OWN:
-            return copy.deepcopy(proposal.repaired), choosing, 0.0
+            return copy.deepcopy(proposal.repaired).to(self._model.device), choosing, proposal.repairing
         fitted, held_out = apart(self._of(seed), EVERY)
         model = pruned_copy(self._model, proposal.kept, fitted[0])
         start = time.perf_counter()
@@ -104,9 +107,11 @@ class Planned:
         return model, choosing, time.perf_counter() - start
 
     def divergences(self, model: Any) -> Array:
-        """How far a model's outputs are from the dense one's, for each test example."""
+        """How far a model's outputs are from the dense one's: by rows, the mean of its examples."""
         with at_rest(self._model, model):
-            return self._reference.divergences(model)
+            found = self._reference.divergences(model)
+        means: Array = (np.bincount(self._row, found) / np.bincount(self._row))[self._rows]
+        return means
 
     def _of(self, seed: int) -> list[Batch]:
         """The calibration examples of a seed."""
@@ -117,9 +122,9 @@ class Planned:
     def _plan(self, order: str, seed: int) -> Plan:
         """The plan of a seed with an order of the heads; read back where an earlier call has made it."""
         if (order, seed) not in self._plans:
-            folder = self._folder / "plans" / f"{order}-{seed}"
-            if (folder / PLAN_NAME).exists():
-                plan = Plan.load(folder)
+            here, folder = processes(), self._folder / "plans" / f"{order}-{seed}"
+            plan = here.share(lambda: Plan.load(folder) if (folder / PLAN_NAME).exists() else None)
+            if plan is not None:
                 try:
                     check_plan(plan, self._model, self._of(seed))
                 except CheckpointError as error:
@@ -127,29 +132,39 @@ class Planned:
             else:
                 settings, config = PlanSettings(order=order), dataclasses.replace(self._config, seed=seed)
                 progress = self._folder / f"plan-{order}-{seed}.jsonl"
-                plan = make_plan(self._model, self._of(seed), settings, config, 16, progress)
-                processes().share(lambda: plan.save(folder))
+                made = plan = make_plan(self._model, self._of(seed), settings, config, 16, progress)
+                here.share(lambda: made.save(folder))
                 progress.unlink(missing_ok=True)
             self._plans[order, seed] = plan
         return self._plans[order, seed]
 
     def _propose(self, name: str, share: float, seed: int, own: bool) -> tuple[Proposal | None, float]:
+        """What a planner keeps, as the first process has it, and the seconds that this took, without the plan's."""
         key = (name, share, seed)
-        if self._proposed[0] != key:
-            batches = self._of(seed)
-            fitted, held_out = apart(batches, EVERY)
-            budget = Budget(macs=share, sequence_length=self._length)
-            job = Job(self._model, lambda order: self._plan(order, seed), budget, fitted, held_out, seed)
-            start = time.perf_counter()
-            found: Proposal | None = None
+        if self._proposed[0] == key:
+            return self._proposed[1:]
+        plans = {order: self._plan(order, seed) for order in dict.fromkeys(("obs", *orders_of(name)))}
+        fitted, held_out = apart(self._of(seed), EVERY)
+        budget = Budget(macs=share, sequence_length=self._length)
+        job = Job(self._model, plans.__getitem__, budget, fitted, held_out, seed)
+
+        def propose() -> Proposal | str:
             try:
                 with at_rest(self._model):
                     found = make_planner(name).propose(job, repair=own and PLANNERS[name].own_repair)
-            except BudgetError as error:
-                if (name, share, str(error)) not in self.missed:
-                    self.missed.append((name, share, str(error)))
-                    logger.warning(f"{name} can't keep {100 * share:g} % of the work: {error}.")
-            self._proposed = key, found, time.perf_counter() - start
+            except (BudgetError, ConfigError) as error:
+                return str(error).removesuffix(".")
+            return dataclasses.replace(found, repaired=found.repaired and found.repaired.cpu())
+
+        start = time.perf_counter()
+        found = processes().share(propose)
+        if isinstance(found, str):
+            if (name, share, found) not in self.missed:
+                self.missed.append((name, share, found))
+                logger.warning(f"{name} has no model with {100 * share:g} % of the work: {found}.")
+            self._proposed = key, None, 0.0
+        else:
+            self._proposed = key, found, time.perf_counter() - start - found.repairing
         return self._proposed[1:]
 
 
@@ -157,7 +172,7 @@ def wanted_of(
     planners: Sequence[str], shares: Sequence[float], seeds: Sequence[int], recoveries: Sequence[str]
 ) -> list[tuple[str, float, int, str]]:
     """Keys of the runs of planners; those of one choice stand together."""
-    return [
+    found = [
         (name, round(100 * share, 6), seed, how)
         for seed in seeds
         for share in shares
@@ -165,3 +180,4 @@ def wanted_of(
         for how in recoveries
         if how != OWN or PLANNERS[name].own_repair
     ]
+    return list(dict.fromkeys(found))

@@ -17,9 +17,10 @@ from cahp_plugin._compat import package_versions
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.data import as_dataset
-from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
+from cahp_plugin.errors import BudgetError, CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.files import write_text
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.plan.certificate import CONFIDENCE
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.processes import processes
 from cahp_plugin.prune import check_output_directory, load_pruned, replaced_folder
@@ -45,7 +46,7 @@ from cahp_plugin.tasks import (
 from cahp_plugin.units import attention_layers
 from cahp_plugin.units.state import fingerprint_of_model
 from cahp_plugin.workflow.budget import Chosen, calibration_of, check_plan, choose_under
-from cahp_plugin.workflow.certify import CONFIDENCE, Certifier, check_certify, open_certifier
+from cahp_plugin.workflow.certify import Certifier, check_certify, open_certifier
 from cahp_plugin.workflow.sets import encode_job
 from cahp_plugin.workflow.steps import Clock, prune_to, reload_difference, stage_of
 
@@ -182,7 +183,7 @@ def prune_model(
                 certifier = open_certifier(
                     model, data, sets, budget=budget, task=does, options=options, metric=metric,
                     confidence=confidence, group_column=group_column, seed=config.seed,
-                    batch_size=recovery.batch_size, follows=[config, recovery, planning],
+                    batch_size=recovery.batch_size, follows=[config, recovery, planning, plan and plan.layers],
                 )  # fmt: skip
         vars(model.config).pop(CERTIFICATE_KEY, None)  # of the model as it came
 
@@ -262,6 +263,11 @@ def prune_model(
         if certifier is not None and chosen is not None and not certifier.of_graph:
             with clock("certify"):
                 certificate = certifier.certificate(model, chosen.outcome.macs.layers)
+            if not certificate.certified and recovery.method == "least-squares":  # another model than the walk's
+                raise BudgetError(
+                    f"The model that came out is not the one that was certified: {' '.join(certificate.sentences())} "
+                    "Nothing is written."
+                )
         difference = None
         if partial is not None and output is not None:
             with clock("save and reload"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from comparing import compare
 from datasets import Dataset
+from made import MADE
 from pages import read
 from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
@@ -21,6 +22,7 @@ from cahp_plugin.errors import CheckpointError, ConfigError
 from cahp_plugin.plan.plan import Plan
 from cahp_plugin.planners import PLANNERS
 from cahp_plugin.units import prunable_layers
+from cahp_plugin.workflow import compare_methods
 
 RECOVERY = RecoverySettings("least-squares", calibration_examples=24, batch_size=4, epochs=1)
 
@@ -132,6 +134,46 @@ def test_the_page_and_the_summary_show_it(all_planners):
     again = Comparison.read(all_planners.output)
     assert again.planned and again.missed == all_planners.missed
     assert [row.cells() for row in again.rows()] == [row.cells() for row in all_planners.rows()]
+
+
+def test_what_could_not_be_reached_is_kept_and_is_no_hole_of_a_check(tmp_path):
+    chosen = {"macs": [0.1], "seeds": [0], "recoveries": ["least-squares"]}
+    first = planned(tmp_path / "runs", planners=["joint", "heads"], **chosen)
+    assert [entry[:2] for entry in first.missed] == [("heads", 0.1)]
+    again = planned(tmp_path / "runs", planners=["joint"], **chosen)
+    assert again.missed == first.missed == Comparison.read(tmp_path / "runs").missed
+    check = planned(tmp_path / "new", planners=["joint", "heads"], check=tmp_path / "runs", **chosen).check
+    assert {(row.method, row.at) for row in check.rows} == {("dense", "12 heads"), ("joint", "10 % of the work")}
+    alone = planned(tmp_path / "none", planners=["heads", "heads"], **chosen)
+    assert [run.method for run in alone.runs] == ["dense"] and "heads at 10 %" in str(alone)
+
+
+def test_what_comes_twice_is_run_once(tmp_path):
+    found = planned(tmp_path / "runs", planners=["joint", "joint"], macs=[0.6, 0.6], seeds=[0, 0])
+    assert [run.key for run in found.runs[1:]] == [("joint", 60, 0, "least-squares")]
+    assert len((tmp_path / "runs" / "runs.jsonl").read_text().splitlines()) == 2
+
+
+def test_planners_that_have_no_meaning_are_told_and_the_others_run(tmp_path):
+    model = tiny_model(num_labels=3, problem_type="multi_label_classification")
+    data = Dataset.from_list([{"text": row["text"], "labels": [row["label"]]} for row in word_examples(60)])
+    found = compare_methods(
+        model, tiny_tokenizer(), data, data, output_dir=tmp_path / "runs", macs=[0.6], planners=["kprune", "joint"],
+        seeds=[0], recovery=RECOVERY, sequence_length=8,
+    )  # fmt: skip
+    assert [run.method for run in found.runs] == ["dense", "joint"]
+    assert found.missed[0][0] == "kprune" and "has no meaning for it" in found.missed[0][2]
+
+
+def test_rows_of_several_examples_have_one_divergence(tmp_path):
+    MADE["question-answering"].make(tmp_path)
+    train, test = json.loads((tmp_path / "paths.json").read_text())[:2]
+    arguments = ["compare", str(tmp_path / "model"), "--train", train, "--test", test, "--macs", "0.6", "--planners",
+                 "joint,random", "--seeds", "0", "--calibration-examples", "24", "--batch-size", "4", "--max-length",
+                 "20", "-o", str(tmp_path / "runs"), "--quiet"]  # fmt: skip
+    assert main(arguments) == 0
+    for run in Comparison.read(tmp_path / "runs").runs[1:]:
+        assert run.divergences().shape == (run.num_examples,)
 
 
 def test_halves_keep_three_digits():

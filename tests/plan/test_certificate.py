@@ -93,6 +93,7 @@ def test_what_can_be_certified_is_the_least_drop_that_is_refuted():
     assert not refuted(losses, bound - 1e-3, 0.95)
     assert least_refuted(losses, 0.99) > bound
     assert not refuted(np.array([]), 0.5, 0.95) and least_refuted(np.zeros(2), 0.999) == 1
+    assert least_refuted(np.r_[-np.ones(300), np.ones(300)], 0.95) <= 0  # all are refuted before the losses come
     assert least_refuted(np.ones(50), 0.95) == least_refuted(np.array([]), 0.95) == 1
 
 

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 from tiny import model_inputs, tiny_model
 from words import encoded_words
 
-from cahp_plugin import CAHPImportance, CAHPPruner
-from cahp_plugin.errors import CAHPError, ConfigError
+from cahp_plugin import CAHPImportance, CAHPPruner, finetune
+from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.recover.distill import distill
 from cahp_plugin.tasks.evaluation import TorchRunner, mean_divergence
 
@@ -27,9 +27,10 @@ def pruned_and_dense(seed=0):
 def unlabelled(examples):
     """The same examples, batches of which hold no labels."""
     collate = examples.collate
-    return dataclasses.replace(
+    without = dataclasses.replace(
         examples, collate=lambda rows: {name: value for name, value in collate(rows).items() if name != "labels"}
     )
+    return dataclasses.replace(without, labelled=False)
 
 
 def apart(model, dense, examples):
@@ -93,8 +94,10 @@ def test_a_teacher_of_other_labels_is_refused():
     for bad in ({"temperature": 0}, {"label_share": 2}, {"hidden_share": -1}):
         with pytest.raises(ConfigError, match="`temperature` must be above 0"):
             distill(*pruned_and_dense(), examples, **bad)
-    with pytest.raises(ConfigError, match="has no labels"):
+    with pytest.raises(DataError, match="has no labels"):
         distill(*pruned_and_dense(), unlabelled(examples), label_share=0.5)
+    with pytest.raises(DataError, match="has no labels to train on"):
+        finetune(model, unlabelled(examples))
 
 
 def test_a_loss_that_is_not_finite_ends_it():
