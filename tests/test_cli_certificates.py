@@ -312,3 +312,58 @@ def test_deploy_certifies_the_int8_graph(made, tmp_path, capsys):
     graph = next((out / "pruned-int8").glob("*.onnx"))
     graph.write_bytes(graph.read_bytes() + b"\0")
     assert "VOID" in "\n".join(inspect_folder(out / "pruned-int8").certified)
+
+
+def test_equal_inputs_count_once(made, tmp_path, capsys):
+    rows = rows_of(made[3])
+    held = write(tmp_path / "held.jsonl", [*rows[:200], *rows[:200]])
+    assert prune(made, tmp_path / "out", "--max-drop", "20", "--json", held=held) == 0
+    found = json.loads(capsys.readouterr().out)["certificate"]
+    different = len({(row["premise"], row["hypothesis"]) for row in rows[:200]})
+    assert found["examples"] == 400 and found["groups"] == different <= 200
+    few = write(tmp_path / "few.jsonl", rows[:20] * 20)
+    assert prune(made, tmp_path / "none", "--max-drop", "10", held=few) == 1
+    assert "are too few to certify" in capsys.readouterr().err
+
+
+def test_most_of_the_examples_or_another_plan_are_a_second_use(made, tmp_path, capsys):
+    folder, train, _, held = made
+    fewer = write(tmp_path / "held.jsonl", rows_of(held)[1:])
+    assert main(["plan", str(folder / "model"), "--train", train, "-o", str(tmp_path / "plan"), "--order", "magnitude",
+                 "--calibration-examples", "48", "--batch-size", "8", "--no-figures", "--quiet"]) == 0  # fmt: skip
+    options = ["--max-drop", "15", "--json"]
+    capsys.readouterr()
+    for name, used, given, more in (("a", 0, held, []), ("b", 1, fewer, []),
+                                    ("c", 1, held, ["--plan", str(tmp_path / "plan")])):  # fmt: skip
+        assert prune(made, tmp_path / name, *options, *more, held=given) == 0
+        assert json.loads(capsys.readouterr().out)["certificate"]["used_before"] == used, name
+
+
+def test_another_config_voids_it(certified, tmp_path):
+    save_pruned(load_pruned(certified), tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    assert trouble(tmp_path / "out") is None
+    path.write_text(json.dumps(config | {"transformers_version": "0"}))
+    assert trouble(tmp_path / "out") is None
+    path.write_text(json.dumps(config | {"hidden_act": "relu"}))
+    assert "VOID" in trouble(tmp_path / "out")
+
+
+def test_a_model_in_half_precision_is_tested_as_it_is_written(made, tmp_path, monkeypatch):
+    from cahp_plugin.workflow import certify
+
+    tested = []
+    monkeypatch.setattr(certify, "refuted", lambda losses, *given: tested.append(losses) or refuted(losses, *given))
+    folder, train, evaluation, held = made
+    model, processor = load_model(str(folder / "model"))
+    report = prune_model(
+        model.to(torch.bfloat16), processor, load_examples(train), load_examples(evaluation),
+        budget=Budget(max_drop=15.0, multiple_of=1), certify=load_examples(held), output_dir=tmp_path / "out",
+        planning=PlanSettings(refine=0), figures=False,
+        recovery=RecoverySettings("least-squares", calibration_examples=48, batch_size=8),
+    )  # fmt: skip
+    assert report.certificate.certified and report.certificate.precision == "bfloat16"
+    passed = [losses for losses in tested[:-1] if refuted(losses, 0.15, 0.95)]
+    np.testing.assert_array_equal(passed[-1], tested[-1])
+    assert next(load_pruned(tmp_path / "out", dtype="auto").parameters()).dtype == torch.bfloat16

@@ -71,7 +71,7 @@ class Comparison:
     @property
     def planned(self) -> bool:
         """Whether the runs are of planners under a budget."""
-        return any(run.macs is not None for run in self.runs)
+        return bool(self.missed) or any(run.macs is not None for run in self.runs)
 
     def structure(self) -> list[HeadPlaces]:
         """Where each method's heads are, over layers and seeds."""
