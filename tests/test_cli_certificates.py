@@ -334,7 +334,7 @@ def test_most_of_the_examples_or_another_plan_are_a_second_use(made, tmp_path, c
     options = ["--max-drop", "15", "--json"]
     capsys.readouterr()
     for name, used, given, more in (("a", 0, held, []), ("b", 1, fewer, []),
-                                    ("c", 1, held, ["--plan", str(tmp_path / "plan")])):  # fmt: skip
+                                    ("c", 2, held, ["--plan", str(tmp_path / "plan")])):  # fmt: skip
         assert prune(made, tmp_path / name, *options, *more, held=given) == 0
         assert json.loads(capsys.readouterr().out)["certificate"]["used_before"] == used, name
 

@@ -107,7 +107,7 @@ def used_before(held: HeldOut, what: str) -> int:
     Returns:
         Other uses of more than 1 % of these examples. One that can't be read or written is told of by a warning.
     """
-    path = registry()
+    path, own = registry(), (what, held.fingerprint)
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         known = [json.loads(line) for line in lines]
@@ -116,8 +116,8 @@ def used_before(held: HeldOut, what: str) -> int:
             others = entry["rows"]
             shared = sum(others[place : place + _MARK] in marks for place in range(0, len(others), _MARK))
             if shared > _OVERLAP * len(marks):
-                uses.add(entry["what"])
-        if not any((entry["what"], entry["data"]) == (what, held.fingerprint) for entry in known):
+                uses.add((entry["what"], entry["data"]))
+        if own not in uses:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"data": held.fingerprint, "what": what, "rows": "".join(held.marks)}) + "\n")
@@ -127,4 +127,4 @@ def used_before(held: HeldOut, what: str) -> int:
             "were used for another certificate is not known."
         )
         return 0
-    return len(uses - {what})
+    return len(uses - {own})
