@@ -107,19 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("`--check` and `--output` name one folder: its results would be held against themselves.")
     train, test, validation = (load_data(arguments, name) for name in ("train", "test", "eval"))
     model = load_model(arguments.model, **chosen(arguments, "task", "device"))
-    options = chosen(
-        arguments,
-        "methods",
-        "heads",
-        "planners",
-        "macs",
-        "sequence_length",
-        "seeds",
-        "gate_epochs",
-        "knee",
-        "check",
-        *DATA,
-    )
+    options = chosen(arguments, "methods", "heads", "planners", "macs", "sequence_length", "seeds", *DATA)
+    options |= chosen(arguments, "gate_epochs", "knee", "check")
     options |= {"validation": validation, "recoveries": arguments.recover, "config": config, "recovery": recovery}
     place: Any = contextlib.nullcontext(arguments.output)
     if arguments.output is None:

@@ -59,13 +59,13 @@ class Comparison:
         for run in self.runs:
             groups.setdefault((run.recover, run.size, run.method), []).append(run)
         order = {key: position for position, key in enumerate(groups)}
-        rows = []
+        planned, rows = self.planned, []
         for key in sorted(groups, key=lambda key: (key[2] != DENSE, key[0], -key[1], order[key])):
             recover, size, _ = key
-            if self.planned and recover == OWN:  # the reference's own repair is the least-squares one
+            if planned and recover == OWN:  # the reference's own repair is the least-squares one
                 recover = "least-squares"
-            reference = groups.get((recover, size, PLANNED if self.planned else REFERENCE))
-            rows.append(row_of(key, groups[key], reference, self.planned))
+            reference = groups.get((recover, size, PLANNED if planned else REFERENCE))
+            rows.append(row_of(key, groups[key], reference, planned))
         return rows
 
     @property

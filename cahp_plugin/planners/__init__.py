@@ -26,12 +26,14 @@ class Entry:
         planner: ``"module:class"``.
         settings: Arguments of the class.
         own_repair: Whether it has a repair of its own.
+        order: Order of the heads in the plan that it takes, besides the usual one.
     """
 
     about: str
     planner: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     own_repair: bool = False
+    order: str = "obs"
 
 
 _SIZES = "cahp_plugin.planners.sizes"
@@ -41,7 +43,12 @@ PLANNERS: Mapping[str, Entry] = MappingProxyType(
         "joint": Entry("heads and neurons as `cahp prune` takes them, without its refinement", f"{_SIZES}:Planned"),
         "heads": Entry("heads alone", f"{_SIZES}:Planned", {"units": "heads"}),
         "neurons": Entry("feed-forward neurons alone", f"{_SIZES}:Planned", {"units": "neurons"}),
-        "cahp": Entry("heads and neurons, each layer's heads in CAHP's order", f"{_SIZES}:Planned", {"order": "cahp"}),
+        "cahp": Entry(
+            "heads and neurons, each layer's heads in CAHP's order",
+            f"{_SIZES}:Planned",
+            {"order": "cahp"},
+            order="cahp",
+        ),
         "uniform": Entry("the same share of every layer, in the plan's order within layers", f"{_SIZES}:Even"),
         "magnitude": Entry(
             "the same share of every layer, the units of the largest norm", f"{_SIZES}:Even", {"order": "magnitude"}
@@ -60,12 +67,6 @@ PLANNERS: Mapping[str, Entry] = MappingProxyType(
         ),
     }
 )
-
-
-def orders_of(name: str) -> tuple[str, ...]:
-    """Orders of heads whose plans a planner takes."""
-    own = PLANNERS[name]
-    return (own.settings.get("order", "obs"),) if own.planner.endswith(":Planned") else ("obs",)
 
 
 def make_planner(name: str) -> Planner:

@@ -14,13 +14,18 @@ from cahp_plugin.recover.closed_form import recover_least_squares
 from cahp_plugin.units import KeptSet, prunable_layers
 
 
+def keeps_all(model: Any, kept: KeptSet) -> bool:
+    """Whether a set keeps every unit that a model has."""
+    return all(
+        set(layer.present) <= set(getattr(kept, layer.noun).get(layer.index, layer.present))
+        for layer in prunable_layers(model)
+    )
+
+
 def pruned_copy(dense: Any, kept: KeptSet, batch: Batch) -> Any:
     """A copy of a model without the units that are not kept; a set that keeps all gives a plain copy."""
     model = copy.deepcopy(dense)
-    if any(
-        set(layer.present) - set(getattr(kept, layer.noun).get(layer.index, layer.present))
-        for layer in prunable_layers(model)
-    ):
+    if not keeps_all(model, kept):
         inputs = batch.rows(torch.tensor([0])).inputs_on(model.device)
         CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
     return model

@@ -63,9 +63,15 @@ class Chosen:
 
     def repair(self, model: Any, dense: Any) -> None:
         """Repairs the pruned model, in place, as the plan counts on it."""
-        fitted, held_out = ([batch.inputs for batch in own] for own in (self.fitted, self.held_out))
-        count = sum(map(len, self.fitted))
-        recover_least_squares(model, dense, fitted, num_examples=count, ridge=self.plan.ridge, held_out=held_out)
+        repair_as_planned(model, dense, self.fitted, self.held_out, self.plan.ridge)
+
+
+def repair_as_planned(
+    model: Any, dense: Any, fitted: Sequence[Batch], held_out: Sequence[Batch], ridge: float
+) -> None:
+    """Repairs a pruned model, in place, by least squares on the calibration examples of a plan."""
+    inputs, checked = ([batch.inputs for batch in own] for own in (fitted, held_out))
+    recover_least_squares(model, dense, inputs, num_examples=sum(map(len, fitted)), ridge=ridge, held_out=checked)
 
 
 def calibration_of(

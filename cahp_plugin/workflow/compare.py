@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import os
 import time
@@ -130,19 +131,17 @@ def compare_methods(
         if methods is not None or heads is not None or knee:
             raise ConfigError("`macs` compares planners: leave out `methods`, `heads` and `knee`.")
         planners = tuple(PLANNERS) if planners is None else planners
-        recoveries = ("least-squares", OWN) if recoveries is None else recoveries
         _check_names("planners", planners, tuple(PLANNERS))
-        _check_names("recoveries", recoveries, (*get_args(RecoveryMethod), OWN))
         for share in macs:
             Budget(macs=share, sequence_length=sequence_length)  # it is one
     elif planners is not None:
         raise ConfigError("`planners` are compared under budgets: name some, such as `--macs 0.6 0.4`.")
     methods = default_selectors() if methods is None else methods
     heads = (0.5, 0.25) if heads is None else heads
-    recoveries = ("none", "least-squares") if recoveries is None else recoveries
+    if recoveries is None:
+        recoveries = ("none", "least-squares") if macs is None else ("least-squares", OWN)
     _check_names("methods", methods, tuple(selectors()))
-    if macs is None:
-        _check_names("recoveries", recoveries, get_args(RecoveryMethod))
+    _check_names("recoveries", recoveries, (*get_args(RecoveryMethod), *(() if macs is None else (OWN,))))
     if not gate_epochs > 0:
         raise ConfigError(f"`gate_epochs` must be above 0; got {gate_epochs}.")
     ways = {name: make_selector(name, epochs=gate_epochs) for name in methods} if macs is None else {}
@@ -182,12 +181,12 @@ def compare_methods(
         view.check(way)
     _check_activations(model, evaluated)
     dense = ("dense", present, 0, "none")
-    wanted: list[Key] = [
-        (method, count, seed, how) for how in recoveries for count in counts for seed in seeds for method in methods
-    ]
-    wanted = list(dict.fromkeys(wanted))
+    wanted: list[Key]
     if macs is not None and planners is not None:
         wanted = wanted_of(planners, macs, seeds, recoveries)
+    else:
+        keys = itertools.product(recoveries, counts, seeds, methods)
+        wanted = list(dict.fromkeys((method, count, seed, how) for how, count, seed, method in keys))
     setup = _setup(model, examples, evaluated, validated, config, recovery, gate_epochs)
     setup |= {"task": does.name, "metric": metric}
     setup |= {} if macs is None else {"budget": {"sequence_length": sequence_length}}
@@ -250,10 +249,11 @@ def compare_methods(
         _add(log, run(key, pruned, {"choose": choosing, "recover": time.perf_counter() - cut}))
     shown = {dense, *wanted}
     runs = tuple(run for key, run in log.runs.items() if key in shown)
-    runs_of = {(run.method, run.macs) for run in log.runs.values()}
-    before = () if planned is None else read_missed(folder)
-    missed = tuple(dict.fromkeys(entry for entry in (*before, *(planned.missed if planned else ()))
-                                 if entry[:2] not in runs_of))  # fmt: skip
+    missed: tuple[tuple[str, float, str], ...] = ()
+    if planned is not None:  # now or by an earlier call
+        reached = {(run.method, run.macs) for run in log.runs.values()}
+        both = dict.fromkeys((*read_missed(folder), *planned.missed))
+        missed = tuple(entry for entry in both if entry[:2] not in reached)
     comparison = Comparison(folder, runs, _knee(folder, view, seeds) if knee else None, missed=missed)
     everything = dataclasses.replace(comparison, runs=tuple(log.runs.values()))
     here.share(lambda: _write_structure(everything))

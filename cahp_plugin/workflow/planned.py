@@ -23,15 +23,14 @@ from cahp_plugin.plan.knapsack import Array
 from cahp_plugin.plan.making import EVERY, RIDGE
 from cahp_plugin.plan.plan import PLAN_NAME, Plan
 from cahp_plugin.plan.trials import Reference
-from cahp_plugin.planners import PLANNERS, make_planner, orders_of
+from cahp_plugin.planners import PLANNERS, make_planner
 from cahp_plugin.planners.base import Job, Proposal
 from cahp_plugin.processes import processes
-from cahp_plugin.recover import recover_least_squares
 from cahp_plugin.recover.pruned import pruned_copy
 from cahp_plugin.recover.settings import repair, train_again
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.tasks import Examples
-from cahp_plugin.workflow.budget import calibration_of, check_plan, make_plan
+from cahp_plugin.workflow.budget import calibration_of, check_plan, make_plan, repair_as_planned
 
 logger = logging.get_logger(__name__)
 
@@ -98,9 +97,7 @@ class Planned:
         start = time.perf_counter()
         settings = dataclasses.replace(self._recovery, method=how)  # type: ignore[arg-type]  # checked before
         if settings.closed_form == "least-squares":
-            inputs, checked = ([batch.inputs for batch in own] for own in (fitted, held_out))
-            count = sum(map(len, fitted))
-            recover_least_squares(model, self._model, inputs, num_examples=count, ridge=RIDGE, held_out=checked)
+            repair_as_planned(model, self._model, fitted, held_out, RIDGE)
         else:
             repair(model, self._model, self._train, settings, seed=seed)
         train_again(model, self._model, self._train, settings, seed=seed)
@@ -143,7 +140,7 @@ class Planned:
         key = (name, share, seed)
         if self._proposed[0] == key:
             return self._proposed[1:]
-        plans = {order: self._plan(order, seed) for order in dict.fromkeys(("obs", *orders_of(name)))}
+        plans = {order: self._plan(order, seed) for order in dict.fromkeys(("obs", PLANNERS[name].order))}
         fitted, held_out = apart(self._of(seed), EVERY)
         budget = Budget(macs=share, sequence_length=self._length)
         job = Job(self._model, plans.__getitem__, budget, fitted, held_out, seed)

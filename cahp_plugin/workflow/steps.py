@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import CheckpointError, DataError
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, Stage, load_pruned
+from cahp_plugin.recover.pruned import keeps_all
 from cahp_plugin.tasks import Evaluation, known_task
 from cahp_plugin.units import KeptSet, prunable_layers
 from cahp_plugin.units.kept import KINDS
@@ -25,8 +26,7 @@ _TOLERANCE = 1e-6
 
 def prune_to(model: Any, kept: KeptSet, batch: Mapping[str, Any]) -> None:
     """Removes the units that are not kept, in place; a set that keeps all leaves the model."""
-    if all(set(layer.present) <= set(getattr(kept, layer.noun).get(layer.index, layer.present))
-           for layer in prunable_layers(model)):  # fmt: skip
+    if keeps_all(model, kept):
         logger.warning("Every head and every neuron is kept: the model stays as it is.")
         return
     example = {name: value[:1] for name, value in _inputs(model, batch).items()}
