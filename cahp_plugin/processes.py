@@ -63,8 +63,7 @@ class Processes:
         self._together(lambda: broadcast_object_list(sent, from_process=source))
         if sent[1] is not None:
             raise sent[1]
-        value: Value = sent[0]
-        return value
+        return sent[0]
 
     def all(self, value: Value) -> list[Value]:
         """The values of all processes, in the order of their ranks.
@@ -76,8 +75,7 @@ class Processes:
             return [value]
         from accelerate.utils import gather_object
 
-        found: list[Value] = self._together(lambda: gather_object([value]))
-        return found
+        return self._together(lambda: gather_object([value]))
 
     def check_same(self, values: Mapping[str, Any]) -> None:
         """Makes sure that all processes were given the same.

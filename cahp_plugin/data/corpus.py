@@ -28,8 +28,7 @@ def parts() -> dict[str, Any]:
     a kind of words and what may stand before one; by split, templates of single ``clauses``, and how ``contrasts`` are
     put, in which the second clause decides.
     """
-    found: dict[str, Any] = json.loads(Path(__file__).with_name("graded_sentiment.json").read_text(encoding="utf-8"))
-    return found
+    return json.loads(Path(__file__).with_name("graded_sentiment.json").read_text(encoding="utf-8"))
 
 
 def graded_sentiment(

@@ -136,8 +136,7 @@ class ExampleClasses:
 
     def present(self, labels: Tensor) -> list[int]:
         """Classes in the labels of some rows."""
-        found: list[int] = labels.unique().tolist()
-        return found
+        return labels.unique().tolist()
 
     def groups(self, classes: Sequence[int]) -> list[int]:
         """Groups of the classes."""

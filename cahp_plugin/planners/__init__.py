@@ -81,5 +81,4 @@ def make_planner(name: str) -> Planner:
     if name not in PLANNERS:
         raise ConfigError(f"There is no planner {name!r}; known are {', '.join(PLANNERS)}.")
     module, _, cls = PLANNERS[name].planner.partition(":")
-    made: Planner = getattr(import_module(module), cls)(**PLANNERS[name].settings)
-    return made
+    return getattr(import_module(module), cls)(**PLANNERS[name].settings)

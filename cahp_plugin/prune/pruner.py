@@ -115,8 +115,7 @@ class CAHPPruner(tp.pruner.BasePruner):
         """
         if self.current_step > 0:
             raise PruningError("This pruner has done its step. Make a new selection and a new pruner to go on.")
-        result: Iterator[Group] | None = super().step(interactive=interactive)
-        return result
+        return super().step(interactive=interactive)
 
     def load_pruning_history(self, pruning_history: Any) -> None:
         """Not offered: a history has channels and no units, so the map could not be kept.

@@ -36,8 +36,7 @@ def over_layer_norm(salience: np.ndarray, layers: tuple[int, ...]) -> np.ndarray
     """Divides each unit's salience by the l2 norm of its layer's: ``(N,)``; zero where all of a layer are zero."""
     index = np.asarray(layers)
     norms = np.sqrt(np.bincount(index, weights=np.square(salience)))[index]
-    scores: np.ndarray = salience / np.where(norms > 0, norms, 1.0)
-    return scores
+    return salience / np.where(norms > 0, norms, 1.0)
 
 
 class Random(Selector):

@@ -99,5 +99,4 @@ def make_selector(name: str, **settings: Any) -> Selector:
         module, _, cls = found.partition(":")
         found = getattr(import_module(module), cls)
     known = {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
-    made: Selector = found(**{key: value for key, value in settings.items() if key in known})
-    return made
+    return found(**{key: value for key, value in settings.items() if key in known})

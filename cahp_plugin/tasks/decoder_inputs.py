@@ -65,8 +65,7 @@ def add_decoder_inputs(
 def _shifted(model: nn.Module, labels: Tensor) -> Tensor:
     own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if callable(own):
-        ids: Tensor = own(labels=labels.to(next(model.parameters()).device)).cpu()
-        return ids
+        return own(labels=labels.to(next(model.parameters()).device)).cpu()
     config: Any = model.config
     if config.decoder_start_token_id is None or config.pad_token_id is None:
         raise DataError(

@@ -95,8 +95,7 @@ class TorchRunner:
         given = {name: value for name, value in self._on_device(inputs).items() if not name.startswith("decoder_")}
         room = config_positions(self.model.config)
         most = most if room is None else min(most, room - 1)
-        found: Tensor = self.model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=most)
-        return found
+        return self.model.generate(**given, do_sample=False, num_beams=1, max_new_tokens=most)
 
     def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value.to(self.model.device) for name, value in inputs.items()}

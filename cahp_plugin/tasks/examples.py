@@ -94,8 +94,7 @@ class Examples:
         return dataclasses.replace(found, rows=range(len(self)), references=references)
 
     def _order(self) -> list[int]:
-        order: list[int] = np.argsort(self.lengths, kind="stable").tolist()
-        return order
+        return np.argsort(self.lengths, kind="stable").tolist()
 
     def groups_by_length(self, batch_size: int) -> list[list[int]]:
         """Batches in which examples are about as long, the shortest first."""

@@ -128,8 +128,7 @@ class FeatureExtraction(Task):
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        found: list[Any] = self.embed(output, inputs).tolist()
-        return found
+        return self.embed(output, inputs).tolist()
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The cosine of each pair; of single texts, their embeddings."""

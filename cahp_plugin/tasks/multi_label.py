@@ -38,8 +38,7 @@ class MultiLabel(TextClassification):
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        found: list[Any] = (output.logits > 0).int().tolist()
-        return found
+        return (output.logits > 0).int().tolist()
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -40,8 +40,7 @@ class Regression(TextClassification):
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        found: list[Any] = output.logits.float()[:, 0].tolist()
-        return found
+        return output.logits.float()[:, 0].tolist()
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

@@ -64,8 +64,7 @@ class Text2Text(TokenOutputs):
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """Token ids: of texts that were generated, or else the likeliest at each place."""
-        found: list[Any] = output.logits.argmax(dim=-1).tolist() if hasattr(output, "logits") else output.tolist()
-        return found
+        return output.logits.argmax(dim=-1).tolist() if hasattr(output, "logits") else output.tolist()
 
     def predictions(self, examples: Examples, outcomes: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """See the base class."""
@@ -80,8 +79,7 @@ def cut_targets(found: list[Any], tokenizer: Any, targets: Sequence[str], limit:
     if not long:
         return found
     logger.warning(f"{long} of {len(found)} targets are longer than {limit} tokens and were cut.")
-    cut: list[Any] = tokenizer(text_target=targets, truncation=True, max_length=limit)["input_ids"]
-    return cut
+    return tokenizer(text_target=targets, truncation=True, max_length=limit)["input_ids"]
 
 
 class DecoderPadding(Padding):

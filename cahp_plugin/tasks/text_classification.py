@@ -68,8 +68,7 @@ class TextClassification(Task):
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        found: list[Any] = output.logits.argmax(dim=-1).tolist()
-        return found
+        return output.logits.argmax(dim=-1).tolist()
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""

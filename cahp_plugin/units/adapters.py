@@ -178,8 +178,7 @@ class Headless(Adapter):
         blank = hidden.new_zeros(hidden.shape[0], 1, tokens, 1)
         options = {"cache_position": given["cache_position"]} if given.get("cache_position") is not None else {}
         keys, _ = cache.update(blank, blank, self.layer_idx, options)  # type: ignore[attr-defined]
-        count: int = keys.shape[-2]
-        return count
+        return keys.shape[-2]
 
 
 class HeadlessWithNorm(Headless):
@@ -188,8 +187,7 @@ class HeadlessWithNorm(Headless):
     def finish(self, hidden: Tensor, output: Tensor) -> Tensor:
         """Dropout, addition, norm."""
         own: Any = self
-        result: Tensor = own.LayerNorm(hidden + own.output_dropout(output))
-        return result
+        return own.LayerNorm(hidden + own.output_dropout(output))
 
 
 class HeadlessWithStream(Headless):
@@ -250,8 +248,7 @@ class SharedBias(Adapter):
         """The present heads' part of the bias; all of it is put aside."""
         own: Any = super()
         self._bias = own.compute_bias(*args, **kwargs)
-        part: Tensor = self._bias[:, list(self.places)]
-        return part
+        return self._bias[:, list(self.places)]
 
 
 def _behind_mask(module: Any, bias: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -14,8 +14,7 @@ LINEAR = (nn.Linear, Conv1D)
 
 def weight_of(module: Any) -> Tensor:
     """Weight of a linear layer, shape ``(out_features, in_features)``; a view, not a copy."""
-    weight: Tensor = module.weight.T if isinstance(module, Conv1D) else module.weight
-    return weight
+    return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
 def out_width(module: Any) -> int:

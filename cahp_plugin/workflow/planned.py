@@ -107,8 +107,7 @@ class Planned:
         """How far a model's outputs are from the dense one's: by rows, the mean of its examples."""
         with at_rest(self._model, model):
             found = self._reference.divergences(model)
-        means: Array = (np.bincount(self._row, found) / np.bincount(self._row))[self._rows]
-        return means
+        return (np.bincount(self._row, found) / np.bincount(self._row))[self._rows]
 
     def _of(self, seed: int) -> list[Batch]:
         """The calibration examples of a seed."""

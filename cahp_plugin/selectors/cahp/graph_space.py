@@ -110,5 +110,4 @@ def classical_scaling(distances: Array) -> Array:
     values, vectors = np.linalg.eigh(-0.5 * (squares - mean[:, None] - mean + mean.mean()))
     axes = vectors[:, :-3:-1] * np.sqrt(np.maximum(values[:-3:-1], 0))
     largest = axes[np.argmax(np.abs(axes), axis=0), [0, 1]]
-    result: Array = axes * np.where(largest < 0, -1.0, 1.0)
-    return result
+    return axes * np.where(largest < 0, -1.0, 1.0)

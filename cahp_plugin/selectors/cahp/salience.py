@@ -21,5 +21,4 @@ def normalize_salience(salience: Array) -> Array:
     low, high = np.nanmin(salience), np.nanmax(salience)
     if high == low:
         return np.zeros_like(salience)
-    scaled: Array = (salience - low) / (high - low)
-    return scaled
+    return (salience - low) / (high - low)

@@ -29,14 +29,12 @@ def bhattacharyya(mean_a: Array, variance_a: Array, mean_b: Array, variance_b: A
     total = variance_a + variance_b
     # ln((a + b) / (2 sqrt(ab))) through log1p of the relative gap: exact also where the variances nearly agree.
     gap = np.square(np.sqrt(variance_a) - np.sqrt(variance_b)) / (2 * np.sqrt(variance_a * variance_b))
-    distance: Array = 0.25 * np.square(mean_a - mean_b) / total + 0.5 * np.log1p(gap)
-    return distance
+    return 0.25 * np.square(mean_a - mean_b) / total + 0.5 * np.log1p(gap)
 
 
 def jeffries_matusita(distance: Array) -> Array:
     """Jeffries-Matusita distance ``2 (1 - exp(-Bh))`` of Bhattacharyya distances in nats; in [0, 2]."""
-    result: Array = -2.0 * np.expm1(-distance)
-    return result
+    return -2.0 * np.expm1(-distance)
 
 
 def separation_matrix(
