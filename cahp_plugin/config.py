@@ -6,16 +6,10 @@ What the command line says and takes for a setting stands with its field.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cahp_plugin.errors import ConfigError
-from cahp_plugin.files import write_text
-
-CONFIG_NAME = "cahp_config.json"
 
 MSSVariant = Literal["authors", "paper"]
 Clustering = Literal["kmedoids", "hierarchical", "louvain"]
@@ -178,32 +172,6 @@ class CAHPConfig(_Settings):
         if unknown:
             raise ConfigError(f"Unknown setting(s) {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
         return cls(**{"conditioning": "label"} | values)  # what it was before it could be left open
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> Path:
-        """Writes the settings to ``cahp_config.json`` in a folder, which is made where it is missing."""
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / CONFIG_NAME
-        write_text(path, json.dumps(self.to_dict(), indent=2) + "\n")
-        return path
-
-    @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str]) -> CAHPConfig:
-        """Reads the settings that :meth:`save_pretrained` wrote.
-
-        Raises:
-            ConfigError: The file is missing, is not JSON or holds bad settings.
-        """
-        path = Path(directory) / CONFIG_NAME
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"There is no {CONFIG_NAME} in {directory}.") from error
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path} is not valid JSON: {error}.") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold a JSON object, got {type(values).__name__}.")
-        return cls.from_dict(values)
 
 
 @dataclasses.dataclass(frozen=True)
