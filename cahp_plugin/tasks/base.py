@@ -60,7 +60,6 @@ class Task(abc.ABC):
         optimum: Optimum's name of the task.
         two_graphs: Whether encoder and decoder are a graph each; the outputs are the decoder's.
         own_loss: Whether the model itself makes the loss from ``labels``.
-        chunks: Whether texts that are too long are taken apart; they are cut where not.
     """
 
     name: ClassVar[str]
@@ -80,7 +79,6 @@ class Task(abc.ABC):
     optimum: ClassVar[str]
     two_graphs: ClassVar[bool] = False
     own_loss: ClassVar[bool] = True
-    chunks: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         cls.optimum = cls.__dict__.get("optimum", getattr(cls, "name", ""))

@@ -17,7 +17,7 @@ from cahp_plugin.data.labels import encode_numbers
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.tasks.base import TOKENS, Options, Task, first_tokens, real_tokens
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.text import Padding, check_texts, length_limit, tokenized
+from cahp_plugin.tasks.text import Padding, check_texts, tokenized
 
 logger = logging.get_logger(__name__)
 
@@ -79,12 +79,11 @@ class FeatureExtraction(Task):
         columns = self.columns(data, options)
         check_texts(data, columns.text)
         scores = encode_numbers(data, columns.label) if len(columns.text) == 2 and columns.label else []
-        limit, cuts = length_limit(processor, model, options.max_length), options.max_length is not None
         texts = [text for pair in zip(*(data.with_format(None)[name] for name in columns.text), strict=True)
                  for text in pair]  # fmt: skip
         rows = [row for row in range(len(data)) for _ in columns.text]
-        encoded, told = tokenized(type(data).from_dict({"text": texts}), ["text"], processor, limit, cuts=cuts)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
+        texts = type(data).from_dict({"text": texts})
+        encoded, lengths, told = tokenized(texts, ["text"], processor, model, options.max_length)
         references: Sequence[Any] = scores or [None] * len(data)
         return Examples(self, encoded, Padding(processor, model), lengths, references, rows, told=told)
 

@@ -36,7 +36,3 @@ class FillMask(LanguageModeling):
         hidden = {places[index] for index in order[: max(1, round(_SHARE * len(places)))]}
         read = [tokenizer.mask_token_id if place in hidden else token for place, token in enumerate(ids)]
         return read, [token if place in hidden else IGNORED for place, token in enumerate(ids)]
-
-    def predicts(self, labels: list[int]) -> bool:
-        """See the base class."""
-        return any(label != IGNORED for label in labels)

@@ -13,7 +13,7 @@ from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import TOKENS, Options, Task, first_tokens, real_tokens
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, of_spans
-from cahp_plugin.tasks.text import Padding, check_texts, in_parts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.text import Padding, check_texts, length_limit, taken_apart
 
 logger = logging.get_logger(__name__)
 
@@ -39,7 +39,6 @@ class QuestionAnswering(Task):
     compared = "the first and the last token of the answer"
     outputs = {"start_logits": TOKENS, "end_logits": TOKENS}  # noqa: RUF012
     own_loss = False
-    chunks = True
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""
@@ -51,13 +50,13 @@ class QuestionAnswering(Task):
         check_texts(data, columns.text)
         question, context = columns.text
         answers = _read_answers(data, columns.label, context) if columns.label else [[] for _ in range(len(data))]
-        limit, taken, cut = length_limit(processor, model, options.max_length), 0, 0
+        limit, cut = length_limit(processor, model, options.max_length), 0
         room = limit - processor.num_special_tokens_to_add(pair=True)
         if room < 2:
             raise DataError(f"`max_length` is {limit}: that leaves no token for a question and one for its context.")
 
         def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
-            nonlocal taken, cut
+            nonlocal cut
             # Room for the context is what the question leaves: at most half of the tokens go to a question.
             asked = [_cut(processor, text, room // 2) for text in batch[question]]
             cut += sum(own != text for own, text in zip(asked, batch[question], strict=True))
@@ -71,7 +70,6 @@ class QuestionAnswering(Task):
                 return_offsets_mapping=True,
             )
             rows = [indices[sample] for sample in found.pop("overflow_to_sample_mapping")]
-            taken += in_parts(rows)
             offsets, labels = [], []
             for position, (row, places) in enumerate(zip(rows, found.pop("offset_mapping"), strict=True)):
                 ids = found.sequence_ids(position)
@@ -80,14 +78,11 @@ class QuestionAnswering(Task):
                 labels.append(_span(own, *answers[row][0]) if answers[row] else [0, 0])
             return {**{name: found[name] for name in found}, "labels": labels, "row": rows, "offsets": offsets}
 
-        examples = mapped(data, encoded, with_indices=True)
-        told = told_chunks(taken, len(data), limit, len(examples))
+        examples, rows, lengths, told = taken_apart(data, encoded, limit)
         if cut:
             logger.warning(f"{cut} of {len(data)} questions are longer than {room // 2} tokens and were cut.")
-        lengths = [len(ids) for ids in examples["input_ids"]]
         references = [[text for _, text in found] for found in answers]
         extra = {"contexts": data.with_format(None)[context]}
-        rows = list(examples["row"])
         return Examples(self, examples, _Padding(processor, model), lengths, references, rows, told=told, extra=extra)
 
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:

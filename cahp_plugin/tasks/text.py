@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def length_limit(tokenizer: Any, model: Any, max_length: int | None, *, chunks: 
         DataError: ``max_length`` is out of range.
     """
     limits = [limit for limit in (max_positions(model), tokenizer.model_max_length) if limit]
-    limit = int(min(limits)) if limits else 2**30
+    limit = int(min([*limits, 2**30]))  # a tokenizer without a limit says 1e30, which none takes as `max_length`
     if max_length is None:
         return min(limit, LONGEST_CHUNK) if chunks else limit
     if max_length < 3:
@@ -68,25 +68,26 @@ def check_texts(dataset: Any, columns: Sequence[str]) -> None:
 
 
 def tokenized(
-    dataset: Any, columns: Sequence[str], tokenizer: Any, limit: int, *, cuts: bool = False
-) -> tuple[Any, str]:
-    """Tokenizes one text or a pair a row, and cuts what is longer than the limit.
+    dataset: Any, columns: Sequence[str], tokenizer: Any, model: Any, max_length: int | None
+) -> tuple[Any, list[int], str]:
+    """Tokenizes one text or a pair a row, and cuts what is longer than :func:`length_limit`.
 
     Args:
         dataset: A ``datasets.Dataset``.
         columns: One or two text columns.
         tokenizer: The model's tokenizer.
-        limit: Tokens at most.
-        cuts: Whether all may be cut: a limit that was asked for.
+        model: The model.
+        max_length: The limit that was asked for: to this, all may be cut.
 
     Returns:
-        A ``datasets.Dataset`` with what the tokenizer gives, and what was cut in a sentence.
+        A ``datasets.Dataset`` with what the tokenizer gives, the tokens of each row, and what was cut in a sentence.
 
     Raises:
-        DataError: A text is no string, all are empty, have no token, or are longer than the limit.
+        DataError: A text is no string, all are empty, have no token, or are longer than the model's limit; or
+            ``max_length`` is out of range.
     """
+    limit, long = length_limit(tokenizer, model, max_length), 0
     check_texts(dataset, columns)
-    long = 0
 
     def encoded(batch: dict[str, list[Any]]) -> dict[str, Any]:
         nonlocal long
@@ -99,18 +100,19 @@ def tokenized(
         return dict(found)
 
     found = mapped(dataset, encoded)
-    for row, ids in enumerate(found["input_ids"]):
-        if not ids:
-            raise DataError(f"Row {row} has no token: {[dataset[row][name] for name in columns]!r}. Leave it out.")
+    lengths = [len(ids) for ids in found["input_ids"]]
+    if 0 in lengths:
+        row = lengths.index(0)
+        raise DataError(f"Row {row} has no token: {[dataset[row][name] for name in columns]!r}. Leave it out.")
     told = f"{long} of {len(dataset)} examples are longer than {limit} tokens and were truncated." if long else ""
-    if long == len(dataset) and not cuts:
+    if long == len(dataset) and max_length is None:
         raise DataError(
             f"All {long} examples are longer than the {limit} tokens that the model takes: the end of each would be "
             f"lost. Give shorter texts, or cut them on purpose with `max_length` ({limit} or less)."
         )
     if told:
         logger.warning(told)
-    return found, told
+    return found, lengths, told
 
 
 def mapped(dataset: Any, function: Any, **options: Any) -> Any:
@@ -126,18 +128,30 @@ def mapped(dataset: Any, function: Any, **options: Any) -> Any:
     )
 
 
-def in_parts(rows: Sequence[int]) -> int:
-    """How many rows were taken apart, given the row of each piece."""
-    return sum(count > 1 for count in Counter(rows).values())
+def taken_apart(
+    dataset: Any, function: Callable[[dict[str, Any], list[int]], dict[str, list[Any]]], limit: int
+) -> tuple[Any, list[int], list[int], str]:
+    """Makes examples of texts, several of a long one.
 
+    Args:
+        dataset: A ``datasets.Dataset``.
+        function: A batch of rows and their numbers -> columns of examples, with ``input_ids`` and, as ``row``, the
+            number of the row that each is from.
+        limit: Tokens of an example at most.
 
-def told_chunks(taken: int, rows: int, limit: int, examples: int) -> str:
-    """What was taken apart, in a sentence, which is said too."""
-    if not taken:
-        return ""
-    told = f"{taken} of {rows} texts are longer than {limit} tokens and were taken apart: {examples} examples."
-    logger.info(told)
-    return told
+    Returns:
+        A ``datasets.Dataset`` of the examples, the row and the tokens of each, and how many texts were taken apart, in
+        a sentence, which is said too.
+    """
+    examples = mapped(dataset, function, with_indices=True)
+    rows = list(examples["row"]) if len(examples) else []  # an empty data set has no columns
+    lengths = [len(ids) for ids in examples["input_ids"]] if rows else []
+    taken, told = sum(count > 1 for count in Counter(rows).values()), ""
+    if taken:
+        told = f"{taken} of {len(dataset)} texts are longer than {limit} tokens and were taken apart: "
+        told += f"{len(rows)} examples."
+        logger.info(told)
+    return examples, rows, lengths, told
 
 
 class Padding:

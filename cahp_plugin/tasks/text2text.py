@@ -52,12 +52,12 @@ class Text2Text(TokenOutputs):
         """See the base class."""
         columns = self.columns(data, options)
         limit = length_limit(processor, model, options.max_length)
-        encoded, told = tokenized(data, columns.text, processor, limit, cuts=options.max_length is not None)
+        encoded, lengths, told = tokenized(data, columns.text, processor, model, options.max_length)
         check_texts(data, [columns.label])
         targets = list(data.with_format(None)[columns.label])
         found = cut_targets(processor(text_target=targets, verbose=False)["input_ids"], processor, targets, limit)
         encoded = encoded.add_column("labels", found)
-        lengths = [len(ids) + len(own) for ids, own in zip(encoded["input_ids"], found, strict=True)]
+        lengths = [length + len(own) for length, own in zip(lengths, found, strict=True)]
         width = int(model.get_output_embeddings().weight.shape[0])
         collate, extra = DecoderPadding(processor, model), {"tokenizer": processor}
         return Examples(self, encoded, collate, lengths, targets, range(len(targets)), width, told, extra=extra)

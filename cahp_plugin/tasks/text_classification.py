@@ -13,7 +13,7 @@ from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.tasks.base import BATCH, Options, Task
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.losses import divergence_of_classes, of_classes
-from cahp_plugin.tasks.text import Padding, length_limit, tokenized
+from cahp_plugin.tasks.text import Padding, tokenized
 
 
 class TextClassification(Task):
@@ -52,10 +52,8 @@ class TextClassification(Task):
                 f"{type(model).__name__} looks for the last token of each text, and neither its config nor its "
                 "tokenizer names a padding token. Set `pad_token_id` in config.json and the tokenizer's `pad_token`."
             )
-        limit, cuts = length_limit(processor, model, options.max_length), options.max_length is not None
-        encoded, told = tokenized(data, columns.text, processor, limit, cuts=cuts)
+        encoded, lengths, told = tokenized(data, columns.text, processor, model, options.max_length)
         encoded = encoded.add_column("labels", labels)
-        lengths = [len(ids) for ids in encoded["input_ids"]]
         return Examples(self, encoded, Padding(processor, model), lengths, labels, range(len(labels)), told=told)
 
     def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:

@@ -20,14 +20,11 @@ class TextGeneration(LanguageModeling):
     auto = "AutoModelForCausalLM"
     suffixes = ("ForCausalLM", "LMHeadModel")
     compared = "the next token, at every token"
+    first = 1  # the first token has nothing to predict it from
 
     def labels(self, ids: list[int], seed: int, tokenizer: Any) -> tuple[list[int], list[int]]:
         """See the base class."""
         return ids, list(ids)
-
-    def predicts(self, labels: list[int]) -> bool:
-        """See the base class; a single token has nothing to predict it from."""
-        return len(labels) > 1
 
     def at(self, values: Tensor, labels: Tensor, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Each token's output is about the next; behind padding on the left, the first is predicted from nothing."""

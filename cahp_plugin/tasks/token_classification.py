@@ -13,7 +13,7 @@ from cahp_plugin.tasks.base import TOKENS, Options, first_tokens
 from cahp_plugin.tasks.decoder_inputs import IGNORED
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.processors import load_tokenizer
-from cahp_plugin.tasks.text import Padding, in_parts, length_limit, mapped, told_chunks
+from cahp_plugin.tasks.text import Padding, length_limit, taken_apart
 from cahp_plugin.tasks.token_outputs import TokenOutputs
 
 _TAG = re.compile(r"[BIESLU]-.+")  # of BIO, BIOES, BILOU
@@ -33,7 +33,6 @@ class TokenClassification(TokenOutputs):
     metrics = ("f1_entities", "word_accuracy")
     compared = "the classes of each labelled token"
     outputs = {"logits": TOKENS}  # noqa: RUF012
-    chunks = True
 
     def load_processor(self, name: str) -> Any:
         """See the base class; tokenizers of bytes (RoBERTa's) have to put a space before each word."""
@@ -58,10 +57,8 @@ class TokenClassification(TokenOutputs):
         if columns.label:
             tags, names = encode_tags(data, columns.label, words, model.config)
         limit = length_limit(processor, model, options.max_length)
-        taken = 0
 
         def encoded(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
-            nonlocal taken
             found = processor(
                 [words[index] for index in indices],
                 is_split_into_words=True,
@@ -70,7 +67,6 @@ class TokenClassification(TokenOutputs):
                 return_overflowing_tokens=True,
             )
             rows = [indices[sample] for sample in found.pop("overflow_to_sample_mapping")]
-            taken += in_parts(rows)
             labels, places, seen = [], [], dict.fromkeys(indices, -1)
             for position, row in enumerate(rows):
                 own, at = [], []
@@ -84,11 +80,8 @@ class TokenClassification(TokenOutputs):
                 places.append(at)
             return {**{name: found[name] for name in found}, "labels": labels, "row": rows, "words": places}
 
-        examples = mapped(data, encoded, with_indices=True)
-        told = told_chunks(taken, len(data), limit, len(examples))
-        lengths = [len(ids) for ids in examples["input_ids"]]
-        references = [[names[tag] for tag in row] for row in tags]
-        rows, extra = list(examples["row"]), {"names": names}
+        examples, rows, lengths, told = taken_apart(data, encoded, limit)
+        references, extra = [[names[tag] for tag in row] for row in tags], {"names": names}
         return Examples(self, examples, Padding(processor, model), lengths, references, rows, told=told, extra=extra)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:

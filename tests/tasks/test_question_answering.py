@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from made import letters, noisy_model
 
@@ -97,3 +98,17 @@ def test_long_questions_leave_room_for_the_context():
     assert len({tuple(row) for row in examples.encoded["labels"]}) > 1
     for limit in range(5, 20):
         assert max(encode(data, noisy_model("question-answering"), letters(), max_length=limit).lengths) <= limit
+
+
+def test_neither_model_nor_tokenizer_has_a_limit():
+    config = transformers.T5Config(
+        vocab_size=15, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    assert letters().model_max_length > 10**29
+    examples = encode(rows([question("c d " * 900, "d")]), transformers.T5ForQuestionAnswering(config), letters())
+    assert examples.lengths == [1 + 2 + 1 + 1800 + 1] and examples.told == ""  # [CLS] question [SEP] context [SEP]
+    assert examples.encoded["labels"] == [[5, 5]]
+    data = rows([{"tokens": ["a", "b"] * 900, "tags": [0, 1] * 900}])
+    examples = encode(data, transformers.T5ForTokenClassification(config), letters())
+    assert examples.lengths == [1 + 1800 + 1] and examples.told == ""
