@@ -20,7 +20,8 @@ import torch
 from cahp_plugin import encode, evaluate, finetune
 from cahp_plugin._compat import package_versions
 from cahp_plugin.cli.demo import minilm_folder
-from cahp_plugin.data import find_columns, load_examples
+from cahp_plugin.data import load_examples
+from cahp_plugin.tasks import TASKS, Options
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     train, held_out = load_examples(arguments.train), load_examples(arguments.eval)
-    label = find_columns(train).label
+    label = TASKS["text-classification"].columns(train, Options()).label
     source = arguments.model or str(minilm_folder())
     torch.manual_seed(arguments.seed)  # the classifier's start
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(set(train[label])))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from cahp_plugin.data.columns import TEXT_COLUMNS, Columns, find_columns
-from cahp_plugin.errors import ConfigError, UnsupportedModelError
+from cahp_plugin.data.columns import TEXT_COLUMNS, Columns
+from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.tasks.metrics import Metric, metric_named
 
 if TYPE_CHECKING:
@@ -139,19 +139,32 @@ class Task(abc.ABC):
         )
 
     def columns(self, data: Any, options: Options) -> Columns:
-        """The columns of a data set that the task reads.
+        """The columns of a data set that the task reads, by the names that are given or by their usual ones.
+
+        A decoder reads what is to be predicted: there it has to be a column even if ``options`` do without labels.
 
         Raises:
-            DataError: One is missing.
+            DataError: One is missing, or there are too few or too many; the message lists the columns there are.
         """
-        return find_columns(
-            data,
-            options.text_columns,
-            options.label_column,
-            usual_text=self.text_columns,
-            usual_labels=self.label_columns,
-            labelled=self.labelled and options.labelled,
-        )
+        names = list(data.column_names)
+        there = f"the columns are {', '.join(names) or 'none'}"
+        text = options.text_columns or next((usual for usual in self.text_columns if set(usual) <= set(names)), ())
+        if not text:
+            what = self.text_columns[0][0] if self.text_columns[0][0] in ("image", "audio") else "text"
+            told = f"No {what} column with a usual name was found; {there}."
+            raise DataError(f"{told} Name it with `text_columns`.")
+        allowed = sorted({len(usual) for usual in self.text_columns})
+        if len(text) not in allowed:
+            counts = " or ".join(map(str, allowed))
+            raise DataError(f"The number of input columns must be {counts}, got {len(text)}: {list(text)}.")
+        label = options.label_column or next((usual for usual in self.label_columns if usual in names), "")
+        if self.labelled and (options.labelled or self.two_graphs) and not label:
+            told = f"No label column with a usual name was found; {there}."
+            raise DataError(f"{told} Name it with `label_column`.")
+        missing = [name for name in (*text, label) if name and name not in names]
+        if missing:
+            raise DataError(f"Missing column {', '.join(missing)}; {there}.")
+        return Columns(tuple(text), label)
 
     def needs_targets(self, examples: Examples) -> bool:
         """Whether the labels are outputs of the dense model, which are to be made before it is pruned."""

@@ -162,7 +162,7 @@ def encode_for_budget(
     try:
         task.columns(train, options)
     except DataError as error:
-        if labelled:
+        if labelled or task.two_graphs:
             raise
         logger.warning(f"The training set is read without labels, which are not needed: {error}")
         bare = dataclasses.replace(options, label_column=None, labelled=False)

@@ -325,3 +325,16 @@ def test_an_evaluation_set_with_other_columns(saved, refused, tmp_path):
     other = lines(tmp_path, "other", [{"sentence1": "w1", "sentence2": "w1"}])
     told = refused(saved("feature-extraction"), rows("feature-extraction"), evaluation=other)
     assert "Missing column score; the columns are sentence1, sentence2" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("text2text-generation", {"source": "w1"}), ("automatic-speech-recognition", {"audio": "a.wav"})]
+)
+def test_a_decoder_has_nothing_to_read_under_a_budget(name, row, saved, refused):
+    told = refused(saved(name), [row] * 3, "--macs", "0.7")
+    assert told.startswith("cahp prune: No label column with a usual name was found; the columns are ")
+
+
+def test_one_column_of_two(saved, refused):
+    told = refused(saved("question-answering"), rows("question-answering"), "--text-columns", "context")
+    assert "The number of input columns must be 2, got 1: ['context']." in told
