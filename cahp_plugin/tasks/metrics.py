@@ -9,6 +9,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -164,9 +165,9 @@ class Metric:
         """The number of these rows, with its interval."""
         return Score(self.name, self.value(rows), self.interval(rows), self.higher_is_better, self.percent)
 
-    def interval(self, rows: Array, *, seed: int = 0) -> tuple[float, float]:
+    def interval(self, rows: Array) -> tuple[float, float]:
         """95 % percentile bootstrap interval over the rows."""
-        return bootstrap_interval(lambda drawn: self.value(rows[drawn]), len(rows), self.resamples, seed=seed)
+        return bootstrap_interval(lambda drawn: self.value(rows[drawn]), len(rows), self.resamples)
 
 
 def bootstrap_interval(
@@ -214,14 +215,9 @@ def _given(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
 def _pairs(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
     """Prediction and reference of each example, as objects."""
     rows = np.empty((len(predictions), 2), dtype=object)
-    rows[:, 0], rows[:, 1] = _objects(predictions), _objects(references)
+    for row, pair in enumerate(zip(predictions, references, strict=True)):
+        rows[row, 0], rows[row, 1] = pair
     return rows
-
-
-def _objects(values: Sequence[Any]) -> Array:
-    found = np.empty(len(values), dtype=object)
-    found[:] = list(values)
-    return found
 
 
 def _of_entities(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
@@ -241,15 +237,13 @@ def _of_words(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
     return _numbers([(sum(map(operator.eq, ours, theirs)), len(theirs)) for ours, theirs in pairs])
 
 
-def _f1(average: str) -> Callable[[Array], float]:
-    def value(rows: Array) -> float:  # scikit-learn's takes a hundred times as long, which a bootstrap has no time for
-        ours, theirs = np.split(rows, 2, axis=1)
-        right, there = 2 * (ours * theirs).sum(axis=0), (ours + theirs).sum(axis=0)
-        if average == "micro":
-            right, there = right.sum(), there.sum()
-        return float(np.mean(right / np.maximum(there, 1)))
-
-    return value
+def _f1(rows: Array, *, micro: bool) -> float:
+    """F1 of labels; scikit-learn's takes a hundred times as long, which a bootstrap has no time for."""
+    ours, theirs = np.split(rows, 2, axis=1)
+    right, there = 2 * (ours * theirs).sum(axis=0), (ours + theirs).sum(axis=0)
+    if micro:
+        right, there = right.sum(), there.sum()
+    return float(np.mean(right / np.maximum(there, 1)))
 
 
 def _sets(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
@@ -266,17 +260,15 @@ def _spearman(rows: Array) -> float:
     return float(spearmanr(rows[:, 0], rows[:, 1]).statistic)
 
 
-def _squad(part: str) -> Callable[[Sequence[Any], Sequence[Any]], Array]:
-    def rows(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
-        from torchmetrics.functional.text import squad
+def _squad(predictions: Sequence[Any], references: Sequence[Any], *, part: str) -> Array:
+    """A part of SQuAD's score of each answer."""
+    from torchmetrics.functional.text import squad
 
-        found = []
-        for ours, theirs in zip(predictions, references, strict=True):
-            answers = {"text": list(theirs) or [""], "answer_start": [0] * max(1, len(theirs))}
-            found.append(squad({"prediction_text": ours, "id": ""}, {"answers": answers, "id": ""})[part].item() / 100)
-        return _numbers(found)
-
-    return rows
+    found = []
+    for ours, theirs in zip(predictions, references, strict=True):
+        answers = {"text": list(theirs) or [""], "answer_start": [0] * max(1, len(theirs))}
+        found.append(squad({"prediction_text": ours, "id": ""}, {"answers": answers, "id": ""})[part].item() / 100)
+    return _numbers(found)
 
 
 def _errors(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
@@ -295,14 +287,12 @@ def _counted(metric: Any, pairs: Iterable[tuple[Any, Any]]) -> Iterator[Mapping[
         yield metric.metric_state
 
 
-def _rouge(key: str) -> Callable[[Sequence[Any], Sequence[Any]], Array]:
-    def rows(predictions: Sequence[Any], references: Sequence[Any]) -> Array:
-        from torchmetrics.functional.text import rouge_score
+def _rouge(predictions: Sequence[Any], references: Sequence[Any], *, key: str) -> Array:
+    """ROUGE's F of each text."""
+    from torchmetrics.functional.text import rouge_score
 
-        pairs = zip(predictions, references, strict=True)
-        return _numbers([float(rouge_score(a, b, rouge_keys=key)[f"{key}_fmeasure"]) for a, b in pairs])
-
-    return rows
+    pairs = zip(predictions, references, strict=True)
+    return _numbers([float(rouge_score(a, b, rouge_keys=key)[f"{key}_fmeasure"]) for a, b in pairs])
 
 
 _GRAMS = [f"{kind}_{order}" for kind, most in (("char", 6), ("word", 2)) for order in range(1, most + 1)]
@@ -329,12 +319,12 @@ METRICS: Mapping[str, Metric] = {
     for metric in (
         Metric("accuracy", lambda ours, theirs: _numbers([a == b for a, b in zip(ours, theirs, strict=True)]), _mean,
                percent=True),
-        Metric("f1_micro", _sets, _f1("micro"), percent=True),
-        Metric("f1_macro", _sets, _f1("macro"), percent=True),
+        Metric("f1_micro", _sets, partial(_f1, micro=True), percent=True),
+        Metric("f1_macro", _sets, partial(_f1, micro=False), percent=True),
         Metric("f1_entities", _of_entities, _ratio, percent=True),
         Metric("word_accuracy", _of_words, _ratio, percent=True),
-        Metric("exact_match", _squad("exact_match"), _mean, percent=True),
-        Metric("f1_words", _squad("f1"), _mean, percent=True),
+        Metric("exact_match", partial(_squad, part="exact_match"), _mean, percent=True),
+        Metric("f1_words", partial(_squad, part="f1"), _mean, percent=True),
         Metric("spearman", lambda ours, theirs: np.stack([_numbers(ours), _numbers(theirs)], axis=1), _spearman),
         Metric("mean_squared_error", lambda ours, theirs: (_numbers(ours) - _numbers(theirs)) ** 2, _mean,
                higher_is_better=False),
@@ -342,9 +332,9 @@ METRICS: Mapping[str, Metric] = {
                of_loss=True),
         Metric("token_loss", _given, _ratio, higher_is_better=False, of_loss=True),
         Metric("cosine", _given, lambda rows: 1 - _ratio(rows), of_loss=True),
-        Metric("rouge1", _rouge("rouge1"), _mean, percent=True),
-        Metric("rouge2", _rouge("rouge2"), _mean, percent=True),
-        Metric("rougeL", _rouge("rougeL"), _mean, percent=True),
+        Metric("rouge1", partial(_rouge, key="rouge1"), _mean, percent=True),
+        Metric("rouge2", partial(_rouge, key="rouge2"), _mean, percent=True),
+        Metric("rougeL", partial(_rouge, key="rougeL"), _mean, percent=True),
         Metric("chrf", _grams, _chrf, percent=True),
         Metric("wer", _errors, _ratio, higher_is_better=False, percent=True),
     )
