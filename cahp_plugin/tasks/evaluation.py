@@ -133,27 +133,20 @@ def evaluate(model: Any, examples: Examples, *, metric: str | None = None, batch
     start = time.perf_counter()
     with running(model) as run:
         losses, weights, outcomes = _measure(run, examples, metrics, batch_size)
-    rows = np.asarray(examples.rows)
     sums = np.zeros((len(examples.references), 2))
-    np.add.at(sums, rows, np.stack([losses * weights, weights], axis=1))
-    counted = sums[:, 1] > 0
-    chosen_rows = np.flatnonzero(counted).tolist()
-    predictions: Sequence[Any] = [None] * len(sums)
-    references: Sequence[Any] = examples.references
-    if outcomes is not None:
-        predictions, references = examples.task.predictions(examples, outcomes)
-    found = []
-    for entry in metrics:
-        if entry.of_loss:
-            found.append(entry.rows(list(sums[counted]), ()))
-        else:
-            chosen = [[values[row] for row in chosen_rows] for values in (predictions, references)]
-            found.append(entry.rows(*chosen))
+    np.add.at(sums, np.asarray(examples.rows), np.stack([losses * weights, weights], axis=1))
+    counted = np.flatnonzero(sums[:, 1] > 0).tolist()
+    both = examples.task.predictions(examples, outcomes)
+    predictions, references = ([values[row] for row in counted] for values in both)
+    found = [
+        entry.rows(list(sums[counted]), ()) if entry.of_loss else entry.rows(predictions, references)
+        for entry in metrics
+    ]
     return Evaluation(
         tuple(entry.score(own) for entry, own in zip(metrics, found, strict=True)),
         float(sums[:, 0].sum() / sums[:, 1].sum()),
-        int(counted.sum()),
-        tuple(predictions[row] for row in chosen_rows),
+        len(counted),
+        tuple(predictions),
         found[0],
         time.perf_counter() - start,
     )
@@ -161,7 +154,7 @@ def evaluate(model: Any, examples: Examples, *, metric: str | None = None, batch
 
 def _measure(
     run: Any, examples: Examples, metrics: Sequence[Metric], batch_size: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any] | None]:
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[Any]]:
     """Loss, its weight, and the outcome of each example."""
     task, here = examples.task, processes()
     makes_text = task.two_graphs and any(not entry.of_loss for entry in metrics)
@@ -187,7 +180,7 @@ def _measure(
             all_losses[group], weights[group] = values, counts
             for index, outcome in zip(group, outcomes, strict=True):
                 found[index] = outcome
-    return all_losses, weights, None if found[0] is None else found
+    return all_losses, weights, found
 
 
 def with_targets(model: Any, examples: Examples, *, batch_size: int = 32) -> Examples:
