@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
-
-from torch import Tensor
 
 from cahp_plugin.data.labels import encode_label_sets
 from cahp_plugin.tasks.losses import divergence_of_sets, of_sets
@@ -23,23 +20,11 @@ class MultiLabel(TextClassification):
     compared = "each label, present or not"
     optimum = "text-classification"
     problem_type = "multi_label_classification"
+    read_labels = staticmethod(encode_label_sets)
+    loss = staticmethod(of_sets)
+    apart = staticmethod(divergence_of_sets)
+    predicted = staticmethod(lambda logits: (logits > 0).int())
 
     def fits(self, class_name: str, config: Any) -> bool:
         """See the base class."""
         return super().fits(class_name, config) and getattr(config, "problem_type", None) == self.problem_type
-
-    def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
-        """See the base class."""
-        return encode_label_sets(data, column, config)
-
-    def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return of_sets(output.logits, labels)
-
-    def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
-        """See the base class."""
-        return (output.logits > 0).int().tolist()
-
-    def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
-        """See the base class."""
-        return divergence_of_sets(ours.logits, theirs.logits)

@@ -17,7 +17,15 @@ from cahp_plugin.tasks.text import Padding, tokenized
 
 
 class TextClassification(Task):
-    """One class for a text or a pair."""
+    """One class for a text or a pair.
+
+    Attributes:
+        problem_type: What transformers calls it.
+        read_labels: Data set, its column and the config -> what is right for each row, as the loss takes it.
+        loss: Logits and labels -> the loss of each example.
+        apart: Logits of two models -> how far the first are from the second, for each example.
+        predicted: Logits -> what the model predicts for each example.
+    """
 
     name = "text-classification"
     about = "one class for a text or a pair of texts"
@@ -30,6 +38,10 @@ class TextClassification(Task):
     compared = "the classes"
     outputs = {"logits": BATCH}  # noqa: RUF012
     problem_type: ClassVar[str] = "single_label_classification"
+    read_labels: Any = staticmethod(encode_labels)
+    loss: Any = staticmethod(of_classes)
+    apart: Any = staticmethod(divergence_of_classes)
+    predicted: Any = staticmethod(lambda logits: logits.argmax(dim=-1))
 
     def settle(self, model: Any) -> None:
         """See the base class; transformers takes the loss from the note in the config."""
@@ -56,18 +68,14 @@ class TextClassification(Task):
         encoded = encoded.add_column("labels", labels)
         return Examples(self, encoded, Padding(processor, model), lengths, labels, range(len(labels)), told=told)
 
-    def read_labels(self, data: Any, column: str, config: Any) -> list[Any]:
-        """What is right for each row, as the loss takes it."""
-        return encode_labels(data, column, config)
-
     def losses(self, output: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return of_classes(output.logits, labels)
+        return self.loss(output.logits, labels)
 
     def outcomes(self, output: Any, features: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[Any]:
         """See the base class."""
-        return output.logits.argmax(dim=-1).tolist()
+        return self.predicted(output.logits).tolist()
 
     def divergence(self, ours: Any, theirs: Any, inputs: Mapping[str, Any], labels: Any) -> Tensor:
         """See the base class."""
-        return divergence_of_classes(ours.logits, theirs.logits)
+        return self.apart(ours.logits, theirs.logits)
