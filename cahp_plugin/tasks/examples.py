@@ -134,7 +134,9 @@ class Examples:
         elif shuffle:
             sampler = torch.utils.data.RandomSampler(range(len(self)), generator=generator)
         groups = _Groups(self, sampler, batch_size)
-        return torch.utils.data.DataLoader(_Batches(self), batch_size=None, sampler=groups, generator=generator)
+        return torch.utils.data.DataLoader(
+            range(len(self)), batch_sampler=groups, collate_fn=self.batch, generator=generator
+        )
 
     def fingerprint(self) -> str:
         """First 16 digits of the SHA-256 of the examples."""
@@ -152,19 +154,6 @@ class Examples:
             told = {name: _content(value) for name, value in row.items() if name not in _UNSEEN}
             found.append(hashlib.sha256(json.dumps(told, default=_text_of, sort_keys=True).encode()).hexdigest())
         return found
-
-
-class _Batches(torch.utils.data.Dataset[Any]):
-    """A batch for each list of indices."""
-
-    def __init__(self, examples: Examples) -> None:
-        self._examples = examples
-
-    def __getitem__(self, indices: Any) -> dict[str, Any]:
-        return self._examples.batch(indices)
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
 
 class _Groups:
