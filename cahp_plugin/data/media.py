@@ -12,12 +12,13 @@ import numpy as np
 from cahp_plugin.errors import DataError, MissingDependencyError
 
 
-def read_image(value: Any, where: str) -> Any:
+def read_image(value: Any, where: str, *, small: bool = False) -> Any:
     """Reads an image.
 
     Args:
         value: A PIL image, a path, bytes, or ``{"bytes", "path"}``.
         where: What it is, for messages.
+        small: Whether a JPEG file is decoded at an eighth of its size: to see whether it can be read.
 
     Returns:
         A PIL image in RGB, turned as its camera has it on record.
@@ -29,6 +30,8 @@ def read_image(value: Any, where: str) -> Any:
 
     try:
         image = value if isinstance(value, Image.Image) else _image(value, where)
+        if small and image is not value:
+            image.draft("RGB", (1, 1))
         return ImageOps.exif_transpose(image).convert("RGB")
     except DataError:
         raise
@@ -38,20 +41,12 @@ def read_image(value: Any, where: str) -> Any:
 
 def unreadable(dataset: Any, column: str) -> list[str]:
     """What of a column of images can't be read, as messages: each is decoded once, JPEG at an eighth of its size."""
-    from PIL import Image
-
     found = []
-    for row, found_row in enumerate(dataset.with_format(None).select_columns([column])):
-        where, value = f"Column {column!r}, row {row}", found_row[column]
+    for row, values in enumerate(dataset.with_format(None).select_columns([column])):
         try:
-            if not isinstance(value, Image.Image):
-                with _image(value, where) as image:
-                    image.draft("RGB", (1, 1))
-                    image.load()
+            read_image(values[column], f"Column {column!r}, row {row}", small=True)
         except DataError as error:
             found.append(str(error))
-        except Exception as error:  # Pillow's readers raise many kinds
-            found.append(f"{where}: the image{_named(value)} can't be read: {error}")
     return found
 
 
