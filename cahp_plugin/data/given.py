@@ -25,7 +25,7 @@ _EXPECTED = (
 )
 
 
-def as_dataset(data: Any, split: str | None = None) -> Any:
+def as_dataset(data: Any) -> Any:
     """Makes a data set of what Python users have.
 
     Args:
@@ -33,13 +33,12 @@ def as_dataset(data: Any, split: str | None = None) -> Any:
             ``text``) or of rows; a streaming ``datasets.IterableDataset``, or another iterable of rows, which is
             written to a temporary folder, and read from there piece by piece; a dict of data sets by split. A stream
             has to end.
-        split: Split to take, where there are several.
 
     Returns:
         A ``datasets.Dataset`` with at least one row. Images and recordings in it are not decoded.
 
     Raises:
-        DataError: It is something else, or empty; or the split is missing or not there.
+        DataError: It is something else, empty, or of several splits.
 
     Note:
         The temporary folder goes with the data set that is returned: keep that while parts of it are in use.
@@ -47,15 +46,13 @@ def as_dataset(data: Any, split: str | None = None) -> Any:
     import datasets
 
     if isinstance(data, (str, os.PathLike)):
-        return load_examples(os.fspath(data), split)
+        return load_examples(os.fspath(data))
     if isinstance(data, Mapping) and not all(
         isinstance(part, (datasets.Dataset, datasets.IterableDataset)) for part in data.values()
     ):
         raise DataError(f"Got a {type(data).__name__} as data; {_EXPECTED} (columns: `datasets.Dataset.from_dict`).")
     if isinstance(data, (Mapping, datasets.Dataset)) and len(data) > 0:
-        data = choose_split(data, "The data set", split)
-    elif split not in (None, "train") and str(getattr(data, "split", None)) != split:
-        raise DataError(f"The data have no splits, so there is no {split!r} to take.")
+        data = choose_split(data, "The data set", None)
     if isinstance(data, (list, tuple)) and data:
         data = datasets.Dataset.from_dict(_columns(_rows(data, texts=True)))
     elif not isinstance(data, (datasets.Dataset, Mapping, list, tuple)):
