@@ -122,6 +122,18 @@ def test_demo_wants_model_and_data_together(given, capsys):
     assert "go together" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--task", "text-regression"), ("--metric", "accuracy"), ("--text-columns", "text"), ("--label-column", "label"),
+     ("--max-length", "32"), ("--device", "cpu"), ("--certify", "rows.jsonl"), ("--confidence", "0.9"),
+     ("--group-column", "text"), ("--train-split", "train"), ("--eval-split", "test"), ("--certify-split", "test")],
+)  # fmt: skip
+def test_demo_refuses_what_its_own_model_has_no_use_for(option, value, tmp_path, capsys):
+    assert main(["demo", option, value, "-o", str(tmp_path / "demo")]) == 1
+    told = f"`{option}` is for a model of your own: name it with `--model`, and its data with `--train`."
+    assert told in capsys.readouterr().err and not (tmp_path / "demo").exists()
+
+
 def test_demo_takes_the_users_model_and_data(given, capsys):
     arguments = prune_arguments(given, "--epochs", "0", "--no-figures")
     assert main(["demo", "--model", *arguments[1:]]) == 0

