@@ -29,7 +29,7 @@ from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, load_pruned, machin
 from cahp_plugin._compat import package_versions
 from cahp_plugin.files import write_text
 from cahp_plugin.table import format_table
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 from cahp_plugin.units import attention_layers
 
 DEPTHS = (6, 12, 24)
@@ -109,7 +109,7 @@ def counted_calls(model: Any, dense: Any, data: Any) -> dict[str, list[int]]:
 
 def language_model(arguments: argparse.Namespace) -> dict[str, Any]:
     """The repair of a real language model against plain forward passes, by turns."""
-    dense, tokenizer = load_pruned(arguments.model, dtype=torch.float32), load_tokenizer(arguments.model)
+    dense, tokenizer = load_pruned(arguments.model, dtype=torch.float32), load_processor(arguments.model)
     rows = (json.loads(line) for line in Path(arguments.texts).read_text(encoding="utf-8").splitlines())
     words = " ".join(text for row in rows for text in row.values() if isinstance(text, str) and " " in text)
     ids = tokenizer(words[: 12 * arguments.sequences * arguments.tokens], return_tensors="pt")["input_ids"][0]

@@ -23,7 +23,7 @@ from cahp_plugin.files import write_text
 from cahp_plugin.machine import cpu_name
 from cahp_plugin.prune.stage import Stage, stage_rows
 from cahp_plugin.table import format_table
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 
 TOKENS, TEXTS = 100, 150
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", required=True, help="path of the results without its ending")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        texts = made(list(load_examples(arguments.texts)[arguments.column]), load_tokenizer(arguments.model))
+        texts = made(list(load_examples(arguments.texts)[arguments.column]), load_processor(arguments.model))
         paths = [Path(scratch, f"{name}.jsonl") for name in ("train", "eval")]
         for path, part in zip(paths, (texts[:TEXTS], texts[TEXTS:]), strict=True):
             path.write_text("".join(json.dumps({"text": text}) + "\n" for text in part), encoding="utf-8")

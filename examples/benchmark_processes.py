@@ -77,10 +77,10 @@ def measure(arguments: argparse.Namespace) -> None:
     from cahp_plugin.observe.sums import accumulate
     from cahp_plugin.processes import processes
     from cahp_plugin.selectors import View, make_selector
-    from cahp_plugin.tasks.processors import load_tokenizer
+    from cahp_plugin.tasks.processors import load_processor
 
     torch.set_num_threads(1)
-    model, tokenizer = load_pruned(arguments.model), load_tokenizer(arguments.model)
+    model, tokenizer = load_pruned(arguments.model), load_processor(arguments.model)
     data = load_examples(arguments.train)
     data = data.shuffle(seed=0).select(range(arguments.examples or len(data)))
     view = View(model, encode(data, model, tokenizer).by_length().batches())

@@ -11,7 +11,6 @@ from transformers.utils import logging
 
 from cahp_plugin.export.source import Source
 from cahp_plugin.prune.checkpoint import find_file
-from cahp_plugin.tasks import save_beside
 
 logger = logging.get_logger(__name__)
 
@@ -38,7 +37,7 @@ def save_companions(source: Source, folder: Path, tokenizer: Any = None) -> None
     tokenizer = tokenizer if tokenizer is not None else source.tokenizer
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    save_beside(source.task, folder)
+    source.task.save_beside(folder)
     if source.folder is not None and {"pixel_values", "input_features"} & set(source.parts[0].inputs):
         found = [path for name in _PREPROCESSORS if (path := find_file(source.folder, name, {}))]
         for path in found:

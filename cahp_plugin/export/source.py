@@ -22,7 +22,7 @@ from cahp_plugin.prune import load_pruned
 from cahp_plugin.prune.certificate import CERTIFICATE_KEY
 from cahp_plugin.prune.checkpoint import load_config, untrained_model
 from cahp_plugin.tasks import TASKS, Task
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 from cahp_plugin.tasks.registry import task_of_class
 from cahp_plugin.units import attention_layers, kept_set, kept_state
 from cahp_plugin.units.find import find_feed_forward
@@ -213,7 +213,7 @@ def _task_of_graphs(config: Any, parts: tuple[Part, ...]) -> Task:
 def _tokenizer(name: str, parts: tuple[Part, ...]) -> Any:
     texts = any("input_ids" in part.inputs for part in parts)
     try:
-        return load_tokenizer(name)
+        return load_processor(name)
     except CheckpointError as error:
         if texts:
             logger.warning(f"{error} The exported folder has none either.")

@@ -9,6 +9,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "evaluation": ["Evaluation", "evaluate", "with_targets"],
         "examples": ["Examples"],
         "metrics": ["Score", "metric_named"],
-        "registry": ["TASKS", "encode", "encode_sets", "known_task", "save_beside", "task_of"],
+        "registry": ["TASKS", "encode", "encode_sets", "known_task", "task_of"],
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from cahp_plugin.data.columns import TEXT_COLUMNS, Columns
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.tasks.metrics import Metric, metric_named
+from cahp_plugin.tasks.processors import load_processor
 
 if TYPE_CHECKING:
     from cahp_plugin.tasks.examples import Examples
@@ -46,6 +48,7 @@ class Task(abc.ABC):
         name: Its name, for ``--task`` and in reports; where it can be exported, Optimum's.
         about: What is done, in a few words.
         auto: The ``Auto`` class of transformers that loads its models.
+        processor: The one that loads what makes their inputs.
         suffixes: Endings of the class names of the models that do it.
         main_input: Name of the models' first input.
         text_columns: Usual names of the input columns, tried in this order.
@@ -65,6 +68,7 @@ class Task(abc.ABC):
     name: ClassVar[str]
     about: ClassVar[str]
     auto: ClassVar[str]
+    processor: ClassVar[str] = "AutoTokenizer"
     suffixes: ClassVar[tuple[str, ...]]
     main_input: ClassVar[str] = "input_ids"
     text_columns: ClassVar[tuple[tuple[str, ...], ...]] = TEXT_COLUMNS
@@ -113,9 +117,7 @@ class Task(abc.ABC):
         Raises:
             CheckpointError: There is none.
         """
-        from cahp_plugin.tasks.processors import load_tokenizer
-
-        return load_tokenizer(name)
+        return load_processor(name, self.processor)
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """Makes examples of rows.
@@ -174,9 +176,8 @@ class Task(abc.ABC):
         """What the dense model's output is as a label, ``(batch, ...)``."""
         raise NotImplementedError
 
-    def files_beside(self) -> dict[str, str]:
-        """Files that the task reads beside a model, and what stands in them."""
-        return {}
+    def save_beside(self, folder: Path) -> None:  # noqa: B027 - most tasks read nothing else
+        """Writes what the task reads beside a model into a folder."""
 
     # What its outputs are worth.
 

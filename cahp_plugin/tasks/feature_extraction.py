@@ -15,6 +15,7 @@ from transformers.utils import cached_file, logging
 
 from cahp_plugin.data.labels import encode_numbers
 from cahp_plugin.errors import UnsupportedModelError
+from cahp_plugin.files import write_text
 from cahp_plugin.tasks.base import TOKENS, Options, Task, first_tokens, real_tokens
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.text import Padding, check_texts, tokenized
@@ -117,9 +118,11 @@ class FeatureExtraction(Task):
         """See the base class."""
         return examples.targets is None
 
-    def files_beside(self) -> dict[str, str]:
+    def save_beside(self, folder: Path) -> None:
         """See the base class."""
-        return {POOLING: json.dumps({key: mode == self.pooling for key, mode in _MODES.items()}, indent=2) + "\n"}
+        (folder / POOLING).parent.mkdir(exist_ok=True)
+        record = {key: mode == self.pooling for key, mode in _MODES.items()}
+        write_text(folder / POOLING, json.dumps(record, indent=2) + "\n")
 
     def target(self, output: Any, inputs: Mapping[str, Any]) -> Tensor:
         """See the base class."""

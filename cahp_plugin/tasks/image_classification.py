@@ -12,7 +12,7 @@ from cahp_plugin.data.media import read_image, unreadable
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import Options
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_processor, media_rows
+from cahp_plugin.tasks.processors import media_rows
 from cahp_plugin.tasks.text_classification import TextClassification
 
 
@@ -22,14 +22,11 @@ class ImageClassification(TextClassification):
     name = "image-classification"
     about = "one class for an image"
     auto = "AutoModelForImageClassification"
+    processor = "AutoImageProcessor"
     suffixes = ("ForImageClassification", "ForImageClassificationWithTeacher")
     main_input = "pixel_values"
     text_columns = (("image",), ("img",))
     label_columns = (*LABEL_COLUMNS, "fine_label", "coarse_label")
-
-    def load_processor(self, name: str) -> Any:
-        """See the base class."""
-        return load_processor(name, "AutoImageProcessor")
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""

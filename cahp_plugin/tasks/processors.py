@@ -11,44 +11,27 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 _ERRORS = (OSError, ValueError, KeyError, TypeError, ImportError)
 
 
-def load_tokenizer(name: str, **options: Any) -> Any:
-    """Loads the tokenizer of a checkpoint or of an exported folder.
-
-    Args:
-        name: Folder or Hub id.
-        **options: For ``AutoTokenizer.from_pretrained``.
-
-    Raises:
-        CheckpointError: There is none that loads.
-    """
-    from transformers import AutoTokenizer
-
-    folder = Path(name)
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        # Transformers 5 would make one with an empty vocabulary.
-        raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{name} has no tokenizer that loads: {error}") from error
-
-
-def load_processor(name: str, auto: str) -> Any:
-    """Loads a processor of images or speech.
+def load_processor(name: str, auto: str = "AutoTokenizer", **options: Any) -> Any:
+    """Loads the tokenizer of a checkpoint or of an exported folder, or its processor of images or speech.
 
     Args:
         name: Folder or Hub id.
         auto: Name of the ``Auto`` class.
+        **options: For its ``from_pretrained``.
 
     Raises:
         CheckpointError: There is none that loads.
     """
     import transformers
 
+    folder, what = Path(name), "tokenizer" if auto == "AutoTokenizer" else "processor"
+    if what == "tokenizer" and folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        # Transformers 5 would make one with an empty vocabulary.
+        raise CheckpointError(f"{name} has no tokenizer: no file {', '.join(_TOKENIZER_FILES)}.")
     try:
-        return getattr(transformers, auto).from_pretrained(name, trust_remote_code=False)
+        return getattr(transformers, auto).from_pretrained(name, trust_remote_code=False, **options)
     except _ERRORS as error:
-        raise CheckpointError(f"{name} has no processor that loads ({auto}): {error}") from error
+        raise CheckpointError(f"{name} has no {what} that loads ({auto}): {error}") from error
 
 
 def media_rows(data: Any, column: str, labels: list[Any]) -> Any:

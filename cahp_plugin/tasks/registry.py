@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cahp_plugin.data import as_dataset, check_same_classes
 from cahp_plugin.errors import ConfigError, UnsupportedModelError
-from cahp_plugin.files import write_text
 from cahp_plugin.tasks.base import Options, Task
 from cahp_plugin.tasks.examples import Examples
 from cahp_plugin.tasks.feature_extraction import FeatureExtraction
@@ -147,10 +145,3 @@ def encode_sets(
         name: dataclasses.replace(task.encode(data, model, processor, options), labelled=labelled)
         for name, data in found.items()
     }
-
-
-def save_beside(task: Task, folder: Path) -> None:
-    """Writes what a task reads beside a model into a folder."""
-    for name, text in task.files_beside().items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        write_text(folder / name, text)

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from cahp_plugin.data.media import read_audio
 from cahp_plugin.tasks.base import Options
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_processor, media_rows
+from cahp_plugin.tasks.processors import media_rows
 from cahp_plugin.tasks.text import check_texts, length_limit
 from cahp_plugin.tasks.text2text import DecoderPadding, Text2Text, cut_targets
 
@@ -23,16 +23,13 @@ class SpeechRecognition(Text2Text):
     name = "automatic-speech-recognition"
     about = "encoder-decoders of speech: a text from a recording"
     auto = "AutoModelForSpeechSeq2Seq"
+    processor = "AutoProcessor"
     suffixes = ("ForConditionalGeneration",)
     main_input = "input_features"
     text_columns = (("audio",), ("speech",), ("file",))
     label_columns = ("text", "sentence", "transcription", "transcript", "label")
     metrics = ("wer", "token_loss")
     more_metrics = ("chrf",)
-
-    def load_processor(self, name: str) -> Any:
-        """See the base class."""
-        return load_processor(name, "AutoProcessor")
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""

@@ -12,7 +12,7 @@ from cahp_plugin.errors import DataError
 from cahp_plugin.tasks.base import TOKENS, Options, first_tokens
 from cahp_plugin.tasks.decoder_inputs import IGNORED
 from cahp_plugin.tasks.examples import Examples
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 from cahp_plugin.tasks.text import Padding, length_limit, taken_apart
 from cahp_plugin.tasks.token_outputs import TokenOutputs
 
@@ -36,8 +36,8 @@ class TokenClassification(TokenOutputs):
 
     def load_processor(self, name: str) -> Any:
         """See the base class; tokenizers of bytes (RoBERTa's) have to put a space before each word."""
-        found = load_tokenizer(name)
-        return load_tokenizer(name, add_prefix_space=True) if _needs_spaces(found) else found
+        found = load_processor(name)
+        return load_processor(name, add_prefix_space=True) if _needs_spaces(found) else found
 
     def encode(self, data: Any, model: Any, processor: Any, options: Options) -> Examples:
         """See the base class."""

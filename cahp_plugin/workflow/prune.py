@@ -39,7 +39,6 @@ from cahp_plugin.tasks import (
     Options,
     evaluate,
     metric_named,
-    save_beside,
     task_of,
     with_targets,
 )
@@ -279,7 +278,7 @@ def prune_model(
                     chosen.plan.save(partial)
                 if certificate is not None:
                     certificate = write_certificate(partial, certificate, name=output.name)
-                save_beside(does, partial)
+                does.save_beside(partial)
                 try:
                     sample = examples if evaluated is None else evaluated
                     difference = reload_difference(model, partial, sample.batch(range(min(len(sample), 32))))

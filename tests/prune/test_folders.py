@@ -17,7 +17,7 @@ from cahp_plugin.data import load_examples
 from cahp_plugin.errors import CheckpointError, UnsupportedModelError
 from cahp_plugin.prune.folders import check_output_directory, replaced_folder
 from cahp_plugin.recover import RecoverySettings
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 
 
 def content(folder):
@@ -98,7 +98,7 @@ def test_python_knows_what_models_and_data_were_read_from(given):
     out = given / "out"
     Dataset.from_list(word_examples(60)).save_to_disk(out / "data")
     data = load_from_disk(out / "data")
-    model, tokenizer = load_pruned(given / "model"), load_tokenizer(str(given / "model"))
+    model, tokenizer = load_pruned(given / "model"), load_processor(str(given / "model"))
     settings = {"recovery": RecoverySettings(method="none"), "overwrite": True, "figures": False}
     with pytest.raises(CheckpointError, match=r"out holds .*\.arrow: what is read here"):
         prune_model(model, tokenizer, data, data, CAHPConfig(num_heads=6), output_dir=out, **settings)

@@ -8,7 +8,7 @@ from tiny import ARCHITECTURES, model_inputs, tiny_model
 from cahp_plugin import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.errors import CheckpointError, ConfigError, UnsupportedModelError
 from cahp_plugin.prune.checkpoint import load_config, untrained_model
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 
 KEPT = {0: (1, 3), 1: (), 2: (0, 1, 2, 3)}
 
@@ -136,7 +136,7 @@ def test_code_in_a_checkpoint_is_not_run(saved, tmp_path):
         load_pruned(saved)
     (saved / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["code.T", None]}}))
     with pytest.raises(CheckpointError, match="no tokenizer that loads"):
-        load_tokenizer(str(saved))
+        load_processor(str(saved))
     assert not (tmp_path / "ran").exists()
 
 

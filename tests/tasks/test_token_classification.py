@@ -12,7 +12,7 @@ from made import BERT, letters, names, noisy_model, tokenizer
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.tasks import encode, evaluate, task_of
-from cahp_plugin.tasks.processors import load_tokenizer
+from cahp_plugin.tasks.processors import load_processor
 
 rows = Dataset.from_list
 
@@ -100,4 +100,4 @@ def test_tokenizers_of_bytes_put_a_space_before_words(tmp_path):
     examples = encode(data, model, task_of(model).load_processor(str(tmp_path)))
     assert examples.encoded[0]["input_ids"] == [0, 7, 5, 7, 6, 2]
     with pytest.raises(DataError, match="`add_prefix_space=True`"):
-        encode(data, model, load_tokenizer(str(tmp_path)))
+        encode(data, model, load_processor(str(tmp_path)))
