@@ -126,17 +126,16 @@ class Examples:
             seed: Seed of that order.
         """
         generator = torch.Generator().manual_seed(seed)
-        sampler: Any = range(len(self))
+        places: Any = range(len(self))
+        sampler = places
         if shuffle and group_by_length:
             from transformers.trainer_pt_utils import LengthGroupedSampler
 
             sampler = LengthGroupedSampler(batch_size, lengths=list(self.lengths), generator=generator)
         elif shuffle:
-            sampler = torch.utils.data.RandomSampler(range(len(self)), generator=generator)
+            sampler = torch.utils.data.RandomSampler(places, generator=generator)
         groups = _Groups(self, sampler, batch_size)
-        return torch.utils.data.DataLoader(
-            range(len(self)), batch_sampler=groups, collate_fn=self.batch, generator=generator
-        )
+        return torch.utils.data.DataLoader(places, batch_sampler=groups, collate_fn=self.batch, generator=generator)
 
     def fingerprint(self) -> str:
         """First 16 digits of the SHA-256 of the examples."""
