@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from cahp_plugin._version import __version__
 from cahp_plugin.errors import CheckpointError
@@ -48,29 +48,36 @@ class NeuronEntry:
     kept: tuple[int, ...]
 
 
-def _record(config: Any) -> Any:
-    """The record of a config, or of the dict that ``config.json`` holds; ``None`` for an unpruned model.
+Entry = TypeVar("Entry", HeadEntry, NeuronEntry)
+
+
+def _entries(config: Any, key: str, read: Callable[[int, Any], Entry]) -> dict[int, Entry]:
+    """Reads layer -> entry from a config, or the dict that ``config.json`` holds; empty for an unpruned model.
+
+    Args:
+        config: The config, or the dict.
+        key: Where the record has the layers.
+        read: Makes the entry of a layer from its number and what is written.
 
     Raises:
-        CheckpointError: It is of another format.
+        CheckpointError: The record is of another format, or damaged.
     """
-    entry = config.get(RECORD_KEY) if isinstance(config, dict) else getattr(config, RECORD_KEY, None)
-    if entry is None:
-        return None
+    record = config.get(RECORD_KEY) if isinstance(config, dict) else getattr(config, RECORD_KEY, None)
+    if record is None:
+        return {}
     try:
-        if entry["format"] not in _FORMATS:
+        if record["format"] not in _FORMATS:
             raise CheckpointError(
-                f"`{RECORD_KEY}` in config.json has format {entry['format']!r}; this version of cahp-plugin reads "
+                f"`{RECORD_KEY}` in config.json has format {record['format']!r}; this version of cahp-plugin reads "
                 f"the formats {_FORMATS[0]} to {_FORMATS[-1]}. Install the version that wrote it: "
-                f"{entry.get('version')!r}."
+                f"{record.get('version')!r}."
             )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _damaged(entry, error) from error
-    return entry
-
-
-def _damaged(entry: Any, error: Exception) -> CheckpointError:
-    return CheckpointError(f"`{RECORD_KEY}` in config.json is damaged: {error!r}. Got {str(entry)[:500]!r}.")
+        layers = record["layers"] if key == "layers" else record.get(key, {})
+        return {_count(int(layer), 0): read(int(layer), values) for layer, values in layers.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"`{RECORD_KEY}` in config.json is damaged: {error!r}. Got {str(record)[:500]!r}."
+        ) from error
 
 
 def _count(value: Any, least: int = 1) -> int:
@@ -88,27 +95,17 @@ def head_entries(config: Any) -> dict[int, HeadEntry]:
     Raises:
         CheckpointError: The map is there but is not one that this library wrote.
     """
-    entry = _record(config)
-    try:
-        found = {
-            _count(int(layer), 0): HeadEntry(
-                _count(values["num_heads"]),
-                _count(values["head_dim"]),
-                _count(values["group_size"]),
-                tuple(_count(head, 0) for head in values["kept"]),
+
+    def read(layer: int, values: Any) -> HeadEntry:
+        counts = (_count(values[name]) for name in ("num_heads", "head_dim", "group_size"))
+        entry = HeadEntry(*counts, tuple(_count(head, 0) for head in values["kept"]))
+        if list(entry.kept) != sorted(set(entry.kept)) or max(entry.kept, default=0) >= entry.num_heads:
+            raise ValueError(
+                f"layer {layer} keeps heads {list(entry.kept)}, expected ascending indices below {entry.num_heads}"
             )
-            for layer, values in (entry["layers"] if entry is not None else {}).items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(entry, error) from error
-    for layer, heads in found.items():
-        kept = list(heads.kept)
-        if kept != sorted(set(kept)) or any(not 0 <= head < heads.num_heads for head in kept):
-            raise CheckpointError(
-                f"`{RECORD_KEY}` in config.json is damaged: layer {layer} keeps heads {kept}, expected ascending "
-                f"indices below {heads.num_heads}."
-            )
-    return found
+        return entry
+
+    return _entries(config, "layers", read)
 
 
 def neuron_entries(config: Any) -> dict[int, NeuronEntry]:
@@ -120,18 +117,17 @@ def neuron_entries(config: Any) -> dict[int, NeuronEntry]:
     Raises:
         CheckpointError: The map is there but is not one that this library wrote.
     """
-    entry = _record(config)
-    found, total = {}, 0
-    try:
-        for layer, values in (entry.get("feed_forward", {}) if entry is not None else {}).items():
-            count = _count(values["num_neurons"])
-            total += count
-            if total > _MOST_NEURONS:
-                raise ValueError(f"more than {_MOST_NEURONS} neurons")
-            found[_count(int(layer), 0)] = NeuronEntry(count, parse_ranges(values["kept"], count))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(entry, error) from error
-    return found
+    total = 0
+
+    def read(layer: int, values: Any) -> NeuronEntry:
+        nonlocal total
+        count = _count(values["num_neurons"])
+        total += count
+        if total > _MOST_NEURONS:
+            raise ValueError(f"more than {_MOST_NEURONS} neurons")
+        return NeuronEntry(count, parse_ranges(values["kept"], count))
+
+    return _entries(config, "feed_forward", read)
 
 
 def kept_set(config: Any) -> KeptSet:
