@@ -82,7 +82,7 @@ class CAHPPruner(tp.pruner.BasePruner):
         # Tracing by autograd: a parameter without gradients would be missing from the graph, a cache would add nodes,
         # and the model is put in eval mode.
         with (
-            switched_off(configs_of(model), "use_cache"),
+            switched_off((config, "use_cache") for config in configs_of(model)),
             kept_state(model),
             torch.enable_grad(),
             warnings.catch_warnings(),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from cahp_plugin.errors import ConfigError, DataError
 from cahp_plugin.recover.finetune import FinetuneResult, finetune
 from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.tasks import Examples
-from cahp_plugin.units.state import call_options, kept_state
+from cahp_plugin.units.state import call_options, kept_state, switched_off
 
 
 def distill(
@@ -79,28 +77,19 @@ def distill(
             found = found + hidden_share * _apart(ours, theirs, inputs).to(found.device)
         return found, ours
 
-    with kept_state(dense), in_fp32(dense), _no_dropout(model):
+    with kept_state(dense), in_fp32(dense), switched_off(_dropouts(model)):
         dense.eval()
         return finetune(model, examples, epochs=epochs, learning_rate=learning_rate, loss=loss, **settings)
 
 
-@contextlib.contextmanager
-def _no_dropout(model: nn.Module) -> Iterator[None]:
-    """Sets all rates of dropout to 0 for a while: of modules, and those that a model hands to functions itself."""
-    places = [
-        (values, name, value)
+def _dropouts(model: nn.Module) -> list[tuple[Any, str]]:
+    """All rates of dropout: of modules, and those that a model hands to functions itself."""
+    return [
+        (module, name)
         for module in model.modules()
-        for values in (vars(module),)
-        for name, value in values.items()
+        for name, value in vars(module).items()
         if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, _DropoutNd)))
     ]
-    try:
-        for values, name, _ in places:
-            values[name] = 0.0
-        yield
-    finally:
-        for values, name, value in places:
-            values[name] = value
 
 
 def _check_teacher(model: Any, dense: Any) -> None:

@@ -26,9 +26,9 @@ def kept_state(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def switched_off(places: Iterable[Any], *names: str) -> Iterator[None]:
-    """Holds attributes that are there, and true or a number above 0, at ``False`` or 0."""
-    before = [(place, name, getattr(place, name)) for place in places for name in names if getattr(place, name, None)]
+def switched_off(places: Iterable[tuple[Any, str]]) -> Iterator[None]:
+    """Holds attributes, of objects and by their names, that are there, and true or not 0, at ``False`` or 0."""
+    before = [(place, name, getattr(place, name)) for place, name in places if getattr(place, name, None)]
     try:
         for place, name, value in before:
             setattr(place, name, type(value)())
@@ -50,9 +50,10 @@ def plain_calls(*models: nn.Module) -> Iterator[None]:
 
     A cache would be filled again by every layer that is run again; what else is recorded would be kept.
     """
-    modules = {module for model in models for module in model.modules()}
     beside = ("use_cache", "output_hidden_states", "output_attentions")
-    with switched_off(configs_of(*models), *beside), switched_off(modules, "chunk_size_feed_forward"):
+    settings = [(config, name) for config in configs_of(*models) for name in beside]
+    modules = {module for model in models for module in model.modules()}
+    with switched_off([*settings, *((module, "chunk_size_feed_forward") for module in modules)]):
         yield
 
 
