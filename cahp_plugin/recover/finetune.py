@@ -154,7 +154,7 @@ def finetune(
             data_collator=lambda rows: examples.batch([row["index"] for row in rows]),
             callbacks=callbacks and list(callbacks),
         )
-        _replace_printing_callbacks(trainer)
+        _watch(trainer)
         output = trainer.train()
     model.to(device).eval()
     return FinetuneResult(
@@ -206,18 +206,15 @@ def _trainer(loss: Loss | None, **arguments: Any) -> Any:
     return trainer
 
 
-def _replace_printing_callbacks(trainer: Any) -> None:
+def _watch(trainer: Any) -> None:
     """Keeps ``Trainer``'s progress bar, stops it from printing its logs, and watches the loss."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-    class SilentProgress(ProgressCallback):
-        """The progress bar alone: standard output belongs to the result."""
+    shown = any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks)
+    base: Any = ProgressCallback if shown else TrainerCallback
 
-        def on_log(self, *args: Any, **kwargs: Any) -> None:
-            """Prints nothing."""
-
-    class StopAtNaN(TrainerCallback):
-        """Ends a training that has nothing to save any more."""
+    class Watch(base):
+        """Prints nothing, for standard output belongs to the result; ends a training that has nothing to save."""
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             loss = (logs or {}).get("loss", (logs or {}).get("train_loss"))
@@ -228,7 +225,5 @@ def _replace_printing_callbacks(trainer: Any) -> None:
                 )
 
     trainer.remove_callback(PrinterCallback)
-    if any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks):
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(SilentProgress())
-    trainer.add_callback(StopAtNaN())
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Watch())
