@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
+import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 from cahp_plugin.errors import CAHPError, ConfigError, DataError
 from cahp_plugin.processes import processes
-from cahp_plugin.recover.state import in_fp32, without_traces
+from cahp_plugin.recover.state import in_fp32
 from cahp_plugin.tasks import Examples, Task
 
 _OWN_ARGUMENTS = ("output_dir", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "seed")
@@ -33,13 +36,11 @@ class FinetuneResult:
         steps: Optimiser steps.
         train_loss: Mean training loss, nat; NaN for no step.
         seconds: Wall-clock seconds.
-        history: What ``Trainer`` logged: learning rates and losses by step.
     """
 
     steps: int
     train_loss: float
     seconds: float
-    history: tuple[dict[str, Any], ...]
 
 
 def finetune(
@@ -63,6 +64,9 @@ def finetune(
     precision are trained in fp32 and cast back. The process's random state is the same afterwards as before, and the
     same seed gives the same weights.
 
+    A copy is trained, and the model takes its weights over at the end: nothing else that a ``Trainer`` puts on a model
+    (autocast, hooks, settings of the config) reaches it, and a training that is interrupted leaves it as it was.
+
     Args:
         model: The model, pruned or not.
         examples: Training set, from :func:`cahp_plugin.tasks.encode`.
@@ -74,7 +78,7 @@ def finetune(
         max_grad_norm: Norm that gradients are clipped to.
         seed: Seed of the order of the examples and of dropout.
         training_arguments: More arguments of ``transformers.TrainingArguments``, such as ``bf16`` (mixed precision)
-            or ``gradient_accumulation_steps``. What they put on the model is taken off again.
+            or ``gradient_accumulation_steps``.
         callbacks: ``TrainerCallback`` objects.
         loss: ``loss(model, inputs, labels)`` gives a batch's mean loss and the model's output; labels are ``None``
             where there are none. That of the task without it.
@@ -106,13 +110,13 @@ def finetune(
         raise DataError("The training set has no labels to train on. `distill` needs none.")
     if epochs == 0:
         model.eval()
-        return FinetuneResult(0, math.nan, 0.0, ())
+        return FinetuneResult(0, math.nan, 0.0)
 
     from transformers import TrainingArguments
     from transformers.utils import logging
 
     start = time.perf_counter()
-    device = model.device
+    device, trained = model.device, copy.deepcopy(model)
     steps = math.ceil(len(examples) / batch_size / extra.get("gradient_accumulation_steps", 1)) * epochs
     values: dict[str, Any] = {
         "num_train_epochs": epochs,
@@ -137,8 +141,8 @@ def finetune(
         torch.random.fork_rng(devices=cuda),
         tempfile.TemporaryDirectory() as folder,
         contextlib.ExitStack() as seeded,  # by `Trainer`: states that are put back
-        without_traces(model),
-        in_fp32(model),
+        mock.patch.dict(os.environ),  # what `TrainingArguments` leaves there for the next training goes
+        in_fp32(trained),
     ):
         seeded.callback(random.setstate, random.getstate())
         seeded.callback(np.random.set_state, np.random.get_state())
@@ -148,7 +152,7 @@ def finetune(
             raise ConfigError(f"`training_arguments` can't be used: {error}") from error
         trainer = _trainer(
             loss or _loss_of(examples.task),
-            model=model,
+            model=trained,
             args=arguments,
             train_dataset=_Numbered(examples),
             data_collator=lambda rows: examples.batch([row["index"] for row in rows]),
@@ -156,10 +160,9 @@ def finetune(
         )
         _watch(trainer)
         output = trainer.train()
-    model.to(device).eval()
-    return FinetuneResult(
-        output.global_step, output.training_loss, time.perf_counter() - start, tuple(trainer.state.log_history)
-    )
+    model.load_state_dict(trained.state_dict())
+    model.eval()
+    return FinetuneResult(output.global_step, output.training_loss, time.perf_counter() - start)
 
 
 class _Numbered(torch.utils.data.Dataset[Any]):
@@ -221,7 +224,7 @@ def _watch(trainer: Any) -> None:
             if loss is not None and not math.isfinite(float(loss)):
                 raise CAHPError(
                     f"The training loss is {loss} at step {state.global_step}. Lower `learning_rate`, or check the "
-                    "model's weights and dtype; the model in memory is spoilt."
+                    "model's weights and dtype. The model is as it was."
                 )
 
     trainer.remove_callback(PrinterCallback)

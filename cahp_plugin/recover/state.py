@@ -1,10 +1,9 @@
-"""A model in fp32 for the time of a recovery, and without what a training leaves on it."""
+"""A model in fp32, and at rest, for the time of a recovery."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,16 +15,6 @@ from cahp_plugin.units.state import kept_state, plain_calls
 logger = logging.get_logger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
-_OWN = (
-    "forward",
-    "gradient_checkpointing",
-    "neftune_noise_alpha",
-    "_gradient_checkpointing_func",
-    "_require_grads_hook",
-    "_require_grads_hooks",
-)
-#: Settings of a config that a Trainer brings in line with the tokenizer or with the training.
-_SETTINGS = ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "problem_type")
 
 
 @contextlib.contextmanager
@@ -91,48 +80,3 @@ def _float_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
         return value.float() if isinstance(value, torch.Tensor) and value.dtype in _HALF else value
 
     return tuple(map(cast, args)), {name: cast(value) for name, value in kwargs.items()}
-
-
-@contextlib.contextmanager
-def without_traces(model: nn.Module) -> Iterator[None]:
-    """Takes off a model what a ``Trainer`` puts on it, however the block ends.
-
-    That is: the ``forward`` with autocast of mixed precision, which would compute and compare in half precision from
-    then on and can't be saved; gradient checkpointing; hooks; ``use_cache=False`` and the tokenizer's special tokens
-    in the configs; and settings that ``TrainingArguments`` leaves in the environment for the next training.
-    (``accelerate.utils.extract_model_from_parallel`` would take transformers' own decorators of ``forward`` off too.)
-    """
-    before = [(module, dict(vars(module)), _hooks(module)) for module in model.modules()]
-    found = [getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config")]
-    configs = {id(config): config for config in found if config is not None}.values()
-    settings = [(config, {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)})
-                for config in configs]  # fmt: skip
-    environment = _environment()
-    try:
-        yield
-    finally:
-        for module, own, hooks in before:
-            values = vars(module)
-            for name in set(values) - set(own):
-                if name.startswith("_") or name in _OWN:
-                    del values[name]
-            values.update({name: own[name] for name in _OWN if name in own})
-            for name, entries in hooks.items():
-                values[name].clear()
-                values[name].update(entries)
-        for config, values in settings:
-            for name, value in values.items():
-                if getattr(config, name) != value:
-                    setattr(config, name, value)
-        for name in _environment():
-            del os.environ[name]
-        os.environ.update(environment)
-
-
-def _hooks(module: nn.Module) -> dict[str, dict[Any, Any]]:
-    registries = {name: value for name, value in vars(module).items() if "_hooks" in name}
-    return {name: dict(value) for name, value in registries.items() if isinstance(value, Mapping)}
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}

@@ -108,6 +108,25 @@ def test_a_loss_that_is_not_a_number_stops_the_training():
         train(model, epochs=1, training_arguments={"logging_steps": 1})
 
 
+@pytest.mark.parametrize("ends", ["well", "interrupted", "not a number"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_that_does_not_end_leaves_the_model_as_it_was(ends, dtype):
+    class End(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step == 3 and ends == "interrupted":
+                raise KeyboardInterrupt
+            if state.global_step == 3 and ends == "not a number":
+                model.classifier.weight.data.fill_(float("nan"))
+
+    model = tiny_model().to(dtype).train()
+    before = copy.deepcopy(model.state_dict())
+    with contextlib.nullcontext() if ends == "well" else pytest.raises((KeyboardInterrupt, CAHPError)):
+        train(model, epochs=1, callbacks=[End()], training_arguments={"logging_steps": 1})
+    same = all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training == same == (ends != "well")
+    assert all(tensor.dtype == dtype for tensor in model.state_dict().values())
+
+
 @pytest.mark.parametrize("options", [{"epochs": -1}, {"learning_rate": 0}, {"batch_size": 0}, {"warmup_ratio": 2}])
 def test_numbers_out_of_range(options):
     with pytest.raises(ConfigError, match="must be at least"):
