@@ -27,12 +27,17 @@ def units_of(heads, shape, *, group_size=1, least=1):
     return HeadUnits(tuple(heads), tuple(shape), group_size, least)
 
 
+def rows_of(units, table):
+    """What a table of heads, ``(layers, heads)``, says about each unit's first: ``(N,)``."""
+    return np.asarray([table[layer][head] for layer, head in units.firsts], dtype=float)
+
+
 def made_up(heads, salience, config=None, **given):
     """Evidence from a table of salience, ``(layers, heads)``, and ``separation`` or ``distances``."""
     config = CAHPConfig() if config is None else config
     size = given.pop("group_size", 1)
     units = units_of(heads, np.shape(salience), group_size=size, least=config.min_heads_per_layer)
-    return Evidence(units, units.rows_of(np.asarray(salience)), config, **given)
+    return Evidence(units, rows_of(units, salience), config, **given)
 
 
 def without_labels(batches):

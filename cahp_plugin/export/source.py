@@ -169,7 +169,7 @@ def open_source(source: Any, task: str | None = None) -> Source:
         longest or _ANY_LENGTH,
         sum(len(layer.heads) for layer in layers),
         sum(len(layer.present) for layer in find_feed_forward(shape)),
-        frozenset(layer.head_dim for layer in layers),
+        frozenset(layer.size for layer in layers),
         model=None if graphs else shape,
         graphs=graphs,
         sessions=sessions,

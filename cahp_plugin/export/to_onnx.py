@@ -120,7 +120,7 @@ def write_graphs(source: Source, folder: Path, *, backend: Backend, opset: int) 
 
 def _example_shape(source: Source) -> dict[str, int]:
     layers = attention_layers(source.model)
-    widths = {len(layer.heads) for layer in layers} | {layer.head_dim for layer in layers}
+    widths = {len(layer.heads) for layer in layers} | {layer.size for layer in layers}
     widths |= {side for parameter in source.model.parameters() for side in parameter.shape}
     free = [prime for prime in _PRIMES if prime not in widths and prime <= source.longest]
     if not source.has_text and len(source.parts) == 1:  # an image: its length is the config's

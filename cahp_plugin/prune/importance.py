@@ -103,7 +103,7 @@ class CAHPImportance(tp.importance.Importance):
         _check_stock(layer)
         flags = torch.tensor([float(head in kept[layer.index]) for head in layer.heads])
         device = layer.output.weight.device
-        return flags[torch.tensor(indices) // layer.head_dim].to(device)  # type: ignore[arg-type]
+        return flags[torch.tensor(indices) // layer.size].to(device)  # type: ignore[arg-type]
 
     def update_model(self, model: Any) -> None:
         """Brings attributes and map in step after the *stock* pruner; :class:`CAHPPruner` does it by itself.
@@ -116,10 +116,10 @@ class CAHPImportance(tp.importance.Importance):
             if tuple(heads) == layer.heads:
                 continue
             width = in_width(layer.output)
-            if width != len(heads) * layer.head_dim:
+            if width != len(heads) * layer.size:
                 raise PruningError(
-                    f"{layer.output_path} has {width} input channels; {len(heads)} heads of {layer.head_dim} make "
-                    f"{len(heads) * layer.head_dim}. The pruner did not remove what was selected: check its arguments."
+                    f"{layer.output_path} has {width} input channels; {len(heads)} heads of {layer.size} make "
+                    f"{len(heads) * layer.size}. The pruner did not remove what was selected: check its arguments."
                 )
             record_units(model, layer, heads)
 

@@ -76,7 +76,7 @@ def model_card_text(
         class_name=type(model).__name__,
         base_model=base_model,
         heads=sum(len(layer.heads) for layer in layers),
-        all_heads=sum(layer.num_original_heads for layer in layers),
+        all_heads=sum(layer.num_original for layer in layers),
         layers=layers,
         parameters=model.num_parameters(),
         dense_parameters=dense_parameters,

@@ -37,6 +37,6 @@ def plain_pruned_heads(model: Any) -> dict[int, list[int]]:
     if not whole or not same or (not shared and count != len(layers)):
         return {}
     removed = {
-        layer.index: [head for head in range(layer.num_original_heads) if head not in layer.heads] for layer in layers
+        layer.index: [head for head in range(layer.num_original) if head not in layer.heads] for layer in layers
     }
     return {index: heads for index, heads in removed.items() if heads}

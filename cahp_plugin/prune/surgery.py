@@ -166,7 +166,7 @@ def duplicate_kv_heads(model: Any) -> None:
 
 def duplicate_layer(layer: AttentionLayer) -> None:
     """Gives every query head of a layer a key and value head of its own; the map is not touched."""
-    size = layer.head_dim
+    size = layer.size
     count = len(layer.heads) // layer.group_size
     places = [
         group * size + offset for group in range(count) for _ in range(layer.group_size) for offset in range(size)

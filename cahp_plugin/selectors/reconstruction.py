@@ -62,8 +62,8 @@ class Obs(Selector):
         layers = [layer for layer in view.layers if layer.heads]
         grams = HeadGrams(view.model, layers)
         accumulate(view.model, batches, [grams], "Measuring heads")
-        widest = max(layers, key=lambda layer: len(layer.heads) * layer.head_dim)
-        channels, tokens = len(widest.heads) * widest.head_dim, grams.state[widest.index].count
+        widest = max(layers, key=lambda layer: len(layer.heads) * layer.size)
+        channels, tokens = len(widest.heads) * widest.size, grams.state[widest.index].count
         if tokens < 2 * channels:
             logger.warning(
                 f"{tokens} tokens for {channels} channels: too few to tell the heads apart well. Give more examples "
@@ -87,7 +87,7 @@ def _costs(layer: AttentionLayer, gram: Tensor, scale: float, ridge: float) -> l
     """
     strength = max(ridge, _LEAST_RIDGE) * float(gram.diagonal().mean()) or 1e-12
     weight = weight_of(layer.output).detach().double().cpu()
-    found = eliminate(gram + strength * torch.eye(len(gram)), weight, layer.group_size * layer.head_dim)
+    found = eliminate(gram + strength * torch.eye(len(gram)), weight, layer.group_size * layer.size)
     gone = zip(found.order, found.costs.tolist(), strict=True)
     return [(layer.units[unit][0], cost / scale) for unit, cost in gone]
 

@@ -54,11 +54,6 @@ class BiasOnly(nn.Module):
         super()._load_from_state_dict(state, prefix, metadata, strict, missing, *rest)
         missing[:] = [key for key in missing if key != f"{prefix}weight"]  # not there in older states, and empty
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "weight" not in self._buffers:  # pickled by an older version
-            self.register_buffer("weight", torch.empty(self.out_features, 0))
-
     def extra_repr(self) -> str:
         """Describes the module in ``print(model)``."""
         return f"out_features={self.out_features}, bias={self.bias is not None}"

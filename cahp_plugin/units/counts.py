@@ -52,7 +52,7 @@ class HeadUnits:
                 f"Key and value heads are shared by {' and '.join(map(str, sorted(sizes)))} query heads in different "
                 "layers; one number for all is supported."
             )
-        shape = len(layers), max(layer.num_original_heads for layer in layers)
+        shape = len(layers), max(layer.num_original for layer in layers)
         return cls(tuple((layer, unit[0]) for layer, unit in units), shape, sizes.pop(), min_heads_per_layer)
 
     @property
@@ -106,16 +106,6 @@ class HeadUnits:
             chosen[layer] += range(first, first + self.group_size)
         return KeptSet(heads={layer: sorted(heads) for layer, heads in chosen.items()})
 
-    def rows_of(self, table: Array) -> Array:
-        """What a table of heads, ``(num_layers, num_original_heads)``, says about each unit's first: ``(N,)``.
-
-        Raises:
-            SelectionError: The table has another shape.
-        """
-        if np.shape(table) != self.shape:
-            raise SelectionError(f"Expected one number a head, of shape {self.shape}; got {np.shape(table)}.")
-        return np.asarray([table[place] for place in self.firsts], dtype=np.float64)
-
     def table_of(self, rows: Sequence[float] | Array) -> Array:
         """Spreads a number for each unit over its heads: ``(num_layers, num_original_heads)``, NaN for absent ones."""
         table = np.full(self.shape, np.nan)
@@ -126,9 +116,9 @@ class HeadUnits:
     def by_score(self, scores: Array) -> list[int]:
         """All rows, the best first: each layer's minimum, then the rest of all layers. Ties go to the lowest row."""
         order = [int(row) for row in np.argsort(-np.asarray(scores), kind="stable")]
-        firsts = [
-            row
-            for layer in range(self.shape[0])
-            for row in [r for r in order if self.layers[r] == layer][: self.min_units]
-        ]
-        return firsts + [row for row in order if row not in set(firsts)]
+        ranked: list[list[int]] = [[] for _ in range(self.shape[0])]
+        for row in order:
+            ranked[self.firsts[row][0]].append(row)
+        least = [row for own in ranked for row in own[: self.min_units]]
+        held = set(least)
+        return least + [row for row in order if row not in held]

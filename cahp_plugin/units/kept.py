@@ -97,7 +97,7 @@ class KeptSet:
         )
 
     def __lt__(self, other: KeptSet) -> bool:
-        return self.__le__(other) and self != other
+        return self <= other and self != other
 
     def _combined(self, other: KeptSet, rule: Callable[[Layers, Layers], Mapping[int, Iterable[int]]]) -> KeptSet:
         if not isinstance(other, KeptSet):

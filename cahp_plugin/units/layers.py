@@ -126,24 +126,9 @@ class AttentionLayer(PrunableLayer):
         return self.present
 
     @property
-    def num_original_heads(self) -> int:
-        """Heads that the layer had before any pruning."""
-        return self.num_original
-
-    @property
-    def head_dim(self) -> int:
-        """Channels a head."""
-        return self.size
-
-    @property
     def core(self) -> Any:
         """The module whose ``forward`` returns the output and the attention map."""
         return self.block.get_submodule(self.spec.core)
-
-    @property
-    def core_path(self) -> str:
-        """Full path of the core in the model."""
-        return join(self.name, self.spec.core)
 
     def outputs(self, path: str, units: Iterable[int]) -> list[int]:
         """See the base class; a projection has the queries, the keys, the values, or all three."""

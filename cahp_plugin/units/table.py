@@ -15,7 +15,7 @@ from cahp_plugin.units.adapters import (
     SlicedAlibi,
     SlicedBias,
 )
-from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, Spec, register_architecture, supported_architectures
+from cahp_plugin.units.spec import AttentionSpec, FeedForwardSpec, register_architecture, supported_architectures
 
 _QKV = "q_proj k_proj v_proj"
 
@@ -75,7 +75,7 @@ def _feed_forward(
     return FeedForwardSpec(name, (block,), tuple(inputs.split()), output, residual=residual, **more)
 
 
-__all__ = ["TABLE", "register_architecture", "supported_architectures"]
+__all__ = ["register_architecture", "supported_architectures"]
 
 #: Name of an architecture -> start of the names of its classes.
 _BERTS = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert",
@@ -156,5 +156,4 @@ FEED_FORWARD = (
     _feed_forward("falcon", "FalconMLP", *_WIDE, "post_attention_layernorm", parallel=_FALCON_PARALLEL),
 )
 
-TABLE: tuple[Spec, ...] = (*ATTENTION, *FEED_FORWARD)
-register_architecture(*TABLE)
+register_architecture(*ATTENTION, *FEED_FORWARD)

@@ -227,7 +227,7 @@ def prune_model(
                 )
             kept, note = chosen.kept, " ".join(chosen.outcome.sentences())
             there = attention_layers(model)
-            width = max(layer.num_original_heads for layer in there)
+            width = max(layer.num_original for layer in there)
             selection = dataclasses.replace(
                 bare_selection(kept.heads, width, note=str(note), config=config),
                 heads=tuple((layer.index, head) for layer in there for head in layer.heads),

@@ -24,7 +24,7 @@ def attention_macs(layers, queries, keys):
     """Closed form: a head's query and output, its share of keys and values, its two products."""
     total = 0
     for layer in layers:
-        heads, size = len(layer.heads), layer.head_dim
+        heads, size = len(layer.heads), layer.size
         shared = heads // layer.group_size  # keys and values
         total += 2 * queries * HIDDEN * size * heads + 2 * keys * HIDDEN * size * shared
         total += 2 * queries * keys * size * heads

@@ -298,12 +298,10 @@ def test_own_ways_of_tracing_take_any_inputs():
     assert attention_layers(model)[0].heads == (1,)
 
 
-def test_states_and_pickles_from_before_layers_without_heads_had_a_weight():
+def test_states_from_before_layers_without_heads_had_a_weight():
     model = prune(tiny_model(), {0: (1,), 1: ()}, model_inputs())
     name = f"{attention_layers(model)[1].output_path}.weight"
     old = {key: tensor for key, tensor in model.state_dict().items() if key != name}
     fresh = prune(tiny_model(seed=1), {0: (1,), 1: ()}, model_inputs())
     fresh.load_state_dict(old)
     assert torch.equal(logits(fresh, model_inputs()), logits(model, model_inputs()))
-    del attention_layers(model)[1].output._buffers["weight"]
-    assert name in pickle.loads(pickle.dumps(model)).state_dict()

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from selecting import fit, made_up, units_of, view_of
+from selecting import fit, made_up, rows_of, units_of, view_of
 from tiny import ARCHITECTURES, model_inputs, tiny_batches, tiny_model
 
 from cahp_plugin import CAHPImportance, CAHPPruner
@@ -22,7 +22,7 @@ def present_in(table):
 
 def ranked(table, **settings):
     units = units_of(present_in(table), table.shape, **settings)
-    return Ranked(units, units.rows_of(table))
+    return Ranked(units, rows_of(units, table))
 
 
 class Observed:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selecting import grouped_model, units_of
+from selecting import grouped_model, rows_of, units_of
 from tiny import model_inputs, tiny_model
 from zoo import zoo_model
 
@@ -100,13 +100,11 @@ def test_the_kept_set_names_every_layer_and_whole_groups():
 def test_tables_by_hand():
     table = SPARSE.table_of([1, 2, 3, 4, 5, 6])
     np.testing.assert_equal(table, [[1, 2, 3, 4], [np.nan, np.nan, 5, 6], [np.nan] * 4])
-    assert SPARSE.rows_of(table).tolist() == [1, 2, 3, 4, 5, 6]
+    assert rows_of(SPARSE, table).tolist() == [1, 2, 3, 4, 5, 6]
     grouped = GROUPS.table_of(range(6))
     assert grouped[0].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert np.isnan(grouped[1, [0, 3, 8, 11]]).all() and (grouped[1, 4:8] == 3).all()
-    assert GROUPS.rows_of(grouped).tolist() == [0, 1, 2, 3, 4, 5]
-    with pytest.raises(SelectionError, match=r"of shape \(3, 4\); got \(3, 5\)"):
-        SPARSE.rows_of(np.zeros((3, 5)))
+    assert rows_of(GROUPS, grouped).tolist() == [0, 1, 2, 3, 4, 5]
     for rows in (range(5), range(7)):
         with pytest.raises(ValueError, match="zip"):
             SPARSE.table_of(rows)
@@ -157,6 +155,15 @@ def test_a_count_is_had_or_refused(units, asked, share):
             units.count(share)
 
 
+def test_an_order_does_not_list_the_layers_for_each_unit(monkeypatch):
+    """3 layers of 4: the best of each, then the others by their scores."""
+    listed, layers = [], HeadUnits.layers.fget
+    monkeypatch.setattr(HeadUnits, "layers", property(lambda self: listed.append(1) or layers(self)))
+    units = HeadUnits(tuple((layer, head) for layer in range(3) for head in range(4)), (3, 4))
+    assert units.by_score([5, 9, 1, 2, 0, 3, 8, 8, 7, 6, 4, 10]) == [1, 6, 11, 7, 8, 9, 0, 10, 5, 3, 2, 4]
+    assert len(listed) <= 1
+
+
 @given(made(), st.data())
 @settings(max_examples=80, deadline=None)
 def test_orders_keep_each_layers_minimum_first_and_tables_come_back(units, data):
@@ -186,7 +193,7 @@ def test_orders_keep_each_layers_minimum_first_and_tables_come_back(units, data)
         assert (np.diff(part) <= 0).all()
         assert all(a < b for a, b, s, t in zip(rows, rows[1:], part, part[1:], strict=False) if s == t)
     table = units.table_of(scores)
-    np.testing.assert_array_equal(units.rows_of(table), scores)
+    np.testing.assert_array_equal(rows_of(units, table), scores)
     assert np.isfinite(table).sum() == units.num_heads == units.kept(range(count)).num_heads
     for layer, heads in units.kept(range(count)).heads.items():
         assert tuple(np.flatnonzero(~np.isnan(table[layer]))) == heads

@@ -50,6 +50,9 @@ def test_worked_out_by_hand():
         A - KeptSet({1: (0,)})
     with pytest.raises(TypeError):
         A & {0: (1,)}
+    for compared in (lambda: KeptSet() < 3, lambda: KeptSet() > 3, lambda: A <= {0: (1,)}):
+        with pytest.raises(TypeError, match="not supported between instances"):
+            compared()
 
 
 @given(sets, sets)
