@@ -77,7 +77,7 @@ def minilm_systems(arguments: argparse.Namespace) -> tuple[dict[str, int], list[
     model = AutoModel.from_pretrained(minilm_folder()).eval()
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     writers = [layer.output.dense for layer in model.encoder.layer]
-    sums = [NormalEquations(writer.in_features, 0) for writer in writers]
+    sums = [NormalEquations() for writer in writers]
     seen: dict[Any, Tensor] = {}
     for writer in writers:
         writer.register_forward_pre_hook(lambda module, args: seen.__setitem__(module, args[0]))

@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.normal_equations import NormalEquations
-from cahp_plugin.observe.streams import layer_tokens
+from cahp_plugin.observe.streams import check_finite, layer_tokens
 from cahp_plugin.observe.sums import Accumulator
 from cahp_plugin.units import PrunableLayer
-from cahp_plugin.units.linear import out_width
 
 
 class HeadGrams(Accumulator):
@@ -40,8 +38,7 @@ class HeadGrams(Accumulator):
         seen = layer_tokens(self._model, self._layers, batch)
         for layer in self._layers:
             found = seen[layer.output_path]
-            if not bool(torch.isfinite(found.behind).all()):
-                raise PruningError(f"{layer} has activations that are not finite.")
-            equations = NormalEquations(len(layer.present) * layer.size, out_width(layer.output))
+            check_finite(layer, found.behind)
+            equations = NormalEquations()
             equations.add(found.context, found.behind)
             self.plus(layer.index, equations)

@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch, largest_first
 from cahp_plugin.observe.normal_equations import NormalEquations
+from cahp_plugin.observe.streams import check_finite
 from cahp_plugin.observe.tokens import query_side
 from cahp_plugin.observe.walk import Walk, steps_of
 from cahp_plugin.units import PrunableLayer
@@ -36,7 +35,7 @@ def layer_grams(model: Any, layers: Sequence[PrunableLayer], batches: Sequence[B
         PruningError: Activations are not finite, or a layer did not run.
     """
     steps = None if any(layer.spec.reused for layer in layers) else steps_of(model, layers)
-    sums = {layer.output_path: NormalEquations(len(layer.present) * layer.size, 0) for layer in layers}
+    sums = {layer.output_path: NormalEquations() for layer in layers}
     batches, running = largest_first(batches), list[Batch]()
 
     def hook(layer: PrunableLayer) -> Any:
@@ -44,8 +43,7 @@ def layer_grams(model: Any, layers: Sequence[PrunableLayer], batches: Sequence[B
             if running:
                 mask = query_side(layer, running[0], args[0].shape[1]).mask.to(args[0].device)
                 context = args[0][mask]
-                if not bool(torch.isfinite(context).all()):
-                    raise PruningError(f"{layer} has activations that are not finite.")
+                check_finite(layer, context)
                 sums[layer.output_path].add(context, context[:, :0])
 
         return add
@@ -58,7 +56,7 @@ def layer_grams(model: Any, layers: Sequence[PrunableLayer], batches: Sequence[B
 
     with contextlib.ExitStack() as hooks:
         for layer in layers:
-            hooks.callback(layer.output.register_forward_pre_hook(hook(layer)).remove)
+            hooks.enter_context(layer.output.register_forward_pre_hook(hook(layer)))
         if steps is None:
             for batch in batches:
                 running[:] = [batch]

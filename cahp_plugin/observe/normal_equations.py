@@ -12,15 +12,7 @@ class NormalEquations(Sums):
     """Sums of ``min |y - W x - b|^2`` over rows ``(x, y)``, in float64.
 
     They are on the device of the rows until they are read, which moves them to the CPU.
-
-    Args:
-        num_inputs: Width of x; may be 0.
-        num_outputs: Width of y.
     """
-
-    def __init__(self, num_inputs: int, num_outputs: int) -> None:
-        super().__init__()
-        self.widths = num_inputs, num_outputs
 
     @property
     def count(self) -> int:
@@ -28,7 +20,10 @@ class NormalEquations(Sums):
         return int(self.state.get("count", 0))
 
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
-        """Adds rows: ``inputs`` of shape ``(rows, num_inputs)`` and ``outputs`` of shape ``(rows, num_outputs)``."""
+        """Adds rows: ``inputs`` of shape ``(rows, num_inputs)`` and ``outputs`` of shape ``(rows, num_outputs)``.
+
+        Either may be of width 0. Nothing can be read before there are rows.
+        """
         x, y = exact(inputs.detach()), exact(outputs.detach())
         products = {"x": x.sum(0), "y": y.sum(0), "xx": x.T @ x, "yx": y.T @ x, "yy": y.square().sum()}
         for name, value in products.items():
@@ -37,9 +32,6 @@ class NormalEquations(Sums):
 
     def _sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Sums of x, y, ``x x^T``, ``y x^T`` and ``|y|^2``, on the CPU."""
-        if not self.count:
-            inputs, outputs = self.widths
-            self.add(torch.zeros(0, inputs), torch.zeros(0, outputs))
         self.state = self.sent()
         x, y, xx, yx, yy = (self.state[name] for name in ("x", "y", "xx", "yx", "yy"))
         return x, y, xx, yx, float(yy)

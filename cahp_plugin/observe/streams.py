@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,7 @@ from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.state import call_options
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """One layer's part of the residual stream, at the real tokens of a batch.
 
     Attributes:
@@ -68,7 +67,7 @@ def tapped(
     """
     found: dict[str, list[Tokens]] = {}
     fronts: dict[str, Any] = {}
-    handles = []
+    hooks = contextlib.ExitStack()
 
     def tap(layer: PrunableLayer) -> None:
         name, stream = layer.output_path, layer.stream(model)
@@ -93,17 +92,15 @@ def tapped(
                 raise Enough
 
         if stream is not None:
-            handles.append(stream.register_forward_pre_hook(front, with_kwargs=True))
-        handles.append(layer.output.register_forward_hook(behind) if write
-                       else layer.output.register_forward_pre_hook(before))  # fmt: skip
+            hooks.enter_context(stream.register_forward_pre_hook(front, with_kwargs=True))
+        hooks.enter_context(
+            layer.output.register_forward_hook(behind) if write else layer.output.register_forward_pre_hook(before)
+        )
 
-    for layer in layers:
-        tap(layer)
-    try:
+    with hooks:
+        for layer in layers:
+            tap(layer)
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def layer_tokens(model: Any, layers: Sequence[PrunableLayer], batch: Batch) -> dict[str, Tokens]:
@@ -121,6 +118,16 @@ def layer_tokens(model: Any, layers: Sequence[PrunableLayer], batch: Batch) -> d
     with tapped(model, layers, Running(batch), end=ends) as found, contextlib.suppress(Enough):
         model(**batch.inputs_on(model.device), **call_options(type(model)))
     return {name: joined(parts) for name, parts in found.items()}
+
+
+def check_finite(layer: PrunableLayer, *tensors: Tensor) -> None:
+    """Looks at a layer's activations.
+
+    Raises:
+        PruningError: Some are not finite.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise PruningError(f"{layer} has activations that are not finite.")
 
 
 def joined(parts: Sequence[Tokens]) -> Tokens:

@@ -1,10 +1,10 @@
 """After the pruning: the ways to get back what it cost, closed-form repair and fine-tuning."""
 
+from cahp_plugin.config import RecoveryMethod, RecoverySettings
 from cahp_plugin.recover.closed_form import RecoveryReport, recover_bias, recover_least_squares
 from cahp_plugin.recover.distill import distill
 from cahp_plugin.recover.finetune import finetune
 from cahp_plugin.recover.pruned import prune_and_repair
-from cahp_plugin.recover.settings import RecoveryMethod, RecoverySettings
 
 __all__ = [
     "RecoveryMethod",

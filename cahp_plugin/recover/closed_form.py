@@ -17,8 +17,8 @@ import torch
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
-from cahp_plugin.observe.streams import apart, calibration_batches, layer_tokens
-from cahp_plugin.recover.refit import Fitted, Pair, check_finite, least_squares, refit
+from cahp_plugin.observe.streams import apart, calibration_batches, check_finite, layer_tokens
+from cahp_plugin.recover.refit import Fitted, Pair, least_squares, refit
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.linear import weight_of
@@ -39,10 +39,9 @@ class RecoveryReport:
         method: ``"bias"`` or ``"least-squares"``.
         num_examples: Examples that it was fitted on; the held-out ones come on top.
         num_tokens: Real tokens in them.
-        errors: Attention layer -> (before, after) for the layers that changed: mean squared error of the residual
-            stream behind the layer against the dense model's, over its variance, on the fitted examples. Empty for
-            ``"bias"``.
-        feed_forward_errors: The same for the feed-forward layers.
+        errors: Path of the output projection -> (before, after) for the layers that changed: mean squared error of the
+            residual stream behind the layer against the dense model's, over its variance, on the fitted examples.
+            Empty for ``"bias"``.
         divergence: (before, after): mean squared error of the model's outputs against the dense model's, over their
             variance, on held-out examples.
         accepted: Whether the new weights were kept; they are not where the divergence grew.
@@ -52,11 +51,10 @@ class RecoveryReport:
     method: str
     num_examples: int
     num_tokens: int
-    errors: dict[int, tuple[float, float]]
+    errors: dict[str, tuple[float, float]]
     divergence: tuple[float, float]
     accepted: bool
     seconds: float
-    feed_forward_errors: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         before, after = self.divergence
@@ -196,21 +194,6 @@ def _pairs(model: Any, dense: Any) -> list[Pair]:
     return list(zip(ours, theirs, strict=True))
 
 
-def _split(
-    dataloader: Batches, model: Any, num_examples: int, held_out: Batches | None
-) -> tuple[list[Any], list[Any]]:
-    """Calibration batches, and held-out ones: every fifth where none are given."""
-    if num_examples < 2:
-        raise ConfigError(f"`num_examples` must be at least 2; got {num_examples}.")
-    batches = calibration_batches(dataloader, model, num_examples)
-    if held_out is not None:
-        return batches, calibration_batches(held_out, model, num_examples)
-    fitted, left = apart(batches, round(1 / _HELD_OUT))
-    if not fitted:
-        raise DataError("Recovery needs at least two batches of examples: one to fit, one to check; got one.")
-    return fitted, left
-
-
 def _recovered(
     method: str,
     model: Any,
@@ -223,19 +206,27 @@ def _recovered(
 ) -> RecoveryReport:
     """Fits the output projections of layers; puts them back where the outputs drift from the dense model's."""
     start = time.perf_counter()
-    fitted, held_out = _split(dataloader, model, num_examples, held_out)
+    if num_examples < 2:
+        raise ConfigError(f"`num_examples` must be at least 2; got {num_examples}.")
+    fitted = calibration_batches(dataloader, model, num_examples)
+    if held_out is None:
+        fitted, checked = apart(fitted, round(1 / _HELD_OUT))
+    else:
+        checked = calibration_batches(held_out, model, num_examples)
+    if not fitted:
+        raise DataError("Recovery needs at least two batches of examples: one to fit, one to check; got one.")
     tokens = sum(int(batch.mask.sum()) for batch in fitted)
-    found: dict[str, tuple[float, float] | None] = {}
+    errors: dict[str, tuple[float, float]] = {}
     with at_rest(model, dense):
         before = [(ours.output, copy.deepcopy(ours.output.state_dict())) for ours, _ in changed]
-        first, accepted = _divergence(model, dense, held_out), False
+        first, accepted = _divergence(model, dense, checked), False
         try:
-            for name, errors, count in logging.tqdm(
+            for name, found, count in logging.tqdm(
                 fit(fitted, tokens), total=len(changed), desc="Refitting", unit="layer"
             ):
-                found[name] = errors
+                errors |= {} if found is None else {name: found}
                 tokens = tokens or count  # of images and recordings, whose tokens the model makes
-            second = _divergence(model, dense, held_out)
+            second = _divergence(model, dense, checked)
             accepted = second <= first
         finally:
             if not accepted:
@@ -244,13 +235,7 @@ def _recovered(
         if not accepted:
             logger.warning(f"The divergence from the dense model would grow from {first:.3f} to {second:.3f}.")
     count, seconds = sum(len(batch.mask) for batch in fitted), time.perf_counter() - start
-    kinds: dict[str, dict[int, tuple[float, float]]] = {"heads": {}, "neurons": {}}
-    for ours, _ in changed:
-        errors = found[ours.output_path]
-        if errors is not None:
-            kinds[ours.noun][ours.index] = errors
-    heads, neurons = kinds.values()
-    report = RecoveryReport(method, count, tokens, heads, (first, second), accepted, seconds, neurons)
+    report = RecoveryReport(method, count, tokens, errors, (first, second), accepted, seconds)
     logger.info(str(report))
     return report
 

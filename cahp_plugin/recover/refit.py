@@ -12,7 +12,7 @@ from torch import Tensor
 from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch, largest_first
 from cahp_plugin.observe.normal_equations import NormalEquations
-from cahp_plugin.observe.streams import Enough, Running, Tokens, joined, layer_tokens, tapped
+from cahp_plugin.observe.streams import Enough, Running, Tokens, check_finite, joined, layer_tokens, tapped
 from cahp_plugin.observe.walk import Call, Walk, set_aside, steps_of
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.linear import out_width, weight_of
@@ -122,7 +122,7 @@ def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], solve:
         solve: As for :func:`refit`.
     """
     output: Any = layer.output
-    equations = NormalEquations(len(layer.present) * layer.size, out_width(output))
+    equations = NormalEquations()
     squares, total = 0.0, torch.zeros(out_width(output), dtype=torch.float64)
     for seen, target in parts:
         wanted = target if seen.front is None else target - seen.front
@@ -140,16 +140,6 @@ def _fitted(layer: PrunableLayer, parts: Iterable[tuple[Tokens, Tensor]], solve:
         weight.data.add_(change.to(weight))
     torch.clear_autocast_cache()  # it may hold the weights from before
     return layer.output_path, (left.error() / variance, left.error(change, shift) / variance), left.count
-
-
-def check_finite(layer: PrunableLayer, *tensors: Tensor) -> None:
-    """Raises where a layer's activations are not finite.
-
-    Raises:
-        PruningError: They are not.
-    """
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise PruningError(f"{layer} has activations that are not finite.")
 
 
 def _there(call: Call | None) -> Call:

@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 
-from cahp_plugin.config import RecoveryMethod, RecoverySettings
+from cahp_plugin.config import RecoverySettings
 from cahp_plugin.recover.closed_form import recover_bias, recover_least_squares
 from cahp_plugin.recover.distill import distill
 from cahp_plugin.recover.finetune import finetune
 from cahp_plugin.tasks import Examples
-
-__all__ = ["RecoveryMethod", "RecoverySettings", "repair", "train_again"]
 
 
 def repair(model: Any, dense: Any, examples: Examples, settings: RecoverySettings, *, seed: int) -> None:

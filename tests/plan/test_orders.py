@@ -22,7 +22,7 @@ def layers(bias=True):
 
 
 def equations(layer, rows):
-    sums = NormalEquations(rows.shape[1], 0)
+    sums = NormalEquations()
     sums.add(rows, rows[:, :0])
     return sums
 

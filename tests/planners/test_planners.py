@@ -164,7 +164,7 @@ def test_scales_are_those_of_least_squares():
     x = torch.randn(50, len(layer.units) * layer.unit_dim, generator=generator)
     weight, bias = weight_of(layer.output).detach(), layer.output.bias.detach()
     scale = torch.tensor([0.5, 1.5, 2.0, 1.0]).repeat_interleave(layer.unit_dim)
-    equations = NormalEquations(x.shape[1], len(weight))
+    equations = NormalEquations()
     equations.add(x, (x * scale) @ weight.T + bias)
     change, shift = scales()(layer, equations.less(weight, bias))
     parts = np.stack(

@@ -76,8 +76,9 @@ def test_each_layer_is_the_ridge_regression_onto_the_dense_stream(name, kept):
         assert torch.allclose(found.weight.double(), present + solution[:-1].T, atol=1e-5)
     residual = (front + context @ present.T + output.bias - target).square().sum()
     variance = (target - target.mean(0)).square().sum()
-    assert report.errors[0][0] == pytest.approx(float(residual / variance), rel=1e-4)
-    assert set(report.errors) == {layer for layer, heads in kept.items() if len(heads) < 4}
+    paths = [layer.output_path for layer in attention_layers(model)]
+    assert report.errors[paths[0]][0] == pytest.approx(float(residual / variance), rel=1e-4)
+    assert set(report.errors) == {paths[layer] for layer, heads in kept.items() if len(heads) < 4}
     assert all(after <= before for before, after in report.errors.values())
 
 
@@ -213,7 +214,7 @@ def test_normal_equations_are_least_squares(ridge):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(200, 6, generator=generator, dtype=torch.float64) + 3
     y = torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    equations = NormalEquations(6, 4)
+    equations = NormalEquations()
     for start in range(0, 200, 37):
         equations.add(x[start : start + 37], y[start : start + 37])
     weight, bias = equations.solve(ridge)
@@ -231,7 +232,7 @@ def test_a_singular_system_has_the_solution_of_least_norm():
     base = torch.randn(50, 3, generator=generator, dtype=torch.float64)
     x = torch.cat([base, base[:, :1], torch.zeros(50, 1, dtype=torch.float64)], dim=1)
     y = torch.randn(50, 2, generator=generator, dtype=torch.float64)
-    equations = NormalEquations(5, 2)
+    equations = NormalEquations()
     equations.add(x, y)
     weight, bias = equations.solve(0.0)
     centred = x - x.mean(0)
