@@ -36,13 +36,11 @@ def attention_maps_enabled(model: Any) -> Iterator[None]:
     """
     before = model.config._attn_implementation
     switch = before != "eager" and model._can_set_attn_implementation()
-    if switch:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         if switch:
-            model.set_attn_implementation(before)
+            model.set_attn_implementation("eager")
+            stack.callback(model.set_attn_implementation, before)
+        yield
 
 
 def forget_pruned_heads(config: Any) -> None:

@@ -13,8 +13,9 @@ from transformers.utils import logging
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe.classes import classes_of
-from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning
+from cahp_plugin.observe.conditioning import LABEL, Conditioning, conditioning_of
 from cahp_plugin.processes import processes
+from cahp_plugin.tasks import known_task
 from cahp_plugin.tasks.decoder_inputs import add_decoder_inputs, takes_decoder_inputs
 from cahp_plugin.units.positions import max_positions
 
@@ -79,7 +80,7 @@ class Batch:
                 inputs[name] = value[:, decoder_window if decodes else window]
         labels, decoder_mask = self.labels, self.decoder_mask
         target = self.mask if decoder_mask is None else decoder_mask
-        if _is_of_tokens(labels, target) and not self.label_sets:
+        if _is_of_tokens(labels, target) and not self.label_sets and not labels.is_floating_point():
             labels = labels[:, window if decoder_mask is None else decoder_window]
         if decoder_mask is not None:
             decoder_mask = decoder_mask[:, decoder_window]
@@ -164,40 +165,23 @@ def prepare_batches(
     lengths: list[int] = []
     counts = torch.zeros((), dtype=torch.long)
     sizes: list[int] = []
-    longest = 0
     digest = hashlib.sha256()
-    for position, raw in enumerate(source):
-        batch = reader.read(raw, position)
-        longest = max(longest, _raw_width(raw))
+    for position, batch in enumerate(reader.all(source)):
         if reader.classes:
             counts = counts + kind.count(batch.labels, batch.mask, num_labels, position)
-        _check_tokens(batch, position)
         if batch.mask.shape[1]:
             lengths.extend(batch.mask.sum(dim=1).tolist())
         sizes.append(len(batch))
         if processes().size > 1:
             for value in (batch.inputs[reader.main], batch.labels, batch.mask):
                 digest.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
-    if not sizes:
-        raise DataError("The data set is empty: the dataloader gave no batch.")
-    if reader.limit is not None and longest > reader.limit:
+    if reader.limit is not None and reader.longest > reader.limit:
         logger.warning(
-            f"Batches of up to {longest} tokens are truncated to the {reader.limit} that the model has positions for."
+            f"Batches of up to {reader.longest} tokens are truncated to the {reader.limit} that the model has positions "
+            "for."
         )
     classes = kind.labelled(counts) if reader.classes else ()
     return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader, digest.hexdigest()[:16])
-
-
-def _check_tokens(batch: Batch, position: int) -> None:
-    if batch.mask.shape[1] and not bool(batch.mask.any(dim=1).all()):
-        raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
-    if batch.decoder_mask is not None and not bool(batch.decoder_mask.any(dim=1).all()):
-        raise DataError(f"Batch {position} has an example without a single real token for the decoder.")
-
-
-def _raw_width(raw: Mapping[str, Any]) -> int:
-    ids = raw.get("input_ids")
-    return int(ids.shape[1]) if isinstance(ids, Tensor) and ids.dim() == 2 else 0
 
 
 def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, labels: bool = False) -> Iterator[Batch]:
@@ -211,13 +195,10 @@ def read_inputs(dataloader: Iterable[Mapping[str, Any]], model: nn.Module, *, la
     Raises:
         DataError: There is no batch, one is malformed, or an example has no real token.
     """
-    reader, position = Reader(model, CONDITIONINGS["none"]), -1
-    for position, raw in enumerate(dataloader):
-        batch = reader.read(raw, position)
-        _check_tokens(batch, position)
+    task = known_task(model)
+    reader = Reader(model, conditioning_of("none", "examples" if task is None else task.classes_of))
+    for batch in reader.all(dataloader):
         yield batch if labels else dataclasses.replace(batch, labels=None)
-    if position < 0:
-        raise DataError("The data set is empty: the dataloader gave no batch.")
 
 
 def largest_first(batches: Iterable[Batch]) -> list[Batch]:
@@ -249,20 +230,35 @@ class Reader:
     Args:
         model: The model.
         conditioning: Which labels every batch must have, if any.
+
+    Attributes:
+        longest: Most tokens of a batch so far, before it was truncated; 0 for images and audio.
     """
 
     def __init__(self, model: nn.Module, conditioning: Conditioning) -> None:
         self.classes = conditioning.labelled
         self.conditioning = conditioning
-        self.limit = max_positions(model)
+        self.limit, self.longest = max_positions(model), 0
         self.main = str(getattr(model, "main_input_name", "input_ids"))
         self._model = model if takes_decoder_inputs(model) else None
+
+    def all(self, source: Iterable[Mapping[str, Any]]) -> Iterator[Batch]:
+        """Reads one batch after the other.
+
+        Raises:
+            DataError: There is none, or one is malformed.
+        """
+        position = -1
+        for position, raw in enumerate(source):
+            yield self.read(raw, position)
+        if position < 0:
+            raise DataError("The data set is empty: the dataloader gave no batch.")
 
     def read(self, raw: Mapping[str, Any], position: int) -> Batch:
         """Checks one batch and separates inputs, labels and masks.
 
         Raises:
-            DataError: It is malformed.
+            DataError: It is malformed, or an example has no real token.
         """
         if not isinstance(raw, Mapping):
             raise DataError(
@@ -288,7 +284,13 @@ class Reader:
         if self._model is not None:
             inputs, decoder_mask = add_decoder_inputs(self._model, inputs, labels, batch.mask, position)
             batch = dataclasses.replace(batch, inputs=inputs, decoder_mask=decoder_mask)
-        return batch if self.limit is None else _truncate(batch, self.limit)
+        self.longest = max(self.longest, mask.shape[1])
+        batch = batch if self.limit is None else _truncate(batch, self.limit)
+        if batch.mask.shape[1] and not bool(batch.mask.any(dim=1).all()):
+            raise DataError(f"Batch {position} has an example without a single real token (attention mask all zero).")
+        if batch.decoder_mask is not None and not bool(batch.decoder_mask.any(dim=1).all()):
+            raise DataError(f"Batch {position} has an example without a single real token for the decoder.")
+        return batch
 
 
 _SHAPES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cahp_plugin.errors import ConfigError, UnsupportedModelError
+from cahp_plugin.errors import UnsupportedModelError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,6 @@ class Conditioning:
 
 
 LABEL = Conditioning("label", classes=True, labelled=True)
-TOKEN_LABEL = dataclasses.replace(LABEL, of="tokens")
-LABEL_SETS = dataclasses.replace(LABEL, of="labels")
 #: Settings' name -> what it means where examples have classes.
 CONDITIONINGS = {
     found.name: found
@@ -44,13 +42,8 @@ def conditioning_of(name: str, kind: str = "examples") -> Conditioning:
     Args:
         name: ``"label"``, ``"prediction"`` or ``"none"``.
         kind: What the task's labels are about: ``"examples"``, ``"tokens"`` or ``"labels"``.
-
-    Raises:
-        ConfigError: There is no such kind.
     """
-    if kind not in ("examples", "tokens", "labels"):
-        raise ConfigError(f"`kind` must be 'examples', 'tokens' or 'labels'; got {kind!r}.")
-    return dataclasses.replace(CONDITIONINGS[name], of=kind) if kind != "examples" else CONDITIONINGS[name]
+    return dataclasses.replace(CONDITIONINGS[name], of=kind)
 
 
 def classifier_logits(output: Any, batch_size: int) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from cahp_plugin._compat import TRANSFORMERS_MAJOR, attention_maps_enabled
 from cahp_plugin.errors import UnsupportedModelError
 from cahp_plugin.units import AttentionLayer
+from cahp_plugin.units.layers import join
 
-MapConsumer = Callable[[int, Tensor], None]
+MapConsumer = Callable[[AttentionLayer, Tensor], None]
 
 
 def map_arguments(model: nn.Module, layers: Sequence[AttentionLayer]) -> dict[str, Any]:
@@ -29,39 +30,34 @@ def map_arguments(model: nn.Module, layers: Sequence[AttentionLayer]) -> dict[st
 
 @contextlib.contextmanager
 def attention_maps(model: nn.Module, layers: Sequence[AttentionLayer], consume: MapConsumer) -> Iterator[None]:
-    """Calls ``consume(position, maps)`` for each layer that has heads, in order, whenever the model runs.
+    """Calls ``consume(layer, maps)`` for each layer that has heads, in order, whenever the model runs.
 
     ``maps`` has the shape ``(batch, heads, queries, keys)`` and is not kept: memory holds one layer's maps at a time.
-    ``position`` counts the layers that have heads, from 0. Call the model with
-    ``**map_arguments(model, layers)``.
+    Call the model with ``**map_arguments(model, layers)``.
 
     Raises:
         UnsupportedModelError: (from the model's forward call) a layer returned no map.
     """
-    handles = [
-        layer.core.register_forward_hook(_map_hook(position, layer, consume))
-        for position, layer in enumerate(layer for layer in layers if layer.heads)
-    ]
-    try:
-        with attention_maps_enabled(model):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            if layer.heads:
+                stack.enter_context(layer.core.register_forward_hook(_map_hook(layer, consume)))
+        stack.enter_context(attention_maps_enabled(model))
+        yield
 
 
-def _map_hook(position: int, layer: AttentionLayer, consume: MapConsumer) -> Any:
+def _map_hook(layer: AttentionLayer, consume: MapConsumer) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         place = layer.spec.map_index
         maps = output[place] if isinstance(output, tuple) and len(output) > place else None
         if not isinstance(maps, Tensor) or maps.dim() != 4 or maps.shape[1] != len(layer.heads):
             got = tuple(maps.shape) if isinstance(maps, Tensor) else None
             raise UnsupportedModelError(
-                f"{layer.core_path} ({type(module).__name__}) returned no attention map: expected shape "
-                f"(batch, {len(layer.heads)}, queries, keys), got {got}. "
+                f"{join(layer.name, layer.spec.core)} ({type(module).__name__}) returned no attention map: expected "
+                f"shape (batch, {len(layer.heads)}, queries, keys), got {got}. "
                 'Load the model with `attn_implementation="eager"`.'
             )
-        consume(position, maps)
+        consume(layer, maps)
         return (*output[:place], None, *output[place + 1 :])
 
     return hook

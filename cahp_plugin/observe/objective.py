@@ -43,7 +43,7 @@ def example_losses(
         DataError: Labels are missing or do not fit, or ``loss`` returns something else.
     """
     if loss is not None:
-        return _own(output, batch, loss)
+        return _own(output, batch, loss, next(model.parameters()).device)
     logits = getattr(output, "logits", None)
     labels = batch.labels
     if conditioning.classes and not conditioning.labelled:
@@ -63,16 +63,10 @@ def example_losses(
     )
 
 
-def _own(output: Any, batch: Batch, loss: Loss) -> Tensor:
-    device = next((v.device for v in _tensors(output)), torch.device("cpu"))
+def _own(output: Any, batch: Batch, loss: Loss, device: torch.device) -> Tensor:
     labels = batch.labels.to(device) if isinstance(batch.labels, Tensor) else batch.labels
     losses = loss(output, batch.inputs_on(device), labels)
     if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
         got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise DataError(f"`loss` must return a tensor of shape ({len(batch)},), one loss an example; got {got}.")
     return losses
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]
-    return [value for value in values if isinstance(value, Tensor)]

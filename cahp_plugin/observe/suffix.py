@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cahp_plugin.errors import PruningError
 from cahp_plugin.observe.batches import Batch, largest_first
-from cahp_plugin.observe.walk import set_aside, steps_of
+from cahp_plugin.observe.walk import copied, set_aside, steps_of
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.state import call_options
 
@@ -28,6 +29,9 @@ class Suffix:
     Attributes:
         batches: The same, the largest first.
         size: Bytes of the recorded outputs.
+
+    Raises:
+        PruningError: The examples do not run through a layer.
     """
 
     def __init__(self, model: Any, layers: Sequence[PrunableLayer], batches: Sequence[Batch]) -> None:
@@ -46,7 +50,10 @@ class Suffix:
             tensor.nbytes for outputs in self._outputs.values() for output in outputs for tensor in tensors_in(output)
         )
         for path, own in (steps or {}).items():
-            self._place |= {layer.output_path: self._modules.index(model.get_submodule(path)) for layer in own}
+            module = model.get_submodule(path)
+            if module not in self._modules:
+                raise PruningError(f"The examples do not run through {', '.join(map(str, own))}.")
+            self._place |= dict.fromkeys((layer.output_path for layer in own), self._modules.index(module))
 
     def _record(self, module: nn.Module, args: Any, output: Any) -> None:
         if module not in self._modules:
@@ -82,7 +89,7 @@ class Suffix:
         def record(module: nn.Module, args: Any, value: Any) -> None:
             counts[module] = counts.get(module, 0) + 1
             if not counts.get(output):
-                found[module] = _copied(value)  # what follows may change it in place
+                found[module] = copied(value)  # what follows may change it in place
 
         def reached(module: nn.Module, args: Any) -> None:
             counts[output] = counts.get(output, 0) + 1
@@ -125,7 +132,7 @@ class _Recorded:
         self._output = output
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _copied(self._output)
+        return copied(self._output)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -135,9 +142,3 @@ def tensors_in(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [tensor for part in value for tensor in tensors_in(part)]
     return [value] if isinstance(value, Tensor) else []
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(map(_copied, value))
-    return value.clone() if isinstance(value, Tensor) else value

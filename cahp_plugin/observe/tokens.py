@@ -68,15 +68,12 @@ def map_sides(layer: AttentionLayer, batch: Batch, queries: int, keys: int) -> t
     Raises:
         UnsupportedModelError: A mask does not have the maps' width.
     """
-    decodes = layer.pattern == "causal" and batch.decoder_mask is not None
-    key = _side(layer, batch, keys, vision=_in_vision_tower(layer), decoder=decodes)
-    return query_side(layer, batch, queries), key
+    return query_side(layer, batch, queries), _side(layer, batch, keys, decodes=layer.pattern == "causal")
 
 
 def query_side(layer: PrunableLayer, batch: Batch, queries: int) -> Side:
     """The queries alone; see :func:`map_sides`."""
-    decodes = layer.pattern in ("causal", "cross") and batch.decoder_mask is not None
-    return _side(layer, batch, queries, vision=_in_vision_tower(layer), decoder=decodes)
+    return _side(layer, batch, queries, decodes=layer.pattern in ("causal", "cross"))
 
 
 def _in_vision_tower(layer: PrunableLayer) -> bool:
@@ -84,8 +81,9 @@ def _in_vision_tower(layer: PrunableLayer) -> bool:
     return any(part.startswith(("vision", "visual")) for part in layer.name.split("."))
 
 
-def _side(layer: PrunableLayer, batch: Batch, length: int, *, vision: bool, decoder: bool) -> Side:
-    mask = batch.decoder_mask if decoder else batch.mask
+def _side(layer: PrunableLayer, batch: Batch, length: int, *, decodes: bool) -> Side:
+    vision, decodes = _in_vision_tower(layer), decodes and batch.decoder_mask is not None
+    mask = batch.decoder_mask if decodes else batch.mask
     if vision or mask is None or mask.shape[1] == 0:
         return Side("vision" if vision else "tokens", torch.ones(len(batch), length, dtype=torch.bool))
     if mask.shape[1] != length:
@@ -94,7 +92,7 @@ def _side(layer: PrunableLayer, batch: Batch, length: int, *, vision: bool, deco
             "shortens or extends its input, so that padding can't be told from real tokens. Give examples of one "
             "length, one a batch, without `attention_mask`, or another model."
         )
-    return Side("decoder" if decoder else "tokens", mask)
+    return Side("decoder" if decodes else "tokens", mask)
 
 
 def spread_queries(mask: Tensor, max_queries: int | None) -> Tensor:

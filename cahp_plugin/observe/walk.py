@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
     def run(self) -> Any:
         """Runs it beside the pass that it belongs to, on copies: a layer may add to its input in place."""
-        return self.module(*map(_copied, self.args), **{name: _copied(value) for name, value in self.kwargs.items()})
+        return self.module(*map(copied, self.args), **{name: copied(value) for name, value in self.kwargs.items()})
 
 
 class Walk:
@@ -108,8 +108,11 @@ class Walk:
         current.parent.switch(Call(module, args, kwargs))
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_floating_point() else value
+def copied(value: Any) -> Any:
+    """What a module is given or gives, with tensors of its own, also in tuples."""
+    if type(value) is tuple:
+        return tuple(map(copied, value))
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 _DEVICES = ("cpu", "cuda")

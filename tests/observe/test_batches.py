@@ -4,10 +4,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny import tiny_batches, tiny_model
+from zoo import zoo_model
 
 from cahp_plugin.errors import DataError
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.batches import largest_first, read_inputs
+from cahp_plugin.observe.batches import first_examples, largest_first, read_inputs
 from cahp_plugin.observe.conditioning import CONDITIONINGS
 from cahp_plugin.units.positions import max_positions
 
@@ -168,3 +169,26 @@ def test_the_largest_batch_comes_first_and_none_is_lost():
     given = [{"input_ids": torch.full(size, place + 1)} for place, size in enumerate(sizes)]
     found = largest_first(read_inputs(given, tiny_model()))
     assert [int(batch.inputs["input_ids"][0, 0]) for batch in found] == [2, 3, 5, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("problem", "dtype"),
+    [("multi_label_classification", torch.long), ("multi_label_classification", torch.float32),
+     ("regression", torch.float32)],
+)  # fmt: skip
+def test_as_many_labels_as_tokens_stay_where_a_batch_is_shortened(problem, dtype):
+    """Four labels an example; the first example has two tokens, the second four."""
+    model = tiny_model(num_labels=4)
+    model.config.problem_type = problem
+    labels = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]], dtype=dtype)
+    ids = torch.tensor([[5, 6, 0, 0], [5, 6, 7, 8]])
+    data = [{"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels}]
+    (batch,) = first_examples(read_inputs(data, model, labels=True), 1)
+    assert batch.inputs["input_ids"].tolist() == [[5, 6]] and batch.labels.tolist() == [[1, 0, 0, 1]]
+
+
+def test_labels_of_tokens_are_shortened_with_them():
+    ids = torch.tensor([[5, 6, 0, 0], [5, 6, 7, 8]])
+    data = [{"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": ids}]
+    (batch,) = first_examples(read_inputs(data, zoo_model("gpt2"), labels=True), 1)
+    assert batch.inputs["input_ids"].tolist() == batch.labels.tolist() == [[5, 6]]

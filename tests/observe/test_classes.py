@@ -10,15 +10,17 @@ from transformers import BartForSequenceClassification, BertConfig, BertForToken
 from zoo import zoo_model
 
 from cahp_plugin._compat import attention_maps_enabled
-from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
+from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe import observe, prepare_batches
-from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, LABEL_SETS, TOKEN_LABEL, conditioning_of
+from cahp_plugin.observe.conditioning import CONDITIONINGS, LABEL, Conditioning, conditioning_of
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.cahp.separation import separation_matrix
+from cahp_plugin.tasks import TASKS
 from cahp_plugin.units import attention_layers
 
 IGNORED = -100
+TOKEN_LABEL, LABEL_SETS = (conditioning_of("label", kind) for kind in ("tokens", "labels"))
 
 
 def token_model(num_labels=3, seed=0):
@@ -350,9 +352,7 @@ def test_memory_does_not_grow_with_the_tokens():
 
 
 def test_the_kind_completes_the_setting():
-    assert conditioning_of("label") is CONDITIONINGS["label"] is LABEL
-    assert conditioning_of("label", "tokens") == TOKEN_LABEL and conditioning_of("label", "labels") == LABEL_SETS
-    assert {LABEL.name, TOKEN_LABEL.name, LABEL_SETS.name} == {"label"}
-    assert not conditioning_of("none", "tokens").classes
-    with pytest.raises(ConfigError, match=r"'examples', 'tokens' or 'labels'; got 'words'"):
-        conditioning_of("label", "words")
+    assert conditioning_of("label") == CONDITIONINGS["label"] == LABEL
+    assert conditioning_of("label", "tokens") == Conditioning("label", classes=True, labelled=True, of="tokens")
+    assert conditioning_of("none", "labels") == Conditioning("none", classes=False, labelled=False, of="labels")
+    assert {task.classes_of for task in TASKS.values()} == {"examples", "tokens", "labels"}

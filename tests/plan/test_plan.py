@@ -171,6 +171,10 @@ def test_what_can_not_be_had_is_told(bert):
     broken.classifier.weight.data[:] = float("nan")
     with pytest.raises(PruningError, match="not finite"):
         plan_pruning(broken, data("bert"))
+    aside = copy.deepcopy(model)
+    aside.spare = torch.nn.ModuleList([copy.deepcopy(model.bert.encoder.layer[0])])  # no example runs through it
+    with pytest.raises(PruningError, match=r"examples do not run through Attention layer 3 \(spare\.0\.attention\)"):
+        plan_pruning(aside, data("bert"))
     bare = zoo_model("bert").bert
     with pytest.raises(ConfigError, match=r'Name the one that is to stay as it is: `output="\.\.\."`'):
         plan_pruning(bare, data("bert"), output="nothing")

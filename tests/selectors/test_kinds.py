@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForTokenClassification
 from cahp_plugin import CAHPConfig
 from cahp_plugin.errors import ConfigError, DataError, UnsupportedModelError
 from cahp_plugin.observe import prepare_batches
-from cahp_plugin.observe.conditioning import LABEL_SETS, TOKEN_LABEL, conditioning_of
+from cahp_plugin.observe.conditioning import conditioning_of
 from cahp_plugin.observe.head_maps import Signatures
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.recover import prune_and_repair
@@ -20,7 +20,7 @@ from cahp_plugin.tasks import TASKS
 from cahp_plugin.units import attention_layers
 
 CONFIG = CAHPConfig(signature_size=5, num_heads=6)
-HOW = {"tokens": TOKEN_LABEL, "labels": LABEL_SETS}
+HOW = {kind: conditioning_of("label", kind) for kind in ("tokens", "labels")}
 KINDS = list(HOW)
 
 
