@@ -97,8 +97,8 @@ def head_entries(config: Any) -> dict[int, HeadEntry]:
     """
 
     def read(layer: int, values: Any) -> HeadEntry:
-        counts = (_count(values[name]) for name in ("num_heads", "head_dim", "group_size"))
-        entry = HeadEntry(*counts, tuple(_count(head, 0) for head in values["kept"]))
+        num_heads, head_dim, group_size = (_count(values[name]) for name in ("num_heads", "head_dim", "group_size"))
+        entry = HeadEntry(num_heads, head_dim, group_size, tuple(_count(head, 0) for head in values["kept"]))
         if list(entry.kept) != sorted(set(entry.kept)) or max(entry.kept, default=0) >= entry.num_heads:
             raise ValueError(
                 f"layer {layer} keeps heads {list(entry.kept)}, expected ascending indices below {entry.num_heads}"
