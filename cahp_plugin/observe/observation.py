@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cahp_plugin.errors import DataError
+from cahp_plugin.config import CAHPConfig
 from cahp_plugin.observe.batches import Batch, PreparedBatches
 from cahp_plugin.observe.classes import classes_of
 from cahp_plugin.observe.conditioning import LABEL, Conditioning
 from cahp_plugin.observe.head_maps import HeadDistances, Signatures, run_with_maps
-from cahp_plugin.observe.masks import unit_masks
+from cahp_plugin.observe.masks import mask_gradients
 from cahp_plugin.observe.objective import Loss, example_losses
 from cahp_plugin.observe.sums import Accumulator, accumulate, exact, frozen_eval
 from cahp_plugin.units import AttentionLayer
-from cahp_plugin.units.state import call_options
 
 Array = np.ndarray[Any, Any]
 
@@ -58,11 +57,8 @@ def observe(
     model: nn.Module,
     layers: Sequence[AttentionLayer],
     batches: PreparedBatches,
-    *,
-    salience_share: float,
-    size: int = 2,
+    config: CAHPConfig,
     conditioning: Conditioning = LABEL,
-    max_queries: int | None = None,
     loss: Loss | None = None,
 ) -> Observation:
     """Measures what heads are compared by, and their salience (paper, steps 1 and 4). The model leaves as it came.
@@ -71,22 +67,20 @@ def observe(
         model: The model.
         layers: Its attention layers.
         batches: The training set.
-        salience_share: Share of the examples that the salience is measured on, in (0, 1].
-        size: Side B of the signatures, in cells.
+        config: Share of the examples behind the salience, side of the signatures, queries that distances look at.
         conditioning: Whether classes, and of what, make signatures, or the maps distances.
-        max_queries: Queries of each example that distances look at.
         loss: The caller's loss, see :func:`cahp_plugin.observe.objective.example_losses`.
 
     Raises:
         DataError: An attention map or the loss is not a number; the model predicts one class only.
         UnsupportedModelError: The model gives no logits that a loss can be made of, or no maps.
     """
-    salience = Salience(model, layers, share=salience_share, conditioning=conditioning, loss=loss)
+    salience = Salience(model, layers, share=config.salience_share, conditioning=conditioning, loss=loss)
     if not conditioning.classes:
-        distances = HeadDistances(model, layers, max_queries)
+        distances = HeadDistances(model, layers, config.max_queries)
         accumulate(model, batches, [distances, salience], "Observing heads")
         return Observation(salience.finish(), salience.num_examples, distances=distances.finish().numpy())
-    kind, labelled = classes_of(conditioning), conditioning.labelled
+    kind, labelled, size = classes_of(conditioning), conditioning.labelled, config.signature_size or 2
     signatures = Signatures(model, layers, size, batches.classes if labelled else None, conditioning)
     accumulate(model, batches, [signatures, salience], "Observing heads")
     classes = batches.classes if labelled else kind.usable(signatures.counts(), predicted=True)
@@ -153,10 +147,8 @@ class Salience(Accumulator):
         conditioning: Conditioning = LABEL,
         loss: Loss | None = None,
     ) -> None:
-        super().__init__()
-        self._model, self._layers, self._share = model, layers, share
-        self._conditioning, self._loss = conditioning, loss
-        self._present = [layer for layer in layers if layer.heads]
+        super().__init__(model, layers)
+        self._share, self._conditioning, self._loss = share, conditioning, loss
 
     @property
     def num_examples(self) -> int:
@@ -169,37 +161,18 @@ class Salience(Accumulator):
         Raises:
             DataError: The loss is not a number, or has no gradient.
         """
+
+        def losses(output: Any, batch: Batch) -> Tensor:
+            return example_losses(self.model, output, batch, self._conditioning, self._loss)
+
         share, order = self._share, range(batch.first, batch.first + len(batch))
         chosen = [i - batch.first for i in order if math.ceil((i + 1) * share) > math.ceil(i * share)]
         if chosen:
             self.plus("examples", len(chosen))
-            for layer, sums in zip(self._present, self._gradients(batch.rows(torch.tensor(chosen))), strict=True):
-                self.plus(layer.index, sums)
-
-    def _gradients(self, batch: Batch) -> list[Tensor]:
-        """Sums ``|dL_x / dm|`` over the examples x of a batch, with one forward and one backward pass.
-
-        The mask has a batch axis: example x only touches its own row, so the gradient of the summed loss holds the
-        gradient of each example's loss in its row.
-        """
-        model = self._model
-        device = next(model.parameters()).device
-        masks = {
-            layer.index: torch.ones(len(batch), len(layer.units), device=device, requires_grad=True)
-            for layer in self._present
-        }
-        with torch.enable_grad(), unit_masks(self._layers, masks):
-            output = model(**batch.inputs_on(device), **call_options(type(model)))
-            loss = example_losses(model, output, batch, self._conditioning, self._loss).sum()
-            if not torch.isfinite(loss):
-                raise DataError(
-                    f"The loss is {loss.item()}: the model's outputs are not numbers. Check its weights and its dtype."
-                )
-            if not loss.requires_grad:
-                raise DataError("The loss does not depend on the model's output by a gradient: nothing is salient.")
-            gradients = torch.autograd.grad(loss, list(masks.values()), materialize_grads=True)
-        return [exact(gradient.abs()).sum(dim=0) for gradient in gradients]
+            gradients = mask_gradients(self.model, self.layers, batch.rows(torch.tensor(chosen)), losses)
+            for layer, gradient in zip(self.layers, gradients, strict=True):
+                self.plus(layer.index, exact(gradient.abs()).sum(dim=0))
 
     def finish(self) -> Array:
         """The mean of each unit, in the order of the layers: float64 of shape ``(N,)``."""
-        return np.concatenate([self.state[layer.index].cpu().numpy() for layer in self._present]) / self.num_examples
+        return np.concatenate([self.state[layer.index].cpu().numpy() for layer in self.layers]) / self.num_examples

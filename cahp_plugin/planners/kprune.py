@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.observe.batches import Batch
+from cahp_plugin.observe.masks import unit_gradients
 from cahp_plugin.observe.streams import layer_tokens
-from cahp_plugin.observe.unit_gradients import unit_gradients
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.planners.base import Job, Planner, Proposal, best_first
 from cahp_plugin.prune.surgery import shrink_layer

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cahp_plugin.observe.conditioning import CONDITIONINGS
+from cahp_plugin.observe.masks import unit_gradients
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.objective import example_losses
-from cahp_plugin.observe.unit_gradients import unit_gradients
 from cahp_plugin.planners.base import Job, Planner, Proposal
 from cahp_plugin.recover.pruned import pruned_copy
 from cahp_plugin.recover.refit import refit

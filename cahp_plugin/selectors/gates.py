@@ -128,7 +128,7 @@ def train_gates(
     model = view.model
     present = [layer for layer in view.layers if layer.heads]
     batches = prepare_batches(dataloader, model)
-    steps = math.ceil(epochs * batches.num_batches)
+    steps = math.ceil(epochs * len(batches))
     optimizer = torch.optim.Adam([gates.scores], lr=learning_rate)
     like = next(model.parameters())
     losses = []
@@ -138,7 +138,7 @@ def train_gates(
             progress = step / max(1, steps - 1)
             values = gates.sample(progress).to(like.device, like.dtype)
             parts = values.split([len(layer.units) for layer in present])
-            with unit_masks(present, {layer.index: part for layer, part in zip(present, parts, strict=True)}):
+            with unit_masks(present, parts):
                 output = model(**batch.inputs_on(like.device))
             classifier_logits(output, len(batch))
             loss = example_losses(model, output, batch).mean()

@@ -11,9 +11,9 @@ from zoo import outputs, zoo_inputs, zoo_model
 
 from cahp_plugin import Budget, plan_pruning
 from cahp_plugin.errors import BudgetError, ConfigError
+from cahp_plugin.observe.masks import unit_gradients
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import apart, calibration_batches
-from cahp_plugin.observe.unit_gradients import unit_gradients
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.plan.making import EVERY
 from cahp_plugin.plan.trials import Reference
