@@ -20,7 +20,7 @@ from cahp_plugin.observe.inputs import model_inputs, random_inputs
 from cahp_plugin.observe.maps import attention_maps, map_arguments
 from cahp_plugin.prune import CAHPImportance, CAHPPruner, load_pruned, save_pruned
 from cahp_plugin.prune.checkpoint import origin_of
-from cahp_plugin.units import KeptSet, PrunableLayer, attention_layers, prunable_layers, resolve
+from cahp_plugin.units import AttentionLayer, KeptSet, PrunableLayer, attention_layers, prunable_layers, resolve
 from cahp_plugin.units.find import set_of
 from cahp_plugin.units.positions import max_positions
 
@@ -237,7 +237,7 @@ def _map_sums(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Sums over the keys of all attention maps, at the queries that attend to anything."""
     sums: list[Tensor] = []
 
-    def consume(position: int, maps: Tensor) -> None:
+    def consume(layer: AttentionLayer, maps: Tensor) -> None:
         found = maps.double().sum(-1).flatten()
         sums.append(found[found != 0])
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 
+from cahp_plugin.config import CAHPConfig
 from cahp_plugin.files import write_text
 from cahp_plugin.machine import cpu_name, peak_memory
 from cahp_plugin.observe import observe, prepare_batches
@@ -101,17 +102,14 @@ def plain(arguments: argparse.Namespace) -> dict:
     """The forward pass that makes the maps, one layer at a time, and drops them."""
     model, layers, batches = prepared(arguments, arguments.tokens)
     with frozen_eval(model):
-        return clocked(lambda: run_with_maps(model, layers, next(iter(batches)), lambda position, maps: None))
+        return clocked(lambda: run_with_maps(model, layers, next(iter(batches)), lambda layer, maps: None))
 
 
 def observation(arguments: argparse.Namespace) -> dict:
     """The whole observation: distances and salience."""
     model, layers, batches = prepared(arguments, arguments.tokens)
-    return clocked(
-        lambda: observe(
-            model, layers, batches, salience_share=1.0, conditioning=NONE, max_queries=arguments.max_queries
-        )
-    )
+    config = CAHPConfig(conditioning="none", salience_share=1.0, max_queries=arguments.max_queries)
+    return clocked(lambda: observe(model, layers, batches, config, NONE))
 
 
 def agreement(arguments: argparse.Namespace) -> dict:

@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> None:
             "seconds": seconds,
             "observation": observed,
             "examples": batches.num_examples,
-            "batches": batches.num_batches,
+            "batches": len(batches),
             "separation": hashlib.sha256(evidence.separation.tobytes()).hexdigest(),
             "salience": hashlib.sha256(evidence.salience.tobytes()).hexdigest(),
             "grams": [[float(gram.norm()), *gram.flatten()[:: gram.numel() // 39].tolist()] for gram, _ in sums],

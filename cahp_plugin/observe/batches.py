@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -118,24 +118,17 @@ class PreparedBatches:
     digest: str = ""
 
     @property
-    def num_batches(self) -> int:
-        """Number of batches."""
-        return len(self.sizes)
-
-    @property
     def num_examples(self) -> int:
         """Number of examples."""
         return sum(self.sizes)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return (batch for _, batch in self.walk())
+    def __len__(self) -> int:
+        return len(self.sizes)
 
-    def walk(self, chosen: Callable[[int], bool] = lambda position: True) -> Iterator[tuple[int, Batch]]:
-        """The positions that are chosen, ascending, and their batches; the others are not read."""
+    def __iter__(self) -> Iterator[Batch]:
         first = 0
         for position, (raw, size) in enumerate(zip(self.source, self.sizes, strict=False)):
-            if chosen(position):
-                yield position, dataclasses.replace(self.reader.read(raw, position), first=first)
+            yield dataclasses.replace(self.reader.read(raw, position), first=first)
             first += size
 
 
@@ -177,8 +170,8 @@ def prepare_batches(
                 digest.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
     if reader.limit is not None and reader.longest > reader.limit:
         logger.warning(
-            f"Batches of up to {reader.longest} tokens are truncated to the {reader.limit} that the model has positions "
-            "for."
+            f"Batches of up to {reader.longest} tokens are truncated to the {reader.limit} that the model has "
+            "positions for."
         )
     classes = kind.labelled(counts) if reader.classes else ()
     return PreparedBatches(source, tuple(lengths), classes, tuple(sizes), reader, digest.hexdigest()[:16])

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
 from cahp_plugin.observe.batches import Batch
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import check_finite, layer_tokens
 from cahp_plugin.observe.sums import Accumulator
-from cahp_plugin.units import PrunableLayer
 
 
 class HeadGrams(Accumulator):
@@ -24,10 +20,6 @@ class HeadGrams(Accumulator):
         layers: The layers, of one kind.
     """
 
-    def __init__(self, model: Any, layers: Sequence[PrunableLayer]) -> None:
-        super().__init__()
-        self._model, self._layers = model, layers
-
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
         """See the base class.
@@ -35,8 +27,8 @@ class HeadGrams(Accumulator):
         Raises:
             PruningError: A layer has activations that are not finite.
         """
-        seen = layer_tokens(self._model, self._layers, batch)
-        for layer in self._layers:
+        seen = layer_tokens(self.model, self.layers, batch)
+        for layer in self.layers:
             found = seen[layer.output_path]
             check_finite(layer, found.behind)
             equations = NormalEquations()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,23 +33,27 @@ def run_with_maps(
         UnsupportedModelError: A layer gives no map.
     """
     device = next(model.parameters()).device
-    counts = [len(layer.units) for layer in layers if layer.heads]
 
-    def consume_units(position: int, maps: Tensor) -> None:
-        count = counts[position]
+    def consume_units(layer: AttentionLayer, maps: Tensor) -> None:
+        count = len(layer.units)
         single = not grouped or maps.shape[1] == count
-        consume(position, maps if single else maps.unflatten(1, (count, -1)).mean(dim=2))
+        consume(layer, maps if single else maps.unflatten(1, (count, -1)).mean(dim=2))
 
     with torch.inference_mode(), attention_maps(model, layers, consume_units):
         return model(**batch.inputs_on(device), **call_options(type(model)), **map_arguments(model, layers))
 
 
-def not_numbers(position: int) -> DataError:
-    """The error for maps that are not numbers."""
-    return DataError(
-        f"The attention maps of layer {position} are not numbers (NaN or infinite). Check the model's weights, and "
-        "its dtype: half precision overflows in some models."
-    )
+def check_numbers(layer: AttentionLayer, values: Tensor) -> None:
+    """Looks at what is made of a layer's maps at the real tokens.
+
+    Raises:
+        DataError: It is not all numbers.
+    """
+    if not bool(values.isfinite().all()):
+        raise DataError(
+            f"The attention maps of layer {layer.index} are not numbers (NaN or infinite). Check the model's weights, "
+            "and its dtype: half precision overflows in some models."
+        )
 
 
 def _precise(maps: Tensor) -> torch.dtype:
@@ -81,17 +85,17 @@ class Signatures(ClassMoments, Accumulator):
         classes: Sequence[int] | None = None,
         conditioning: Conditioning = LABEL,
     ) -> None:
-        super().__init__()
+        super().__init__(model, layers)
         if conditioning.of == "tokens":
             check_token_queries(model, layers)
-        self._model, self._layers, self._size, self._classes = model, layers, size, classes
-        self._kind = classes_of(conditioning)
+        self._size, self._classes, self._kind = size, classes, classes_of(conditioning)
 
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
         """See the base class.
 
         Raises:
+            DataError: An attention map is not a number.
             UnsupportedModelError: A layer gives no map, or the output has no classes to predict.
         """
         kind, classes = self._kind, self._classes
@@ -99,27 +103,21 @@ class Signatures(ClassMoments, Accumulator):
         if classes is not None:
             members, groups = kind.members(kind.of_rows(batch.labels), classes), kind.groups(classes)
 
-        def done(layer: int, resized: Tensor) -> None:
+        def done(layer: AttentionLayer, resized: Tensor) -> None:
             if classes is None:
-                waiting.append((layer, resized))
+                waiting.append((layer.index, resized))
             else:
-                self.add(layer, resized, members, groups)
+                self.add(layer.index, resized, members, groups)
 
         chosen = kind.choose(batch.labels, batch.mask, predicted=classes is None)
-        resizer = _Resizer(self._layers, batch, self._size, done, chosen)
-        output = run_with_maps(self._model, self._layers, batch, resizer.consume)
+        resizer = _Resizer(batch, self._size, done, chosen)
+        output = run_with_maps(self.model, self.layers, batch, resizer.consume)
         resizer.flush()
         if classes is None:
             labels = kind.of_rows(kind.predict(output, batch.mask))
             members, groups = kind.members(labels, kind.present(labels)), kind.groups(kind.present(labels))
             while waiting:
                 self.add(*waiting.pop(0), members, groups)
-
-    def check(self) -> None:
-        """See the base class."""
-        layer = self.infinite()
-        if layer is not None:
-            raise not_numbers(layer)
 
 
 class _Resizer:
@@ -128,43 +126,36 @@ class _Resizer:
     They are averaged over the depths that share the layer.
     """
 
-    def __init__(
-        self,
-        layers: Sequence[AttentionLayer],
-        batch: Batch,
-        size: int,
-        done: Callable[[int, Tensor], None],
-        chosen: Tensor | None = None,
-    ) -> None:
-        self._layers = [layer for layer in layers if layer.heads]
+    def __init__(self, batch: Batch, size: int, done: MapConsumer, chosen: Tensor | None = None) -> None:
         self._batch, self._size, self._done, self._chosen = batch, size, done, chosen
         self._operators: dict[tuple[str, int, torch.dtype], Tensor] = {}
-        self._position = -1
+        self._layer: AttentionLayer | None = None
         self._sum: Tensor | None = None
         self._times = 0
 
-    def consume(self, position: int, maps: Tensor) -> None:
+    def consume(self, layer: AttentionLayer, maps: Tensor) -> None:
         dtype = _precise(maps)
-        query, key = map_sides(self._layers[position], self._batch, maps.shape[2], maps.shape[3])
+        query, key = map_sides(layer, self._batch, maps.shape[2], maps.shape[3])
         operators = []
         for side in (query, key) if self._chosen is None else (key,):
             which = side.stream, side.mask.shape[1], dtype
             if which not in self._operators:
                 self._operators[which] = batch_operator(side.mask, self._size, dtype).to(maps.device)
             operators.append(self._operators[which])
-        if position != self._position:
+        if layer is not self._layer:
             self.flush()
         if self._chosen is None:
             resized = resize_maps(maps.to(dtype), *operators)
         else:
             resized = resize_rows(maps.to(dtype), self._chosen, *operators)
+        check_numbers(layer, resized)
         self._sum = resized if self._sum is None else self._sum.add_(resized)
-        self._position, self._times = position, self._times + 1
+        self._layer, self._times = layer, self._times + 1
 
     def flush(self) -> None:
         """Hands on what is left."""
-        if self._sum is not None:
-            self._done(self._position, self._sum if self._times == 1 else self._sum.div_(self._times))
+        if self._layer is not None and self._sum is not None:
+            self._done(self._layer, self._sum if self._times == 1 else self._sum.div_(self._times))
         self._sum, self._times = None, 0
 
 
@@ -181,8 +172,8 @@ class HeadDistances(MeanDistances, Accumulator):
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer], max_queries: int | None = None) -> None:
-        super().__init__([group_of(layer) for layer in layers for _ in layer.units])
-        self._model, self._layers, self._max_queries = model, layers, max_queries
+        Accumulator.__init__(self, model, layers)
+        self.groups, self._max_queries = [group_of(layer) for layer in layers for _ in layer.units], max_queries
 
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
@@ -192,18 +183,12 @@ class HeadDistances(MeanDistances, Accumulator):
             DataError: An attention map is not a number.
             UnsupportedModelError: A layer gives no map, or layers of one kind differ in their tokens.
         """
-        present = [layer for layer in self._layers if layer.heads]
-        first_rows: dict[int, int] = {}
-        sizes: dict[Any, int] = {}
-        for position, layer in enumerate(present):
-            first_rows[position] = sizes.get(group_of(layer), 0)
-            sizes[group_of(layer)] = first_rows[position] + len(layer.units)
-        held: dict[tuple[Any, int], Tensor] = {}
+        held: dict[tuple[Any, int], dict[int, Tensor]] = {}
         chosen: dict[Any, list[tuple[Tensor, Tensor]]] = {}
         shapes: dict[Any, torch.Size] = {}
 
-        def consume(position: int, maps: Tensor) -> None:
-            layer, group = present[position], group_of(present[position])
+        def consume(layer: AttentionLayer, maps: Tensor) -> None:
+            group = group_of(layer)
             if group not in chosen:
                 query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
                 chosen[group] = [
@@ -219,21 +204,17 @@ class HeadDistances(MeanDistances, Accumulator):
                     f"{layer.name} has maps of {tuple(maps.shape[2:])} tokens, an earlier layer of its kind "
                     f"{tuple(shapes[group])}: their heads can't be compared at the same queries."
                 )
-            low = first_rows[position]
             for example, (queries, keys) in enumerate(chosen[group]):
-                if (group, example) not in held:
-                    shape = len(queries), sizes[group], len(keys)
-                    held[group, example] = torch.zeros(shape, dtype=_precise(maps), device=maps.device)
                 rows = maps[example].index_select(1, queries).index_select(2, keys).transpose(0, 1)
-                if not bool(rows.isfinite().all()):
-                    raise not_numbers(position)
+                check_numbers(layer, rows)
+                own = held.setdefault((group, example), {})
                 # A layer that several depths share is seen as the sum of its maps; rows are scaled to 1 later.
-                held[group, example][:, low : low + maps.shape[1]] += rows
+                own[layer.index] = own.get(layer.index, 0) + rows.to(_precise(rows))
 
-        run_with_maps(self._model, self._layers, batch, consume)
-        for (group, example), rows in list(held.items()):
-            del held[group, example]
-            if not self.add(group, rows):
+        run_with_maps(self.model, self.layers, batch, consume)
+        for group, example in list(held):
+            own = held.pop((group, example))
+            if not self.add(group, torch.cat([own[layer] for layer in sorted(own)], dim=1)):
                 raise DataError(
                     f"Attention of the {group[0]} layers in example {example} of a batch has rows that are zero at "
                     "all real tokens: they are no distributions. Check the attention mask."
@@ -252,38 +233,28 @@ class Entropies(Accumulator):
         layers: Its attention layers.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[AttentionLayer]) -> None:
-        super().__init__()
-        self._model, self._layers = model, layers
-        self._present = [layer for layer in layers if layer.heads]
-
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
-        """See the base class."""
+        """See the base class.
 
-        def consume(position: int, maps: Tensor) -> None:
-            layer = self._present[position]
+        Raises:
+            DataError: An attention map is not a number.
+        """
+
+        def consume(layer: AttentionLayer, maps: Tensor) -> None:
             query, key = map_sides(layer, batch, maps.shape[2], maps.shape[3])
             entropies = row_entropies(maps, query.mask.to(maps.device), key.mask.to(maps.device))
+            check_numbers(layer, entropies)
             units = entropies.unflatten(1, (len(layer.units), -1)).mean(dim=2)
-            self.plus((position, "sum"), exact(units).sum(dim=0))
-            self.plus((position, "examples"), len(units))
+            self.plus((layer.index, "sum"), exact(units).sum(dim=0))
+            self.plus((layer.index, "examples"), len(units))
 
-        run_with_maps(self._model, self._layers, batch, consume, grouped=False)
-
-    def check(self) -> None:
-        """See the base class."""
-        for (position, name), value in self.state.items():
-            if name == "sum" and not bool(value.isfinite().all()):
-                raise not_numbers(self._present[position].index)
+        run_with_maps(self.model, self.layers, batch, consume, grouped=False)
 
     def finish(self) -> list[float]:
         """Each unit's mean, a share in [0, 1], in the order of the layers."""
-        means = [
-            (self.state[position, "sum"] / self.state[position, "examples"]).tolist()
-            for position in range(len(self._present))
-        ]
-        return [value for layer in means for value in layer]
+        means = [self.state[layer.index, "sum"] / self.state[layer.index, "examples"] for layer in self.layers]
+        return [value for own in means for value in own.tolist()]
 
 
 def row_entropies(maps: Tensor, queries: Tensor, keys: Tensor) -> Tensor:

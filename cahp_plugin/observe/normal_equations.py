@@ -32,7 +32,7 @@ class NormalEquations(Sums):
 
     def _sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
         """Sums of x, y, ``x x^T``, ``y x^T`` and ``|y|^2``, on the CPU."""
-        self.state = self.sent()
+        self.state = self.cpu().state
         x, y, xx, yx, yy = (self.state[name] for name in ("x", "y", "xx", "yx", "yy"))
         return x, y, xx, yx, float(yy)
 

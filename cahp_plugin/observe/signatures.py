@@ -56,14 +56,14 @@ def batch_operator(mask: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return operator.transpose(1, 2).contiguous()
 
 
-def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor | None = None) -> Tensor:
+def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor) -> Tensor:
     """Crops and resizes the attention maps of one layer as two batched matrix products, ``W_q A W_k^T``.
 
     Args:
         maps: Attention maps, shape ``(batch, heads, queries, keys)``.
         operator: From :func:`batch_operator` for the queries, shape ``(batch, size, queries)``, of the same type and
             device.
-        key_operator: The same for the keys, where they are other tokens than the queries (cross attention).
+        key_operator: The same for the keys.
 
     Returns:
         Resized maps of shape ``(batch, size, heads, size)``: query cell, head, key cell. The second product leaves
@@ -71,7 +71,6 @@ def resize_maps(maps: Tensor, operator: Tensor, key_operator: Tensor | None = No
     """
     batch, heads, queries, keys = maps.shape
     size = operator.shape[1]
-    key_operator = operator if key_operator is None else key_operator
     half = torch.bmm(maps.reshape(batch, heads * queries, keys), key_operator.transpose(1, 2))
     half = half.view(batch, heads, queries, size).transpose(1, 2).reshape(batch, queries, heads * size)
     return torch.bmm(operator, half).view(batch, size, heads, size)
@@ -104,7 +103,7 @@ class ClassMoments(Sums):
         """Adds a batch of one layer.
 
         Args:
-            layer: Position of the layer among those observed, from 0.
+            layer: Number of the layer.
             resized: From :func:`resize_maps`, shape ``(batch, size, heads, size)``, or from :func:`resize_rows`;
                 overwritten.
             members: Which of the batch are in which class, bool of shape ``(C, batch)``, on the CPU: in one, several
@@ -130,11 +129,6 @@ class ClassMoments(Sums):
         first = min(self.fixed, default=0)
         found = {key[1]: value for key, value in self.state.items() if key[::2] == (first, "count")}
         return dict(sorted(found.items()))
-
-    def infinite(self) -> int | None:
-        """Position of the first layer whose sums are not all numbers."""
-        bad = {key[0] for key, value in self.state.items() if key[2] == "squares" and not value.isfinite().all()}
-        return min(bad, default=None)
 
     def finish(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Returns mean and unbiased variance, each float64 of shape ``(C, N, cells)``, on the CPU.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,24 +51,20 @@ class Sums:
         else:
             self.state[key] += value
 
-    def merge(self, other: Any) -> None:
-        """Adds the sums of another part of the data, which are not to be used any more."""
-        for key, value in other.state.items():
+    def merge(self, state: Mapping[Any, Any]) -> None:
+        """Adds the sums of another part of the data, its ``state``, which are not to be used any more."""
+        for key, value in state.items():
             self.plus(key, value)
 
     def __iadd__(self, other: Any) -> Any:
-        self.merge(other)
+        self.merge(other.state)
         return self
 
     def cpu(self) -> Any:
         """The same sums on the CPU."""
         moved = self.new()
-        moved.state = self.sent()
+        moved.state = {key: value.cpu() if hasattr(value, "cpu") else value for key, value in self.state.items()}
         return moved
-
-    def sent(self) -> dict[Any, Any]:
-        """The sums for another process: on the CPU."""
-        return {key: value.cpu() if hasattr(value, "cpu") else value for key, value in self.state.items()}
 
 
 def exact(values: Tensor) -> Tensor:
@@ -76,18 +73,20 @@ def exact(values: Tensor) -> Tensor:
 
 
 class Accumulator(Sums, abc.ABC):
-    """Sums of what a model does on a calibration set."""
+    """Sums of what a model does on a calibration set.
+
+    Args:
+        model: The model.
+        layers: Its layers to look at; those without units are left out.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[Any]) -> None:
+        super().__init__()
+        self.model, self.layers = model, [layer for layer in layers if layer.present]
 
     @abc.abstractmethod
     def update(self, batch: Batch) -> None:
         """Runs the model on a batch and adds what it did."""
-
-    def check(self) -> None:
-        """Looks at the sums of a part of the data.
-
-        Raises:
-            DataError: They are not numbers.
-        """
 
 
 @contextlib.contextmanager
@@ -106,8 +105,7 @@ def accumulate(model: nn.Module, batches: Any, sums: Sequence[Accumulator], desc
 
     Args:
         model: The model; it leaves as it came.
-        batches: The calibration set, the same in every process: a list, or what knows its ``num_batches`` and can
-            ``walk`` through those that are chosen by their positions.
+        batches: The calibration set, the same in every process; it has a length, and can be walked through again.
         sums: Accumulators without any sum; in the end they have those over all batches, in every process.
         description: What the progress bar says.
 
@@ -115,12 +113,7 @@ def accumulate(model: nn.Module, batches: Any, sums: Sequence[Accumulator], desc
         ConfigError: There are more processes than batches.
         CAHPError: Whatever an accumulator raises, in every process; or another process was lost.
     """
-    here, listed = processes(), isinstance(batches, Sequence)
-    count = len(batches) if listed else batches.num_batches
-
-    def walk(chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
-        return ((i, batch) for i, batch in enumerate(batches) if chosen(i)) if listed else batches.walk(chosen)
-
+    here, count = processes(), len(batches)
     if here.size > count:
         raise ConfigError(f"{here.size} processes can't share {count} batches. Start fewer, or make smaller batches.")
     parts = min(_PARTS, count)
@@ -128,36 +121,25 @@ def accumulate(model: nn.Module, batches: Any, sums: Sequence[Accumulator], desc
     def is_own(position: int) -> bool:
         return position * parts // count % here.size == here.rank
 
-    own = logging.tqdm(walk(is_own), total=sum(map(is_own, range(count))), desc=description, unit="batch")
-    groups = itertools.groupby(own, key=lambda found: found[0] * parts // count)
+    own = ((position, batch) for position, batch in enumerate(batches) if is_own(position))
+    bar = logging.tqdm(own, total=sum(map(is_own, range(count))), desc=description, unit="batch")
+    groups = itertools.groupby(bar, key=lambda found: found[0] * parts // count)
     with frozen_eval(model):
         if here.size > 1:
-            _fix(sums, next(walk(lambda position: position == 0))[1])
+            _fix(sums, next(iter(batches)))
         for first in range(0, parts, here.size):
             pieces, error = [total.new() for total in sums], None
             if first + here.rank < parts:
                 try:
-                    _update(pieces, next(groups, (None, ()))[1])
+                    for _, batch in next(groups, (None, ()))[1]:
+                        for piece in pieces:
+                            piece.update(batch)
                 except CAHPError as found:  # all are told, at the same place
                     error = found
             for source in range(min(here.size, parts - first)):
-                for total, piece in zip(sums, _received(pieces, error, source), strict=True):
-                    total.merge(piece)
-
-
-def _update(pieces: Sequence[Accumulator], batches: Iterable[tuple[int, Batch]]) -> None:
-    """Adds a part of the data."""
-    failed: CAHPError | None = None
-    try:
-        for _, batch in batches:
-            for piece in pieces:
-                piece.update(batch)
-    except CAHPError as error:
-        failed = error
-    for piece in pieces:  # where an update failed, what was not a number before it says more
-        piece.check()
-    if failed is not None:
-        raise failed
+                states = here.share(functools.partial(_states, pieces, error), source)
+                for total, state in zip(sums, states, strict=True):
+                    total.merge(state)
 
 
 def _fix(sums: Sequence[Accumulator], batch: Batch) -> None:
@@ -172,15 +154,8 @@ def _fix(sums: Sequence[Accumulator], batch: Batch) -> None:
         total.fixed, total.state = fixed, {}
 
 
-def _received(pieces: Sequence[Accumulator], error: CAHPError | None, source: int) -> Sequence[Accumulator]:
-    """One process's part of the sums, in all processes."""
-
-    def send() -> list[dict[Any, Any]]:
-        if error is not None:
-            raise error
-        return [piece.state if processes().size == 1 else piece.sent() for piece in pieces]
-
-    received = [piece.new() for piece in pieces]
-    for piece, state in zip(received, processes().share(send, source), strict=True):
-        piece.state = state
-    return received
+def _states(pieces: Sequence[Accumulator], error: CAHPError | None) -> list[Mapping[Any, Any]]:
+    """One process's part of the sums, for all."""
+    if error is not None:
+        raise error
+    return [piece.state if processes().size == 1 else piece.cpu().state for piece in pieces]

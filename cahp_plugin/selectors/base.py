@@ -193,16 +193,7 @@ class View:
                 size = round(float(np.percentile(batches.lengths, config.signature_percentile)))
             config = dataclasses.replace(config, signature_size=max(2, size))
         _check_memory(len(units.firsts), len(batches.classes), how, config)
-        seen = observe(
-            self.model,
-            self.layers,
-            batches,
-            size=config.signature_size or 2,
-            salience_share=config.salience_share,
-            conditioning=how,
-            max_queries=config.max_queries,
-            loss=self._loss,
-        )
+        seen = observe(self.model, self.layers, batches, config, how, self._loss)
         separation = None
         if seen.mean is not None and seen.variance is not None:
             _check_memory(len(units.firsts), len(seen.classes), how, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,15 @@ class ShuffledLabels:
     """
 
     def __init__(self, batches: PreparedBatches, conditioning: Conditioning = LABEL, *, seed: int) -> None:
-        self._batches, self.num_batches, self._kind = batches, batches.num_batches, classes_of(conditioning)
+        self._batches, self._kind = batches, classes_of(conditioning)
         rows = [self._kind.of_rows(batch.labels) for batch in batches]
         flat = torch.cat(rows)
         flat = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))]
         self._rows = flat.split([len(found) for found in rows])
 
-    def walk(self, chosen: Callable[[int], bool]) -> Iterator[tuple[int, Batch]]:
-        """The positions that are chosen, ascending, and their batches."""
-        for position, batch in self._batches.walk(chosen):
-            labels = self._kind.dealt(batch.labels, self._rows[position])
-            yield position, dataclasses.replace(batch, labels=labels)
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch, rows in zip(self._batches, self._rows, strict=True):
+            yield dataclasses.replace(batch, labels=self._kind.dealt(batch.labels, rows))

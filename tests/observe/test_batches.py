@@ -47,7 +47,7 @@ def test_bad_batches_are_told_before_the_model_runs(batches, message):
 
 def test_iterators_are_kept_for_the_second_walk():
     prepared = prepare_batches(iter(tiny_batches(30, 8)), tiny_model("bert"))
-    assert (prepared.num_batches, prepared.num_examples, prepared.classes) == (4, 30, (0, 1, 2))
+    assert (len(prepared), prepared.num_examples, prepared.classes) == (4, 30, (0, 1, 2))
     assert [len(batch.labels) for batch in prepared] == [len(batch.labels) for batch in prepared] == [8, 8, 8, 6]
 
 

@@ -9,6 +9,7 @@ from torch.nn.functional import interpolate
 from transformers import BartForSequenceClassification, BertConfig, BertForTokenClassification
 from zoo import zoo_model
 
+from cahp_plugin import CAHPConfig
 from cahp_plugin._compat import attention_maps_enabled
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe import observe, prepare_batches
@@ -103,12 +104,9 @@ def own_loss(output, inputs, labels):
     return output.logits.flatten(1).square().mean(dim=1)
 
 
-def run(model, batches, how, size=5, **options):
-    prepared = prepare_batches(batches, model, how)
-    return observe(
-        model, attention_layers(model), prepared, size=size, salience_share=1.0, conditioning=how, loss=own_loss,
-        **options,
-    )  # fmt: skip
+def run(model, batches, how, size=5):
+    config = CAHPConfig(signature_size=size, salience_share=1.0)
+    return observe(model, attention_layers(model), prepare_batches(batches, model, how), config, how, own_loss)
 
 
 def separation_of(seen):

@@ -97,10 +97,10 @@ def oracle_distances(model, batches):
     return found
 
 
-def run(model, batches, conditioning, loss=None, **options):
+def run(model, batches, conditioning, loss=None, size=5, max_queries=None):
     how, layers = CONDITIONINGS[conditioning], attention_layers(model)
-    prepared = prepare_batches(batches, model, how)
-    return observe(model, layers, prepared, salience_share=1.0, conditioning=how, loss=loss, **{"size": 5} | options)
+    config = CAHPConfig(conditioning=conditioning, signature_size=size, salience_share=1.0, max_queries=max_queries)
+    return observe(model, layers, prepare_batches(batches, model, how), config, how, loss)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -34,10 +34,10 @@ def by_loops(model, data):
             with torch.no_grad(), attention_maps(model, layers, lambda *found, maps=maps: maps.append(found)):
                 model(**alone, **map_arguments(model, layers))
             for layer, found in maps:
-                depths = sum(other == layer for other, _ in maps)  # layers that depths share are seen at each
+                depths = sum(other is layer for other, _ in maps)  # layers that depths share are seen at each
                 for head, rows in enumerate(found[0].tolist()):
                     entropies = [-sum(a * math.log(a) for a in row if a > 0) / math.log(len(row)) for row in rows]
-                    sums[layer, head] += sum(entropies) / len(entropies) / depths
+                    sums[layer.index, head] += sum(entropies) / len(entropies) / depths
             count += 1
     return sums / count
 

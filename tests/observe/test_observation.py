@@ -3,8 +3,9 @@ import pytest
 import torch
 from oracles import oracle_distances, oracle_salience, oracle_separation, oracle_signatures
 from selecting import without_labels
-from tiny import ARCHITECTURES, has_sdpa, tiny_batches, tiny_model
+from tiny import ARCHITECTURES, has_sdpa, model_inputs, tiny_batches, tiny_model
 
+from cahp_plugin import CAHPConfig, CAHPImportance, CAHPPruner
 from cahp_plugin.errors import DataError, UnsupportedModelError
 from cahp_plugin.observe import observe, prepare_batches
 from cahp_plugin.observe.conditioning import CONDITIONINGS
@@ -12,12 +13,11 @@ from cahp_plugin.selectors.cahp.separation import separation_matrix
 from cahp_plugin.units import attention_layers
 
 
-def run(model, batches, size=6, share=1.0, conditioning="label", **options):
+def run(model, batches, size=6, share=1.0, conditioning="label", max_queries=None, loss=None):
     how = CONDITIONINGS[conditioning]
     prepared = prepare_batches(batches, model, how)
-    return observe(
-        model, attention_layers(model), prepared, size=size, salience_share=share, conditioning=how, **options
-    )
+    config = CAHPConfig(conditioning=conditioning, signature_size=size, salience_share=share, max_queries=max_queries)
+    return observe(model, attention_layers(model), prepared, config, how, loss)
 
 
 def relabelled(model, batches):
@@ -154,6 +154,15 @@ def test_maps_that_are_not_numbers_name_the_layer():
     model.bert.encoder.layer[1].attention.self.query.weight.data[0, 0] = float("nan")
     with pytest.raises(DataError, match="layer 1 are not numbers"):
         run(model, tiny_batches())
+
+
+@pytest.mark.parametrize("conditioning", ["label", "prediction", "none"])
+def test_the_layer_is_named_by_its_number_also_behind_an_empty_one(conditioning):
+    model = tiny_model("bert")
+    CAHPPruner(model, model_inputs(), importance=CAHPImportance({0: ()})).step()
+    model.bert.encoder.layer[2].attention.self.query.weight.data[0, 0] = float("nan")
+    with pytest.raises(DataError, match="layer 2 are not numbers"):
+        run(model, tiny_batches(), conditioning=conditioning)
 
 
 def test_an_attention_without_maps_is_an_error():

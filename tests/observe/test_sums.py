@@ -53,8 +53,7 @@ def walked(total, model, parts):
             piece = total.new()
             for batch in part:
                 piece.update(batch)
-            piece.check()
-            total.merge(piece)
+            total.merge(piece.state)
     return total
 
 
@@ -102,16 +101,25 @@ class Counter(Accumulator):
     """Labels, one after the other; a batch of one example."""
 
     def __init__(self, fails=None):
-        super().__init__()
-        self.fails, self.checked = fails, []
+        super().__init__(None, [])
+        self.fails, self.pieces, self.own = fails, [], []
+
+    def new(self):
+        piece = super().new()
+        piece.own = []
+        self.pieces.append(piece)
+        return piece
 
     def update(self, batch):
         if int(batch.labels[0]) == self.fails:
             raise DataError("this one")
+        self.own.append(int(batch.labels[0]))
         self.plus("seen", [int(batch.labels[0])])
 
-    def check(self):
-        self.checked.append(tuple(self.state.get("seen", ())))
+    @property
+    def parts(self):
+        """What each part of the data saw."""
+        return [tuple(piece.own) for piece in self.pieces if piece.own]
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 100, 200])
@@ -120,7 +128,7 @@ def test_every_batch_is_seen_once_and_in_order(count):
     counter = Counter()
     accumulate(torch.nn.Linear(1, 1), batches, [counter], "")
     assert counter.state == {"seen": list(range(count))}
-    parts = counter.checked
+    parts = counter.parts
     assert len(parts) == min(count, 64) and sum(parts, ()) == tuple(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -136,8 +144,8 @@ def test_parts_do_not_depend_on_the_processes(monkeypatch):
         here = SimpleNamespace(size=3, rank=rank, share=lambda make, source=0: make())
         monkeypatch.setattr(sums, "processes", lambda here=here: here)
         accumulate(torch.nn.Linear(1, 1), batches, [counter], "")
-        found += counter.checked
-    assert sorted(found) == sorted(alone.checked)
+        found += counter.parts
+    assert sorted(found) == sorted(alone.parts)
 
 
 def test_more_processes_than_batches_are_refused(monkeypatch):
@@ -155,11 +163,10 @@ def test_an_error_ends_the_walk_and_the_model_leaves_as_it_came():
     assert counter.state == {"seen": [0, 1]} and model.training and model.weight.requires_grad
 
 
-def test_chosen_batches_are_walked_through_with_their_places():
-    model = tiny_model()
-    batches = prepare_batches(tiny_batches(20, 6), model)
-    chosen = list(batches.walk(lambda position: position % 2 == 1))
-    assert [(position, batch.first, len(batch)) for position, batch in chosen] == [(1, 6, 6), (3, 18, 2)]
+def test_batches_know_their_places():
+    batches = prepare_batches(tiny_batches(20, 6), tiny_model())
+    assert len(batches) == 4
+    assert [(batch.first, len(batch)) for batch in batches] == [(0, 6), (6, 6), (12, 6), (18, 2)]
 
 
 def test_sums_are_merged_by_value():

@@ -120,7 +120,7 @@ def test_the_model_is_unchanged():
 def test_salience_is_that_of_the_observation():
     model, batches = tiny_model(), tiny_batches()
     selection = select_heads(model, batches, CAHPConfig(salience_share=0.5))
-    seen = observe(model, attention_layers(model), prepare_batches(batches, model), size=4, salience_share=0.5)
+    seen = observe(model, attention_layers(model), prepare_batches(batches, model), CAHPConfig(salience_share=0.5))
     np.testing.assert_allclose(selection.salience.flatten(), normalize_salience(seen.salience), atol=1e-9)
 
 
