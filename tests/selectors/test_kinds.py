@@ -181,11 +181,6 @@ def test_memory_is_counted_by_what_is_built(kind, needed, told, monkeypatch):
         view_of(kind).evidence  # noqa: B018
 
 
-def test_there_is_no_other_kind():
-    with pytest.raises(ConfigError, match="`kind` must be 'examples', 'tokens' or 'labels'; got 'spans'"):
-        conditioning_of("label", "spans")
-
-
 def test_pairs_of_classes_can_be_named():
     mean, variance = np.random.default_rng(0).random((2, 4, 3, 2))
     every = separation_matrix(mean, variance).reshape(3, 6, 2)  # 01 02 03 12 13 23
