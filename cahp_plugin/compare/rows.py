@@ -197,11 +197,6 @@ def mean_of(runs: Sequence[Run], reference: Sequence[Run] = ()) -> tuple[float, 
     return statistic(np.arange(count)), bootstrap_interval(statistic, count, metric.resamples)
 
 
-def mean_interval(change: np.ndarray[Any, Any], *, seed: int = 0) -> tuple[float, float]:
+def mean_interval(change: np.ndarray[Any, Any]) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over examples ``(examples,)``."""
-    from scipy.stats import bootstrap
-
-    if np.ptp(change) == 0:
-        return float(change[0]), float(change[0])
-    found = bootstrap((change,), np.mean, n_resamples=2000, method="percentile", rng=seed, batch=100)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return bootstrap_interval(lambda drawn, axis=-1: change[drawn].mean(axis), len(change))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cahp_plugin.tasks.metrics import bootstrap_interval
+
 CONFIDENCE = 0.95
 
 
@@ -21,16 +23,9 @@ def paired_ratio(seconds: np.ndarray, reference: np.ndarray, *, seed: int = 0) -
     Returns:
         The median, ``ratio``, and the ends of its interval, ``ratio_low`` and ``ratio_high``.
     """
-    from scipy.stats import bootstrap
-
     ratios = np.asarray(seconds) / np.asarray(reference)
-    median = float(np.median(ratios))
-    if np.ptp(ratios) == 0:  # the interval is that point; scipy would warn
-        return {"ratio": median, "ratio_low": median, "ratio_high": median}
-    interval = bootstrap(
-        (ratios,), np.median, n_resamples=2000, confidence_level=CONFIDENCE, method="percentile", rng=seed
-    ).confidence_interval
-    return {"ratio": median, "ratio_low": float(interval.low), "ratio_high": float(interval.high)}
+    low, high = bootstrap_interval(lambda drawn, axis=-1: np.median(ratios[drawn], axis), len(ratios), seed=seed)
+    return {"ratio": float(np.median(ratios)), "ratio_low": low, "ratio_high": high}
 
 
 def percentiles(seconds: np.ndarray) -> dict[str, float]:

@@ -128,15 +128,17 @@ def difference(rows: Sequence[Row], recovery: str) -> Chart:
             look = look_of(row.method, methods[row.method])
             if row.side == 0:  # hollow
                 look |= {"mfc": style.CARD, "mec": look["color"], "mew": 1.6}
-            axes.errorbar([middle], [line], xerr=[[middle - low], [high - middle]], ms=8, elinewidth=2, **look)
+            # A bootstrap's interval need not hold the number itself; no bar has a length below 0.
+            ends = [[max(0.0, middle - low)], [max(0.0, high - middle)]]
+            axes.errorbar([middle], [line], xerr=ends, ms=8, elinewidth=2, **look)
         line += 1.6
     axes.set_ylim(line - 1, -0.8)
     axes.set_yticks(list(names), list(names.values()))
     for place, label in zip(names, axes.get_yticklabels(), strict=True):
         label.set(color=style.INK, weight="bold" if place in heads else "normal")
-    ends = _finite(scale * end for row in rows for end in row.interval or ())
-    pad = 0.05 * (max(*ends, 0) - min(*ends, 0)) or 1
-    axes.set_xlim(min(*ends, 0) - pad, max(*ends, 0) + pad)
+    shown = _finite(scale * end for row in rows for end in row.interval or ())
+    pad = 0.05 * (max(*shown, 0) - min(*shown, 0)) or 1
+    axes.set_xlim(min(*shown, 0) - pad, max(*shown, 0) + pad)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}".replace("-", "\u2212") if value else "0")
     axes.set_xlabel(f"{'percentage points' if score.percent else short(score.title, 30)} against {rows[0].reference}")
     axes.grid(axis="x")

@@ -171,12 +171,13 @@ class Metric:
 
 
 def bootstrap_interval(
-    statistic: Callable[[Array], float], count: int, resamples: int = 2000, *, seed: int = 0
+    statistic: Callable[..., Any], count: int, resamples: int = 2000, *, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a number that is computed on examples.
 
     Args:
-        statistic: Indices of examples, drawn with replacement -> the number.
+        statistic: Indices of examples, drawn with replacement -> the number. One with a parameter ``axis`` is given
+            many draws at once, which is faster.
         count: Number of examples.
         resamples: How often they are drawn.
         seed: Seed of the draws.
@@ -184,12 +185,11 @@ def bootstrap_interval(
     from scipy.stats import bootstrap
 
     if count < 2:
-        only = statistic(np.arange(count))
+        only = float(statistic(np.arange(count)))
         return only, only
     found = bootstrap(
-        (np.arange(count),), statistic, vectorized=False, n_resamples=resamples, method="percentile", rng=seed,
-        batch=100,
-    ).confidence_interval  # fmt: skip
+        (np.arange(count),), statistic, n_resamples=resamples, method="percentile", rng=seed, batch=100
+    ).confidence_interval
     return float(found.low), float(found.high)
 
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from comparing import made_up
+from comparing import made_up, run_by
 from matplotlib.colors import to_hex
 from pages import EXAMPLES
 
@@ -85,6 +85,17 @@ def test_differences_are_drawn_with_their_intervals(tmp_path):
             (segment,) = drawn.lines[2][0].get_segments()
             np.testing.assert_allclose(segment[:, 0], 100 * np.array(row.interval))
             assert (drawn.lines[0].get_markerfacecolor() == style.CARD) == (row.side == 0)  # hollow
+
+
+def test_a_difference_outside_of_its_interval_is_drawn(tmp_path):
+    """Each of 7 examples adds 0.1 more: their mean is an ulp below 0.1, where the interval may not begin above it."""
+    near = [run_by("mean_squared_error", name, 0, np.full(7, more)) for name, more in (("cahp", 0.0), ("obs", 0.1))]
+    reference, row = Comparison(tmp_path, tuple(near)).rows()
+    assert row.interval == (row.difference, row.difference) and row.difference < 0.1
+    for interval, ends in ((row.interval, (0.1, 0.1)), ((0.2, 0.3), (0.1, 0.3)), ((-0.3, -0.2), (-0.3, 0.1))):
+        (chart,) = difference_charts([reference, dataclasses.replace(row, interval=interval)])
+        (drawn,) = chart.figure.axes[0].containers
+        np.testing.assert_allclose(drawn.lines[2][0].get_segments()[0][:, 0], ends)
 
 
 def test_cells_are_the_means_of_the_heads_in_each_layer(tmp_path):
