@@ -56,14 +56,14 @@ def _of_a_cache(decoder: Path) -> bool:
     return "with_past" in decoder.stem or "merged" in decoder.stem
 
 
-def open_session(path: Path, *, threads: int | None = None, device: str = "cpu", spinning: bool = True) -> Any:
+def open_session(path: Path, *, threads: int | None = None, device: str = "cpu") -> Any:
     """Opens a graph.
 
     Args:
         path: The graph.
-        threads: Threads inside an operator; onnxruntime's choice without it.
+        threads: Threads inside an operator, which then do not spin while they wait for work: that slows whatever else
+            runs. Without it, onnxruntime's choice.
         device: ``"cpu"`` or ``"cuda"``.
-        spinning: Whether threads spin while they wait for work, which slows whatever else runs.
 
     Raises:
         ExportError: onnxruntime refuses it, or would run it elsewhere.
@@ -73,7 +73,6 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "cpu",
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=[PROVIDERS[device]])

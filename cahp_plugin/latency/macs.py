@@ -68,12 +68,8 @@ def work_of(config: Any, sequence_lengths: Sequence[int], name: str) -> Work:
         raise ConfigError(f"{name} takes {limit} tokens at most; `sequence_lengths` holds {max(sequence_lengths)}.")
     return Work(
         sum(len(layer.heads) for layer in attention_layers(model)),
-        {length: _count(model, length) for length in sequence_lengths},
+        {length: counted(model, length, 1).get_total_flops() // 2 for length in sequence_lengths},
     )
-
-
-def _count(model: Any, sequence_length: int) -> int:
-    return counted(model, sequence_length, 1).get_total_flops() // 2
 
 
 def counted(model: Any, sequence_length: int, target_length: int) -> FlopCounterMode:

@@ -12,9 +12,10 @@ from cahp_plugin import save_pruned
 from cahp_plugin._compat import TRANSFORMERS_MAJOR
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.export import export_pruned
-from cahp_plugin.latency import measure_latency
+from cahp_plugin.latency import measure_latency, targets
 from cahp_plugin.latency.macs import work_of
 from cahp_plugin.latency.targets import check_device, example_inputs, find_targets, load_target
+from cahp_plugin.prune import load_pruned
 from cahp_plugin.units import attention_layers, feed_forward_layers
 
 HIDDEN, INNER, VOCABULARY = 32, 48, 100
@@ -180,3 +181,17 @@ def test_two_graphs_are_refused_on_cuda(folder_of, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     with pytest.raises(ConfigError, match="onnx: graphs of an encoder and a decoder are timed on the CPU only"):
         check_device(find_targets([folder_of("t5") / "onnx"]), "cuda")
+
+
+@pytest.mark.parametrize("name", ["llama", "vit"])
+def test_a_checkpoint_in_half_precision_is_timed_in_it(name, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(*given, **how):
+        loaded.append(load_pruned(*given, **how))
+        return loaded[-1]
+
+    monkeypatch.setattr(targets, "load_pruned", load)
+    save_pruned(zoo_model(name).to(torch.bfloat16), tmp_path / "half")
+    (entry,) = measure_latency([tmp_path / "half"], rounds=2, warmup=0, memory=False).measurements
+    assert {own.dtype for own in loaded[0].parameters()} == {torch.bfloat16} and entry.precision.endswith("bfloat16")
