@@ -65,6 +65,19 @@ def load(path: Path, build: Callable[[dict[str, Any]], Value]) -> Value | None:
     return None if values is None else checked(path, lambda: build(values))
 
 
+def plain(value: Any) -> Any:
+    """A value as plain JSON values: what has a ``to_dict`` by that, and what JSON does not know as its text."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return plain(vars(value))
+    if isinstance(value, Mapping):
+        return {str(name): plain(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
 def from_plain(kind: type[Value], values: Mapping[str, Any]) -> Value:
     """Builds a dataclass from plain JSON values; the inverse of ``dataclasses.asdict`` and JSON.
 

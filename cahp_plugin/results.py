@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import SelectionError
 from cahp_plugin.export import ExportReport
-from cahp_plugin.files import from_plain
+from cahp_plugin.files import from_plain, plain
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.prune import Stage
@@ -105,28 +104,10 @@ class PruneReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values, with the kept heads but without the rest of the selection."""
-        return {
-            "num_heads": self.selection.num_heads,
-            "kept": {str(layer): list(heads) for layer, heads in self.selection.kept.heads.items()},
-            "knee": self.selection.knee,
-            "note": self.selection.note,
-            "task": self.task,
-            "told": list(self.told),
-            "stages": [stage.to_dict() for stage in self.stages],
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "reload_difference": self.reload_difference,
-            "output": None if self.output is None else str(self.output),
-            "figures": {name: str(path) for name, path in self.figures.items()},
-            "config": self.selection.config.to_dict(),
-            # training_arguments may hold anything: what JSON does not know becomes its text.
-            "recovery": json.loads(
-                json.dumps(None if self.recovery is None else dataclasses.asdict(self.recovery), default=str)
-            ),
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "certificate": None if self.certificate is None else self.certificate.to_dict(),
-            "versions": self.versions,
-            "world_size": self.world_size,
-        }
+        chosen, own = self.selection, {name: value for name, value in vars(self).items() if name != "selection"}
+        own["seconds"] = {name: round(value, 3) for name, value in self.seconds.items()}
+        told = {"num_heads": chosen.num_heads, "kept": chosen.kept.heads, "knee": chosen.knee, "note": chosen.note}
+        return dict(plain(told | {"config": chosen.config} | own))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], selection: HeadSelection | None = None) -> PruneReport:

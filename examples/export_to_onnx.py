@@ -34,7 +34,7 @@ def main() -> None:
         report = export_pruned(folder / "pruned", folder / "onnx")  # raises where the graph differs from torch
         print(report)
 
-        session = open_session(folder / "onnx" / report.file)
+        session = open_session(folder / "onnx" / report.files[0])
         inputs = tokenizer(sentences, padding=True, return_tensors="pt")
         print("onnxruntime:", run_session(session, inputs)["logits"].argmax(-1).tolist())
 

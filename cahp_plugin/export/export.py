@@ -34,7 +34,7 @@ from cahp_plugin.export.source import Source, open_source
 from cahp_plugin.export.tasks import task_named
 from cahp_plugin.export.to_onnx import OPSETS, choose_backend, exporter_of, write_graphs
 from cahp_plugin.export.tools import onnx_module, onnxruntime
-from cahp_plugin.files import from_plain, write_text
+from cahp_plugin.files import from_plain, plain, write_text
 from cahp_plugin.prune import check_output_directory, replaced_folder
 from cahp_plugin.table import format_table
 from cahp_plugin.tasks import TASKS, Evaluation, Examples, evaluate
@@ -103,18 +103,9 @@ class ExportReport:
     versions: dict[str, str]
     num_neurons: int | None = None
 
-    @property
-    def file(self) -> str:
-        """Name of the graph; of an encoder-decoder, of its encoder."""
-        return self.files[0]
-
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain JSON values."""
-        entries = dataclasses.asdict(self) | {"files": list(self.files)}
-        for name in ("fp32", "quantized"):
-            evaluation = getattr(self, name)
-            entries[name] = None if evaluation is None else evaluation.to_dict()
-        return entries | {"output": str(self.output)}
+        return dict(plain(vars(self)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExportReport:

@@ -89,7 +89,7 @@ def exported(tmp_path):
 def test_a_graph_that_was_there_is_not_compared_with_itself(kind, exported, tmp_path):
     _, first, inputs, before = exported
     report = export_pruned(tmp_path / "onnx", tmp_path / "a", quantize=kind)
-    found = max(differences(before, outputs(tmp_path / "a" / report.file, inputs)))
+    found = max(differences(before, outputs(tmp_path / "a" / report.files[0], inputs)))
     assert report.parity == () and report.difference == pytest.approx(found, rel=1e-4) and found > 1e-6
     assert f"Quantized graph {GRAPH}: {report.difference:.2g} at most" in str(report)
     assert "fp32 graph" not in str(report) and "0.0e+00" not in str(report)
@@ -137,7 +137,7 @@ def test_both_graphs_are_compared_with_what_was_given(from_torch, exported, tmp_
     monkeypatch.setattr(module, "optimize_graph", wrong)
     report = export_pruned(source, tmp_path / "a", quantize="dynamic", optimize="O1", tolerance=0.1)
     assert [entry.max_abs for entry in report.parity] == pytest.approx([0.01] * len(inputs), abs=1e-5)
-    found = max(differences(given, outputs(tmp_path / "a" / report.file, inputs)))
+    found = max(differences(given, outputs(tmp_path / "a" / report.files[0], inputs)))
     assert report.difference == pytest.approx(found, rel=1e-4)
     assert f"Optimized graph {against}: 1.0e-02 at most" in str(report)
     assert f"Quantized graph {against}: {report.difference:.2g} at most" in str(report)

@@ -55,7 +55,7 @@ def test_the_graph_computes_what_the_model_computes(name, kept, backend, tmp_pat
     inputs = model_inputs(seed=3)  # not one of the inputs that the export compared
     with torch.no_grad():
         expected = model(**inputs).logits
-    computed = run_session(open_session(tmp_path / "onnx" / report.file), inputs)["logits"]
+    computed = run_session(open_session(tmp_path / "onnx" / report.files[0]), inputs)["logits"]
     assert torch.allclose(computed, expected, atol=1e-5)
     config = transformers.AutoConfig.from_pretrained(tmp_path / "onnx")
     assert kept_set(config).heads == kept
@@ -83,7 +83,7 @@ def test_every_task_of_the_architectures(name, auto_class, task, outputs, backen
     model = pruned(model=with_head(name, auto_class))
     report = export_pruned(model, tmp_path / "onnx", backend=backend)
     assert report.task == task
-    session = open_session(tmp_path / "onnx" / report.file)
+    session = open_session(tmp_path / "onnx" / report.files[0])
     assert [entry.name for entry in session.get_outputs()] == outputs
 
 
@@ -91,7 +91,7 @@ def test_a_classifier_exports_its_features_too(tmp_path):
     model = pruned()
     report = export_pruned(model, tmp_path / "onnx", task="feature-extraction")
     inputs = model_inputs()
-    found = run_session(open_session(tmp_path / "onnx" / report.file), inputs)
+    found = run_session(open_session(tmp_path / "onnx" / report.files[0]), inputs)
     with torch.no_grad():
         assert torch.allclose(found["last_hidden_state"], model.base_model(**inputs).last_hidden_state, atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_dynamic_int8_quantizes_products_and_embeddings(tmp_path):
 
 
 def exported(folder, **settings):
-    return folder / export_pruned(pruned(), folder, **settings).file
+    return folder / export_pruned(pruned(), folder, **settings).files[0]
 
 
 def test_static_int8_uses_the_ranges_of_the_calibration_set(tmp_path):

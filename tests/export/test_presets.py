@@ -54,7 +54,7 @@ def test_the_default_is_right_on_every_processor_whatever_exports(flags, kind, t
     monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
     report = export(tmp_path / "a", quantize=kind)
     assert report.preset == recorded_preset(tmp_path / "a") == "avx2"
-    assert largest_pair(tmp_path / "a" / report.file) <= 32767
+    assert largest_pair(tmp_path / "a" / report.files[0]) <= 32767
 
 
 @pytest.mark.parametrize("preset", ["avx512_vnni", "arm64"])
@@ -62,7 +62,7 @@ def test_the_others_go_by_name_and_are_on_record(preset, tmp_path):
     report = export(tmp_path / "a", preset=preset)
     assert report.preset == recorded_preset(tmp_path / "a") == preset and preset in str(report)
     assert json.loads((tmp_path / "a" / "cahp_export.json").read_text())["preset"] == preset
-    assert largest_pair(tmp_path / "a" / report.file) > 32767  # finer, and too much for AVX2
+    assert largest_pair(tmp_path / "a" / report.files[0]) > 32767  # finer, and too much for AVX2
 
 
 def test_a_graph_that_is_exported_on_keeps_its_preset(tmp_path):

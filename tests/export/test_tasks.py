@@ -317,7 +317,7 @@ def test_a_folder_of_sentence_transformers_exports_as_a_plain_model(tmp_path):
     modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "pruned" / "modules.json").write_text(json.dumps(modules))
     report = export_pruned(tmp_path / "pruned", tmp_path / "onnx")
-    session = open_session(tmp_path / "onnx" / report.file)
+    session = open_session(tmp_path / "onnx" / report.files[0])
     assert next(entry.name for entry in session.get_outputs()) == "last_hidden_state"
 
 
