@@ -314,6 +314,22 @@ def test_deploy_certifies_the_int8_graph(made, tmp_path, capsys):
     assert "VOID" in "\n".join(inspect_folder(out / "pruned-int8").certified)
 
 
+def test_deploy_writes_nothing_where_the_int8_graph_fails_after_the_walk(made, tmp_path, capsys, monkeypatch):
+    """Which models pass is decided here: 95 and 90 % of the work, and no graph after these."""
+    pytest.importorskip("onnxruntime")
+    from cahp_plugin.workflow import certify
+
+    tested = []
+    monkeypatch.setattr(certify, "refuted", lambda *given: tested.append(given) or len(tested) <= 2)
+    folder, train, evaluation, held = made
+    command = ["deploy", str(folder / "model"), "--train", train, "--eval", evaluation, "--plan", str(folder / "plan"),
+               "--certify", held, "--max-drop", "40", "-o", str(tmp_path / "out"), *SMALL, "--no-memory", "--rounds",
+               "2", "--warmup", "0", "--sequence-length", "16", "--no-figures"]  # fmt: skip
+    assert main(command) == 1
+    assert "not the one that was certified: NOT certified: at most 40 points" in capsys.readouterr().err
+    assert len(tested) == 4 and not (tmp_path / "out").exists()
+
+
 def test_equal_inputs_count_once(made, tmp_path, capsys):
     rows = rows_of(made[3])
     held = write(tmp_path / "held.jsonl", [*rows[:200], *rows[:200]])

@@ -117,6 +117,7 @@ class Certifier:
             )
         self._used: int | None = None
         self._fixed, self._stopped, self._enough = True, None, None  # type: tuple[bool, float | None, int | None]
+        self._walked = False
         self._dense = self._rows(model)
 
     @property
@@ -142,7 +143,7 @@ class Certifier:
             BudgetError: The first fails.
         """
         self._spend()
-        self._fixed = len(steps) == 1
+        self._fixed, self._walked = len(steps) == 1, True
         for number, (share, sizes) in enumerate(steps):
             with repaired(sizes) as model, self._runner(model) as runner:
                 losses = self._losses(runner)
@@ -164,6 +165,9 @@ class Certifier:
         Args:
             model: The model.
             share: Share of the layers' multiply-accumulates that it keeps.
+
+        Raises:
+            BudgetError: A walk has certified it, or one like it, and it is not certified after all.
         """
         self._spend()
         losses, held, limit = self._losses(model), self._held, self._points / 100
@@ -192,6 +196,11 @@ class Certifier:
             stopped=self._stopped if certified else None,
             enough=self._enough if certified else enough(losses, limit, self._confidence),
         )
+        if not certified and self._walked:
+            raise BudgetError(
+                f"The model that came out is not the one that was certified: {' '.join(found.sentences())} "
+                "Nothing is written."
+            )
         if not certified:
             logger.warning(" ".join(found.sentences()))
         return found
