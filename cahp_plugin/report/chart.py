@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from cahp_plugin.errors import ConfigError
 from cahp_plugin.report import style
 
 if TYPE_CHECKING:
@@ -57,37 +56,21 @@ class Chart:
     caption: str = ""
 
     @styled
-    def save(self, folder: Path, formats: Sequence[str] = ("png",)) -> Path:
-        """Writes the picture with its title.
-
-        Args:
-            folder: Folder, made where it is missing.
-            formats: File endings that matplotlib knows: ``"png"``, ``"svg"``, ``"pdf"``.
-
-        Returns:
-            The path, in the first format.
-
-        Raises:
-            ConfigError: A format is unknown to matplotlib.
-        """
-        known = self.figure.canvas.get_supported_filetypes()
-        unknown = [ending for ending in formats if ending not in known]
-        if unknown or not formats:
-            raise ConfigError(f"`formats` holds {unknown}; known are {', '.join(sorted(known))}.")
+    def save(self, folder: Path) -> Path:
+        """Writes the picture with its title as a PNG into a folder, made where it is missing; returns the path."""
         folder.mkdir(parents=True, exist_ok=True)
         width, height = self.figure.get_size_inches()
         self.figure.set_size_inches(width, height + 0.4)
         self.figure.suptitle(self.title, x=0.01, ha="left")
-        for ending in formats:
-            partial = folder / f".{self.name}.{os.getpid()}.{ending}"
-            try:
-                self.figure.savefig(partial, dpi=style.DPI)
-                os.replace(partial, folder / f"{self.name}.{ending}")
-            finally:
-                partial.unlink(missing_ok=True)
+        place, partial = folder / f"{self.name}.png", folder / f".{self.name}.{os.getpid()}.png"
+        try:
+            self.figure.savefig(partial, dpi=style.DPI)
+            os.replace(partial, place)
+        finally:
+            partial.unlink(missing_ok=True)
         self.figure.suptitle("")
         self.figure.set_size_inches(width, height)
-        return folder / f"{self.name}.{formats[0]}"
+        return place
 
     @styled
     def svg(self, identity: str) -> str:
@@ -118,6 +101,11 @@ class Chart:
             '<svg class="chart" viewBox="{box}" role="img" aria-labelledby="{id}-title {id}-desc">'
             '<title id="{id}-title">{title}</title><desc id="{id}-desc">{description}</desc>{inner}</svg>'
         ).format(box=box, id=identity, title=self.title, description=self.description, inner=Markup(inner))
+
+
+def save_charts(charts: Sequence[Chart], folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Writes pictures into a folder, made where it is missing: name of each -> its path."""
+    return {chart.name: chart.save(Path(folder)) for chart in charts}
 
 
 def new_figure(height: float, *, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Any]]:

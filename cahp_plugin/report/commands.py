@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from cahp_plugin.compare import Comparison
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig, PlanSettings
 from cahp_plugin.cost.budget import Budget
 from cahp_plugin.export import ExportReport
@@ -29,10 +29,11 @@ def commands(contents: Contents) -> list[str]:
     output = {"output": contents.name}
     if contents.config is not None:
         task = contents.pruning.task if contents.pruning else "text-classification"
-        options = _task(task) | _changed(contents.config, _defaults(task)) | _recovery(contents.pruning)
+        options = _task(task) | _method(contents.config, task) | _recovery(contents.pruning)
         options |= _budget(contents.plan, contents.deployed) | _certified(contents.pruning)
         if contents.deployed and contents.latency is not None:
             options |= _measured(contents.latency, "threads", "rounds", "warmup")
+            options |= _lengths(options["sequence_length"], contents.plan)
             options |= _graph(contents.exports["pruned-int8"]) | _graph(contents.exports["pruned-onnx"])
         verb = "deploy" if contents.deployed else "prune"
         found.append(_command(f"cahp {verb} MODEL --train TRAIN --eval EVAL", output | options))
@@ -66,9 +67,10 @@ def _task(name: str, metric: str | None = None) -> dict[str, Any]:
     return {"task": name if shared else None, "metric": metric}
 
 
-def _defaults(task: str) -> CAHPConfig:
-    """The settings as they are where none is given, for a task."""
-    return CAHPConfig(conditioning=TASKS[task].conditioning if task in TASKS else "label")
+def _method(config: CAHPConfig, task: str) -> dict[str, Any]:
+    """The settings of the method that are not those of the task where none is given."""
+    own = TASKS[task].conditioning if task in TASKS else "label"
+    return _changed(config.to_dict(), CAHPConfig, conditioning=own)
 
 
 def _command(start: str, options: Mapping[str, Any]) -> str:
@@ -76,15 +78,21 @@ def _command(start: str, options: Mapping[str, Any]) -> str:
     lines = [start]
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
-        if value is not None:
+        if value is True:
+            lines.append(f"--{name}")
+        elif value is not None:
             lines.append(f"--{name.replace('_', '-')} {' '.join(shlex.quote(str(entry)) for entry in values)}")
     return " \\\n  ".join(lines)
 
 
-def _changed(settings: Any, defaults: Any) -> dict[str, Any]:
-    """The settings that are not the default, as text."""
-    values = dataclasses.asdict(settings)
-    return {name: str(value) for name, value in values.items() if value != getattr(defaults, name)}
+def _changed(values: Mapping[str, Any], *kinds: type[Any], **others: Any) -> dict[str, Any]:
+    """Those of the values that are settings of a kind and not its default, or another one, as text."""
+    defaults = {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)} | others
+    return {
+        name: value if isinstance(value, list) else str(value)
+        for name, value in values.items()
+        if name in defaults and (tuple(value) if isinstance(value, list) else value) != defaults[name]
+    }
 
 
 def _budget(outcome: Outcome | None, deployed: bool) -> dict[str, Any]:
@@ -92,13 +100,8 @@ def _budget(outcome: Outcome | None, deployed: bool) -> dict[str, Any]:
     if outcome is None:
         return {}
     own = ("sequence_length", "threads") if deployed else ()
-    defaults = {field.name: field.default for kind in (Budget, PlanSettings) for field in dataclasses.fields(kind)}
-    given = {name: value for name, value in {**outcome.budget, **outcome.planning}.items() if name not in own}
-    return {
-        name: value if isinstance(value, list) else str(value)
-        for name, value in given.items()
-        if name in defaults and value != defaults[name] and value not in (None, [])
-    }
+    values = {name: value for name, value in {**outcome.budget, **outcome.planning}.items() if name not in own}
+    return _changed(values, Budget, PlanSettings)
 
 
 def _certified(pruning: PruneReport | None) -> dict[str, Any]:
@@ -119,7 +122,7 @@ def _recovery(pruning: PruneReport | None) -> dict[str, Any]:
 
 
 def _recovery_options(settings: RecoverySettings) -> dict[str, Any]:
-    options = _changed(settings, RecoverySettings(method=settings.method))
+    options = _changed(dataclasses.asdict(settings), RecoverySettings, method=settings.method, training_arguments={})
     if "training_arguments" in options:
         options["training_arguments"] = json.dumps(dict(settings.training_arguments), default=str)
     return options
@@ -133,6 +136,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     config = dataclasses.replace(config, seed=0, num_heads=None)  # each run's own
     sizes = sizes_of(rows)
     length = (comparison.setup.get("budget") or {}).get("sequence_length")
+    epochs = comparison.setup.get("gate_epochs")
     return {
         **(
             {"planners": ",".join(methods), "macs": [f"{size / 100:g}" for size in sizes]}
@@ -143,9 +147,19 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "seeds": sorted({run.seed for run in comparison.runs if run.method in methods}),
         "recover": recoveries_of(rows),
         **_recovery_options(recovery),
-        **_changed(config, _defaults(task)),
+        **_method(config, task),
         **_task(task, comparison.setup.get("metric")),
+        "gate_epochs": None if epochs == 1 else epochs,
+        "knee": comparison.knee and True,
     }
+
+
+def _lengths(measured: list[int], outcome: Outcome | None) -> dict[str, Any]:
+    """The measured lengths, that of the budget first, as ``cahp deploy`` takes them."""
+    own = outcome.budget.get("sequence_length") if outcome else measured[0]
+    if own not in measured and own in (None, Budget.sequence_length):
+        return {"sequence_length": None}  # it was not given
+    return {"sequence_length": list(dict.fromkeys([own, *measured]))}
 
 
 def _measured(latency: LatencyReport, *names: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.rows import DENSE, Row
 from cahp_plugin.compare.structure import HeadPlaces
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.report import style
 from cahp_plugin.report.chart import Chart, add_legend, new_figure, short, styled
 from cahp_plugin.report.compared import RANDOM, by_divergence, dense_of, methods_of, named, recoveries_of, sizes_of

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.rows import DENSE
 from cahp_plugin.compare.runs import RUNS_NAME, SETUP_NAME
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.export import ExportReport
@@ -19,12 +19,13 @@ from cahp_plugin.latency import LatencyReport
 from cahp_plugin.latency.report import LATENCY_NAME
 from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.prune.certificate import told_of
+from cahp_plugin.prune.saving import SELECTION_NAME
 from cahp_plugin.recover import RecoverySettings
 from cahp_plugin.results import DEPLOY_NAME, PRUNE_NAME, DeployReport, PruneReport, bare_selection
 from cahp_plugin.selectors.cahp.selection import HeadSelection
 from cahp_plugin.units import head_entries
 
-SELECTION_NAME, CONFIG_NAME = "selection.json", "config.json"
+CONFIG_NAME = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cahp_plugin.report import style
-from cahp_plugin.report.chart import Chart, add_legend, new_figure, styled
+from cahp_plugin.report.chart import Chart, add_legend, new_figure, save_charts, styled
 from cahp_plugin.selectors.cahp.selection import HeadSelection
+
+_COLOURS = {"heads": style.KEPT, "neurons": style.BAR}
 
 
 @styled
@@ -70,33 +72,47 @@ def add_cells(axes: Any, colours: Any, columns: Sequence[Any], rows: Sequence[An
 
 
 @styled
+def layers_left(name: str, title: str, left: Mapping[str, Mapping[int, tuple[int, int]]]) -> Chart:
+    """What is left of each layer, as a share of what it had.
+
+    Args:
+        name: Name of the picture.
+        title: Its title.
+        left: Kind of the units -> layer -> how many are left, and how many were there.
+    """
+    indices = sorted({layer for own in left.values() for layer in own})
+    figure, (axes,) = new_figure(80 + 22 * len(indices))
+    handles, told = [], []
+    offsets = np.linspace(-0.2, 0.2, len(left)) if len(left) > 1 else [0.0]
+    for offset, (kind, own) in zip(offsets, left.items(), strict=True):
+        places = [indices.index(layer) + offset for layer in own]
+        shares = [after / before if before else 0.0 for after, before in own.values()]
+        axes.barh(places, [1.0] * len(own), height=0.36, color=style.LINE)
+        handles.append(axes.barh(places, shares, height=0.36, color=_COLOURS[kind], label=kind))
+        for place, share, (after, _) in zip(places, shares, own.values(), strict=True):
+            axes.annotate(
+                f"{after:,}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        words = (f"layer {layer}: {after:,} of {before:,}" for layer, (after, before) in own.items())
+        told.append(f"{kind}: {'; '.join(words)}")
+    axes.set_xlim(0, 1.12)
+    axes.set_ylim(len(indices) - 0.5, -0.5)
+    axes.set_yticks(range(len(indices)), indices)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %" if value <= 1 else "")
+    axes.set_ylabel("layer")
+    axes.set_xlabel("share of the layer's units that is left")
+    add_legend(figure, handles)
+    return Chart(name, title, f"Bars. {'. '.join(told)}.", figure,
+                 "The number at a bar is what is left. Layer 0 is next to the input.")  # fmt: skip
+
+
 def heads_per_layer(selection: HeadSelection) -> Chart:
-    """Heads kept in each layer, before the heads that the layer had."""
-    figure, (axes,) = new_figure(290)
-    layers = list(selection.kept.heads)
-    places = range(len(layers))
-    before = [len(heads) for _, heads in sorted(selection.present.items())]
-    after = [len(selection.kept.heads[layer]) for layer in layers]
-    had = axes.bar(places, before, color=style.DROPPED, alpha=0.45, width=0.76, label="before")
-    kept = axes.bar(places, after, color=style.KEPT, width=0.76, label="kept")
-    if len(layers) <= 26:
-        axes.bar_label(kept, padding=2, fontsize=11, fontweight="bold")
-    step = -(-len(layers) // 13)
-    axes.set_xticks(places[::step], layers[::step])
-    axes.set_ylim(0, max([*before, 1]) * 1.1)
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y")
-    axes.set_xlabel("layer (0 is next to the input)")
-    axes.set_title("attention heads")
-    add_legend(figure, [kept, had])
-    told = "; ".join(f"layer {layer}: {kept} of {had}" for layer, kept, had in zip(layers, after, before, strict=True))
-    return Chart(
-        "heads_per_layer",
-        f"Every layer keeps {after[0]}" if len({*after}) == 1 else f"Layers keep {min(after)} to {max(after)} heads",
-        f"Bars. {told}.",
-        figure,
-        "The pale bar is what the layer had.",
-    )
+    """Heads kept in each layer, of those that it had."""
+    left = {layer: (len(heads), len(selection.present[layer])) for layer, heads in selection.kept.heads.items()}
+    after = [kept for kept, _ in left.values()]
+    least, most = min(after), max(after)
+    title = f"Every layer keeps {most}" if least == most else f"Layers keep {least} to {most} heads"
+    return layers_left("heads_per_layer", title, {"heads": left})
 
 
 @styled
@@ -196,21 +212,7 @@ def selection_charts(selection: HeadSelection) -> list[Chart]:
     return charts + ([graph_space(selection)] if len(selection.coordinates) else [])
 
 
-def save_figures(
-    selection: HeadSelection, output_dir: str | os.PathLike[str], *, formats: Sequence[str] = ("png",)
-) -> dict[str, Path]:
-    """Draws all pictures of a selection into a folder.
-
-    Args:
-        selection: The selection.
-        output_dir: Folder, made where it is missing.
-        formats: File endings that matplotlib knows: ``"png"``, ``"svg"``, ``"pdf"``.
-
-    Returns:
-        Name of each picture -> its path, in the first format.
-
-    Raises:
-        ConfigError: A format is unknown to matplotlib.
-    """
-    charts = [draw(selection) for draw in (mss_curve, graph_space, kept_heads, heads_per_layer)]
-    return {chart.name: chart.save(Path(output_dir), formats) for chart in charts}
+def save_figures(selection: HeadSelection, output_dir: str | os.PathLike[str]) -> dict[str, Path]:
+    """Draws all pictures of a selection into a folder, made where it is missing: name of each -> its path."""
+    draws = (mss_curve, graph_space, kept_heads, heads_per_layer)
+    return save_charts([draw(selection) for draw in draws], output_dir)

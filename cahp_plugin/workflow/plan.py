@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,11 @@ from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.plan.plan import PLAN_NAME, Plan
 from cahp_plugin.processes import processes
-from cahp_plugin.report import save_plan_figures
+from cahp_plugin.report import plan_charts, save_charts
 from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.workflow.budget import calibration_of, make_plan
-from cahp_plugin.workflow.sets import encode_for_budget
+from cahp_plugin.workflow.sets import encode_job
 
 PROGRESS_NAME = "cahp_plan.progress.jsonl"
 
@@ -73,15 +74,16 @@ def plan_model(
         model.to(here.device)
     does = task_of(model, task)
     config = resolved(CAHPConfig() if config is None else config, does)
+    recovery = dataclasses.replace(recovery or RecoverySettings(), method="none")  # labels are not needed
     options = Options(text_columns, label_column, max_length)
-    examples = with_targets(model, encode_for_budget(train, None, model, processor, does, options).train)
-    batches, _ = calibration_of(model, examples, RecoverySettings() if recovery is None else recovery, config.seed)
+    sets = encode_job(train, None, model, processor, does, options, recovery, config, budget=True, alone=True)
+    batches, _ = calibration_of(model, with_targets(model, sets.train), recovery, config.seed)
     progress = folder / PROGRESS_NAME
     plan = make_plan(model, batches, planning or PlanSettings(), config, multiple_of, progress if here.main else None)
     if here.main:
         plan.save(folder)
         if figures:
-            save_plan_figures(plan, folder / "figures")
+            save_charts(plan_charts(plan), folder / "figures")
         progress.unlink(missing_ok=True)
     here.all(None)
     return plan

@@ -50,12 +50,14 @@ def encode_job(
     *,
     budget: bool,
     certify: Any = None,
+    alone: bool = False,
 ) -> JobSets:
     """Encodes what a job is given; what is encoded already stays as it is.
 
     Args:
         train: The training set, or the sets of the job.
-        evaluation: The evaluation set; without it, a part of the training set is held out.
+        evaluation: The evaluation set; without it, a tenth of the training set is held out. Under a budget that stays
+            part of the training set, too, and the plan does not look at it.
         model: The model.
         processor: Its tokenizer or processor.
         task: Its task.
@@ -64,31 +66,43 @@ def encode_job(
         config: The seed.
         budget: Whether there is one: labels are not needed then, unless it is trained on them.
         certify: Set to test a certificate on.
+        alone: Whether nothing is held out, for nothing is evaluated.
 
     Raises:
         DataError: A set can't be used.
     """
     if isinstance(train, JobSets):
         return train
-    if not budget:
-        sets = training_and_evaluation(train, evaluation)
-        return JobSets(*encode_sets(sets, model, processor, task, options).values())
-    draw = (recovery.calibration_examples, config.seed)
-    return encode_for_budget(
-        train, evaluation, model, processor, task, options,
-        held_out=draw, labelled=recovery.needs_labels, certify=certify,
-    )  # fmt: skip
+    sets = {"training": as_dataset(train)}
+    if evaluation is None and not budget:
+        sets = _apart(sets["training"])
+    others = {"evaluation": evaluation, "certification": certify}
+    sets |= {name: as_dataset(data) for name, data in others.items() if data is not None}
+    held, bare, found = None, False, {}
+    if budget:
+        try:
+            task.columns(sets["training"], options)
+        except DataError as error:
+            if recovery.needs_labels or task.two_graphs:
+                raise
+            logger.warning(f"The training set is read without labels, which are not needed: {error}")
+            bare = True
+    if bare:
+        unlabelled = dataclasses.replace(options, label_column=None, labelled=False)
+        found = encode_sets({"training": sets.pop("training")}, model, processor, task, unlabelled)
+    found |= encode_sets(sets, model, processor, task, options) if sets else {}
+    if budget and evaluation is None and not bare and not alone:
+        held = hold_out(found["training"], recovery.calibration_examples, config.seed)
+    without = frozenset() if held is None else frozenset(held.rows)
+    return JobSets(found["training"], found.get("evaluation", held), without, found.get("certification"))
 
 
-def training_and_evaluation(train: Any, evaluation: Any) -> dict[str, Any]:
-    """The two sets; where there is none to evaluate on, a tenth of the training set is held out for that.
+def _apart(train: Any) -> dict[str, Any]:
+    """A training set without a tenth of its rows, and that tenth as the evaluation set.
 
     Raises:
-        DataError: They are no data sets, or a single row.
+        DataError: It is a single row.
     """
-    train = as_dataset(train)
-    if evaluation is not None:
-        return {"training": train, "evaluation": as_dataset(evaluation)}
     if len(train) < 2:
         raise DataError("No evaluation data was given, and the training set has too few rows to hold some out.")
     logger.warning(
@@ -125,54 +139,3 @@ def hold_out(examples: Examples, count: int, seed: int) -> Examples | None:
 
 def _tenth(examples: Examples) -> int:
     return int(_HELD_OUT * len(examples))
-
-
-def encode_for_budget(
-    train: Any,
-    evaluation: Any,
-    model: Any,
-    processor: Any,
-    task: Task,
-    options: Options,
-    *,
-    held_out: tuple[int, int] | None = None,
-    labelled: bool = False,
-    certify: Any = None,
-) -> JobSets:
-    """Training and evaluation set, of which the first needs no labels.
-
-    Args:
-        train: The training set.
-        evaluation: The evaluation set, or ``None``.
-        model: The model.
-        processor: Its tokenizer or processor.
-        task: Its task.
-        options: How rows are read.
-        held_out: Number of examples that a plan looks at and the seed of their draw, where a tenth of a labelled
-            training set is to be held out if there is no evaluation set. It stays part of the training set, too.
-        labelled: Whether the training set needs labels after all, for it is trained on.
-        certify: Set to test a certificate on.
-
-    Raises:
-        DataError: A set can't be used.
-    """
-    train = as_dataset(train)
-    others = {"evaluation": evaluation, "certification": certify}
-    given = {name: as_dataset(data) for name, data in others.items() if data is not None}
-    try:
-        task.columns(train, options)
-    except DataError as error:
-        if labelled or task.two_graphs:
-            raise
-        logger.warning(f"The training set is read without labels, which are not needed: {error}")
-        bare = dataclasses.replace(options, label_column=None, labelled=False)
-        found = encode_sets({"training": train}, model, processor, task, bare)
-        found |= encode_sets(given, model, processor, task, options) if given else {}
-        return JobSets(found["training"], found.get("evaluation"), certification=found.get("certification"))
-    found = encode_sets({"training": train, **given}, model, processor, task, options)
-    examples = found["training"]
-    held = found.get("evaluation")
-    if evaluation is None and held_out is not None:
-        held = hold_out(examples, *held_out)
-    without = frozenset() if evaluation is not None or held is None else frozenset(held.rows)
-    return JobSets(examples, held, without, found.get("certification"))

@@ -9,7 +9,7 @@ from comparing import made_up, run_by
 from matplotlib.colors import to_hex
 from pages import EXAMPLES
 
-from cahp_plugin.compare import Comparison
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.latency import LatencyReport
 from cahp_plugin.report import save_latency, save_scores, style
 from cahp_plugin.report.compared import methods_of

@@ -9,6 +9,7 @@ import shlex
 import pytest
 from commands import prune_arguments
 from pages import (
+    EXAMPLES,
     cells,
     check_whole,
     copy_examples,
@@ -23,9 +24,12 @@ from pages import (
 
 from cahp_plugin import CAHPConfig
 from cahp_plugin.cli import build_parser, main
-from cahp_plugin.cli.common import method_config
-from cahp_plugin.compare import Comparison
+from cahp_plugin.cli.common import budget_of, method_config
+from cahp_plugin.compare.knee import KneeRow, KneeTable
+from cahp_plugin.compare.summary import Comparison
+from cahp_plugin.cost.budget import Budget
 from cahp_plugin.report import read_folder
+from cahp_plugin.report.commands import commands
 from cahp_plugin.report.page import build_page, environment
 
 BAD = "<img src=x onerror=alert(1)>\"'&"
@@ -206,6 +210,42 @@ def test_the_commands_give_the_settings_back(everything, tmp_path):
     config = CAHPConfig().to_dict() | told["pruning"]["config"]  # written before some settings came to be
     assert method_config(deployed).to_dict() == config and deployed.recover == "least-squares"
     assert deployed.sequence_length == [32, 128, 512] and measured.rounds == 60
+
+
+def test_the_command_of_a_comparison_trains_gates_and_looks_for_the_knee_again(tmp_path):
+    write_runs(tmp_path / "runs", ["cahp", "random"])
+    before = read_folder(tmp_path / "runs")
+    assert "--gate-epochs" not in commands(before)[0] and "--knee" not in commands(before)[0]
+    setup = json.loads((tmp_path / "runs" / "setup.json").read_text())
+    (tmp_path / "runs" / "setup.json").write_text(json.dumps(setup | {"gate_epochs": 2.5}))
+    knee = KneeTable(48, (0, 1, 2), (KneeRow(4, (0.5,) * 3, (0.5,) * 3, {}),))
+    (tmp_path / "runs" / "structure.json").write_text(json.dumps({"structure": [], "knee": knee.to_dict()}))
+    (line,) = commands(read_folder(tmp_path / "runs"))
+    found = command_of(line)
+    assert found.gate_epochs == 2.5 and found.knee and found.methods == ["cahp", "random"]
+
+
+@pytest.mark.parametrize(
+    ("length", "measured", "given"),
+    [
+        (128, (32, 128, 512), [128, 32, 512]),
+        (32, (32, 128, 512), [32, 128, 512]),
+        (128, (32,), None),  # a model with 40 positions, where no length was given
+        (64, (32, 128, 512), [64, 32, 128, 512]),
+    ],
+)
+def test_the_command_of_a_deployment_gives_the_budget_and_the_lengths(length, measured, given, tmp_path):
+    """``cahp deploy`` takes the first of the lengths for the budget, and 128 where none is given."""
+    told = json.loads((EXAMPLES / "budget-deploy" / "cahp_deploy.json").read_text())
+    told["pruning"]["plan"]["budget"]["sequence_length"] = length
+    entries = told["latency"]["measurements"]
+    told["latency"]["measurements"] = [entry for entry in entries if entry["sequence_length"] in measured]
+    (tmp_path / "cahp_deploy.json").write_text(json.dumps(told))
+    (line,) = commands(read_folder(tmp_path))
+    found = command_of(line)
+    assert found.sequence_length == given
+    first = (found.sequence_length or [128])[0]
+    assert budget_of(found, sequence_length=first, threads=found.threads) == Budget(macs=0.5, sequence_length=length)
 
 
 def test_nothing_from_outside_becomes_markup(tmp_path):

@@ -1,6 +1,7 @@
 """What the page is put together from: pictures as elements of a page, and colours."""
 
 import dataclasses
+import io
 import re
 
 import numpy as np
@@ -15,10 +16,18 @@ SHEET = (style.FOLDER / "page.css").read_text()
 LIGHT, DARK = (dict(re.findall(r"--([\w-]+):(#\w{6})", part)) for part in SHEET.split("@media")[:2])
 
 
-def test_the_element_is_the_file_in_colours_of_the_page(tmp_path):
-    chart = heads_per_layer(selection())
-    path = chart.save(tmp_path, formats=("svg",))
-    element, file = chart.svg("a"), path.read_text()
+def test_the_element_is_the_file_in_colours_of_the_page(tmp_path, monkeypatch):
+    chart, file = heads_per_layer(selection()), io.StringIO()
+    write = chart.figure.savefig
+
+    def written(place, *, dpi):
+        write(file, format="svg")
+        write(place, dpi=dpi)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chart.figure, "savefig", written)
+        assert chart.save(tmp_path).read_bytes().startswith(b"\x89PNG")
+    element, file = chart.svg("a"), file.getvalue()
     assert file.count("<use ") == element.count("<use ") and f"{style.KEPT}" in file
     assert style.KEPT not in element and "var(--kept)" in element
     assert chart.title in file  # a file has its title in the picture, a page above it

@@ -9,7 +9,7 @@ from comparing import run_by
 from pages import EXAMPLES, cells, check_whole, copy_examples, figure, selection, write_selection
 
 from cahp_plugin.cli.inspect import Inspection
-from cahp_plugin.compare import Comparison
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.prune import Stage
 from cahp_plugin.report import read_folder, write_folder_page
 from cahp_plugin.report.comparison import difference_charts, scores
