@@ -14,10 +14,11 @@ import re
 import statistics
 from pathlib import Path
 
-from cahp_plugin.compare import Comparison, KneeTable
+from cahp_plugin.compare.knee import KneeTable
 from cahp_plugin.compare.rows import Row
 from cahp_plugin.compare.runs import SETUP_NAME
 from cahp_plugin.compare.structure import places_table
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.files import write_text
 from cahp_plugin.report import save_scores
 from cahp_plugin.report.compared import methods_of

@@ -8,7 +8,7 @@ from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
 from cahp_plugin.compare.packing import pack
-from cahp_plugin.compare.runs import Run, run_of
+from cahp_plugin.compare.runs import Run, measured
 from cahp_plugin.tasks.metrics import METRICS, Score
 from cahp_plugin.workflow import compare_methods
 
@@ -31,5 +31,5 @@ def run_by(metric, method, seed, rows, *, num_heads=6, recover="none", loss=None
     found = SimpleNamespace(scores=(metric.score(rows),), rows=rows, loss=loss, num_examples=len(rows))
     kept = {"0": list(range(num_heads // 2)), "1": list(range(num_heads - num_heads // 2))}
     seconds = {"choose": 1.0, "recover": 2.0}
-    return run_of(method, num_heads, seed, recover, found, kept=kept, parameters=1, seconds=seconds,
-                  validation=validation)  # fmt: skip
+    return Run(method, num_heads, seed, recover, kept=kept, parameters=1, seconds=seconds, validation=validation,
+               **measured(found))  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cahp_plugin.compare import Comparison
+from cahp_plugin.compare.summary import Comparison
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FOLDERS = sorted(path.parent for path in (EXAMPLES / "results").glob("*/runs.jsonl"))

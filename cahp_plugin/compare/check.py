@@ -68,10 +68,12 @@ class Check:
     Attributes:
         folder: Folder of the committed results.
         rows: One for each method, number of heads and recovery that was run now.
+        reached: What was run now and was out of reach there, a sentence each.
     """
 
     folder: Path
     rows: tuple[CheckRow, ...]
+    reached: tuple[str, ...] = ()
 
     @property
     def outside(self) -> tuple[CheckRow, ...]:
@@ -81,7 +83,7 @@ class Check:
     def to_dict(self) -> dict[str, Any]:
         """Returns the rows as plain JSON values."""
         rows = [dataclasses.asdict(row) | {"inside": row.inside} for row in self.rows]
-        return {"folder": str(self.folder), "rows": rows}
+        return {"folder": str(self.folder), "rows": rows, "reached": list(self.reached)}
 
     def __str__(self) -> str:
         cells = [
@@ -96,9 +98,8 @@ class Check:
             }
             for row in self.rows
         ]
-        return (
-            f"{format_table(cells)}\n\n{len(self.rows) - len(self.outside)} of {len(self.rows)} as in {self.folder}."
-        )
+        told = f"{len(self.rows) - len(self.outside)} of {len(self.rows)} as in {self.folder}."
+        return "\n".join([format_table(cells), "", told, *self.reached])
 
 
 def committed_runs(
@@ -149,9 +150,12 @@ def check_runs(
     Raises:
         CheckpointError: They are of another metric.
     """
-    rows = []
+    rows, reached = [], []
     for row in now:
-        runs = committed[row.method, row.size, row.recover]
+        runs = committed.get((row.method, row.size, row.recover))
+        if runs is None:  # a planner that could not reach the share there
+            reached.append(f"{row.method} at {row.at} ({row.recover}): {row.score.shown()}, out of reach in {folder}.")
+            continue
         if runs[0].score.name != row.metric:
             raise CheckpointError(f"The results in {folder} are of {runs[0].score.name}, those now of {row.metric}.")
         values, (_, interval) = [run.score.value for run in runs], mean_of(runs)
@@ -162,4 +166,4 @@ def check_runs(
         spread = 2 * float(np.std(values, ddof=1)) if len(runs) > 1 else 0.0
         allowed = (min(low, mean - spread), max(high, mean + spread))
         rows.append(CheckRow(row.method, row.at, row.recover, mean, allowed, row.mean, row.metric, row.percent))
-    return Check(Path(folder), tuple(rows))
+    return Check(Path(folder), tuple(rows), tuple(reached))

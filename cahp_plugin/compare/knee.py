@@ -10,6 +10,7 @@ import numpy as np
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError
+from cahp_plugin.files import from_plain
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.representatives import choose_heads, embed
 from cahp_plugin.selectors.controls import with_noise
@@ -60,11 +61,7 @@ class KneeTable:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> KneeTable:
         """Builds the table from :meth:`to_dict`'s result, also after JSON."""
-        rows = tuple(
-            KneeRow(row["degree"], tuple(row["measured"]), tuple(row["noise"]), dict(row["paper"]))
-            for row in values["rows"]
-        )
-        return cls(values["num_heads"], tuple(values["seeds"]), rows)
+        return from_plain(cls, values)
 
     def table(self, *, markdown: bool = False) -> str:
         """The shares as a table, in %: mean and range over seeds."""

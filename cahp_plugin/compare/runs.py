@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.compare.packing import pack, pack_halves, pack_rows, unpack, unpack_halves, unpack_rows
+from cahp_plugin.compare.packing import pack, pack_rows, unpack, unpack_halves, unpack_rows
 from cahp_plugin.config import CAHPConfig, RecoverySettings
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.files import checked, from_plain, load, write_text
@@ -133,45 +133,19 @@ class Run:
         return None if self.rows is None else unpack_rows(self.rows, self.num_examples)
 
 
-def run_of(
-    method: str,
-    num_heads: int,
-    seed: int,
-    recover: str,
-    evaluation: Any,
-    *,
-    kept: dict[str, list[int]],
-    parameters: int,
-    seconds: dict[str, float],
-    validation: float | None = None,
-    divergences: np.ndarray[Any, Any] | None = None,
-    **budget: Any,
-) -> Run:
-    """Makes a run of an evaluation.
+def measured(evaluation: Any) -> dict[str, Any]:
+    """What a :class:`Run` has of an evaluation.
 
     Args:
-        method: As in :class:`Run`.
-        num_heads: As in :class:`Run`.
-        seed: As in :class:`Run`.
-        recover: As in :class:`Run`.
         evaluation: Has ``scores``, the task's metric first, that metric's ``rows`` (what each example adds), ``loss``
             and ``num_examples``.
-        kept: As in :class:`Run`.
-        parameters: As in :class:`Run`.
-        seconds: As in :class:`Run`.
-        validation: As in :class:`Run`.
-        divergences: Of each test example.
-        budget: ``macs`` and ``neurons`` as in :class:`Run`.
     """
-    key = (method, num_heads, seed, recover)
     score, rows = evaluation.scores[0], np.asarray(evaluation.rows)
-    shares: dict[str, Any] = {"kept": kept, "parameters": parameters, "seconds": seconds, "validation": validation}
-    shares |= {"loss": evaluation.loss, "num_examples": evaluation.num_examples, **budget}
-    shares |= {} if divergences is None else {"divergence": pack_halves(divergences)}
+    found = {"loss": evaluation.loss, "num_examples": evaluation.num_examples}
     # Of an accuracy the bits say all; a metric of the user's may have its name.
     if score.name == "accuracy" and rows.ndim == 1 and np.isin(rows, (0, 1)).all():
-        return Run(*key, score=Score.of_accuracy(score.value), correct=pack(rows), **shares)
-    return Run(*key, score=score, rows=pack_rows(rows), **shares)
+        return found | {"score": Score.of_accuracy(score.value), "correct": pack(rows)}
+    return found | {"score": score, "rows": pack_rows(rows)}
 
 
 class RunLog:

@@ -18,8 +18,9 @@ from transformers.utils import logging
 from cahp_plugin._compat import package_versions
 from cahp_plugin.compare.check import check_runs, committed_runs
 from cahp_plugin.compare.knee import KneeTable, knee_under_noise
+from cahp_plugin.compare.packing import pack_halves
 from cahp_plugin.compare.rows import DENSE
-from cahp_plugin.compare.runs import STRUCTURE_NAME, Key, Run, RunLog, read_missed, recovery_entries, run_of
+from cahp_plugin.compare.runs import STRUCTURE_NAME, Key, Run, RunLog, measured, read_missed, recovery_entries
 from cahp_plugin.compare.summary import OWN, Comparison, read_knee
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.cost.budget import Budget
@@ -107,7 +108,7 @@ def compare_methods(
         config: Settings of CAHP and of the observation.
         recovery: Settings of the recoveries; its ``method`` is not looked at.
         gate_epochs: Passes over the training set for methods that train gates (``"voita"``, ``"dsp"``).
-        knee: Whether to look for the knee in noise too (:func:`cahp_plugin.compare.knee_under_noise`).
+        knee: Whether to look for the knee in noise too (:func:`cahp_plugin.compare.knee.knee_under_noise`).
         check: Folder of an earlier comparison on the same model, data and settings, whose results are held against
             these.
         text_columns: As for :func:`cahp_plugin.prune_model`.
@@ -165,7 +166,7 @@ def compare_methods(
     validated = encoded.get("validation")
     does.chosen_metrics(evaluated, metric)
 
-    def measured(model: Any, on: Examples) -> Evaluation:
+    def evaluated_on(model: Any, on: Examples) -> Evaluation:
         return evaluate(model, on, metric=metric, batch_size=recovery.batch_size)
 
     view = View(
@@ -187,35 +188,48 @@ def compare_methods(
     else:
         keys = itertools.product(recoveries, counts, seeds, methods)
         wanted = list(dict.fromkeys((method, count, seed, how) for how, count, seed, method in keys))
-    setup = _setup(model, examples, evaluated, validated, config, recovery, gate_epochs)
-    setup |= {"task": does.name, "metric": metric}
+    setup = {
+        "model": fingerprint_of_model(model),
+        "train": examples.fingerprint(),
+        "test": evaluated.fingerprint(),
+        "eval": None if validated is None else validated.by_length().fingerprint(),
+        "config": config.to_dict(),
+        "recovery": recovery_entries(recovery),
+        "gate_epochs": float(gate_epochs),
+        "versions": package_versions(),
+        "task": does.name,
+        "metric": metric,
+    }
     setup |= {} if macs is None else {"budget": {"sequence_length": sequence_length}}
     committed = None if check is None else committed_runs(check, [dense, *wanted], setup)
     here.check_same({**setup, "wanted": wanted})
     log = here.share(lambda: RunLog(output_dir, setup))
     folder = Path(output_dir)
-    planned = None if macs is None else Planned(model, examples, evaluated, folder, config, recovery, sequence_length)
+    planned = None
+    if macs is not None:
+        own = OWN in recoveries
+        planned = Planned(model, examples, evaluated, folder, config, recovery, sequence_length, own)
 
     def run(key: Key, model: Any, seconds: dict[str, float]) -> Run:
         start = time.perf_counter()
-        evaluation = measured(model, evaluated)
+        found = measured(evaluated_on(model, evaluated))
         seconds = seconds and seconds | {"evaluate": time.perf_counter() - start}
         method, size, seed, how = key
         layers = attention_layers(model)
         under: dict[str, Any] = {}
         if planned is not None and method != DENSE:
             neurons = {str(own.index): len(own.present) for own in prunable_layers(model) if own.noun == "neurons"}
-            under = {"macs": size / 100, "neurons": neurons, "divergences": planned.divergences(model)}
-        return run_of(
+            under = {"macs": size / 100, "neurons": neurons, "divergence": pack_halves(planned.divergences(model))}
+        return Run(
             method,
             sum(len(layer.heads) for layer in layers),
             seed,
             how,
-            evaluation,
             kept={str(layer.index): list(layer.heads) for layer in layers},
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             seconds={name: round(value, 2) for name, value in seconds.items()},
-            validation=None if validated is None else measured(model, validated).score.value,
+            validation=None if validated is None else evaluated_on(model, validated).score.value,
+            **found,
             **under,
         )
 
@@ -228,7 +242,7 @@ def compare_methods(
     for method, count, seed, how in logging.tqdm(missing, desc="Comparing", unit="run"):
         key = (method, count, seed, how)
         if planned is not None:
-            made = planned.make(method, count / 100, seed, how, own=OWN in recoveries)
+            made = planned.make(method, count / 100, seed, how)
             if made is not None:
                 _add(log, run(key, made[0], {"choose": made[1], "recover": made[2]}))
             continue
@@ -319,27 +333,6 @@ def _check_activations(model: Any, examples: Examples) -> None:
         if not bool(torch.isfinite(output[name]).all()):
             told = f"The model's {name.replace('_', ' ')} are not finite, behind attention layers that are."
             raise PruningError(f"{told} Check its weights.")
-
-
-def _setup(
-    model: Any,
-    train: Examples,
-    test: Examples,
-    validation: Examples | None,
-    config: CAHPConfig,
-    recovery: RecoverySettings,
-    gate_epochs: float,
-) -> dict[str, Any]:
-    return {
-        "model": fingerprint_of_model(model),
-        "train": train.fingerprint(),
-        "test": test.fingerprint(),
-        "eval": None if validation is None else validation.by_length().fingerprint(),
-        "config": config.to_dict(),
-        "recovery": recovery_entries(recovery),
-        "gate_epochs": float(gate_epochs),
-        "versions": package_versions(),
-    }
 
 
 def _check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:

@@ -48,6 +48,7 @@ class Planned:
         config: Settings of CAHP, for its order.
         recovery: Number of calibration examples, and the settings of the recoveries.
         sequence_length: Tokens an example, for costs.
+        own: Whether the planners' own repairs will be asked for.
 
     Attributes:
         missed: Planner, share, and why it could not be reached.
@@ -62,9 +63,10 @@ class Planned:
         config: CAHPConfig,
         recovery: RecoverySettings,
         sequence_length: int,
+        own: bool,
     ) -> None:
         self._model, self._train, self._folder = model, train, folder
-        self._config, self._recovery, self._length = config, recovery, sequence_length
+        self._config, self._recovery, self._length, self._own = config, recovery, sequence_length, own
         self._batches: dict[int, list[Batch]] = {}
         self._plans: dict[tuple[str, int], Plan] = {}
         self._proposed: tuple[Any, Proposal | None, float] = None, None, 0.0
@@ -74,7 +76,7 @@ class Planned:
         self._rows = np.argsort(first)  # in the order of the examples
         self.missed: list[tuple[str, float, str]] = []
 
-    def make(self, name: str, share: float, seed: int, how: str, *, own: bool) -> tuple[Any, float, float] | None:
+    def make(self, name: str, share: float, seed: int, how: str) -> tuple[Any, float, float] | None:
         """Prunes a copy of the model, and recovers it.
 
         Args:
@@ -82,12 +84,11 @@ class Planned:
             share: Share of the layers' multiply-accumulates that may stay.
             seed: Seed of the calibration examples and of whatever is drawn.
             how: The recovery.
-            own: Whether the planner's own repair will be asked for at this share and seed, now or next.
 
         Returns:
             The model, and the seconds of choosing and of recovering; ``None`` where the share can't be reached.
         """
-        proposal, choosing = self._propose(name, share, seed, own)
+        proposal, choosing = self._propose(name, share, seed)
         if proposal is None:
             return None
         if how == OWN:
@@ -134,7 +135,7 @@ class Planned:
             self._plans[order, seed] = plan
         return self._plans[order, seed]
 
-    def _propose(self, name: str, share: float, seed: int, own: bool) -> tuple[Proposal | None, float]:
+    def _propose(self, name: str, share: float, seed: int) -> tuple[Proposal | None, float]:
         """What a planner keeps, as the first process has it, and the seconds that this took, without the plan's."""
         key = (name, share, seed)
         if self._proposed[0] == key:
@@ -147,7 +148,7 @@ class Planned:
         def propose() -> Proposal | str:
             try:
                 with at_rest(self._model):
-                    found = make_planner(name).propose(job, repair=own and PLANNERS[name].own_repair)
+                    found = make_planner(name).propose(job, repair=self._own and PLANNERS[name].own_repair)
             except (BudgetError, ConfigError) as error:
                 return str(error).removesuffix(".")
             return dataclasses.replace(found, repaired=found.repaired and found.repaired.cpu())

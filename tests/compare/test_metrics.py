@@ -8,11 +8,11 @@ import pytest
 from comparing import made_up, run_by
 from pages import EXAMPLES
 
-from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.check import check_runs
 from cahp_plugin.compare.packing import pack_rows, unpack_rows
 from cahp_plugin.compare.rows import mean_interval
 from cahp_plugin.compare.runs import RUNS_NAME, Run, read_runs
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.errors import CheckpointError
 from cahp_plugin.report.compared import best_of
 from cahp_plugin.tasks.metrics import METRICS, metric_named

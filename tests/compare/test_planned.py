@@ -13,9 +13,9 @@ from tiny import tiny_model
 from words import tiny_tokenizer, word_examples
 
 from cahp_plugin.cli import main
-from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.packing import pack_halves, unpack_halves
 from cahp_plugin.compare.rows import mean_interval
+from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.config import RecoverySettings
 from cahp_plugin.cost.layers import at_length, costs_of
 from cahp_plugin.errors import CheckpointError, ConfigError
@@ -146,6 +146,18 @@ def test_what_could_not_be_reached_is_kept_and_is_no_hole_of_a_check(tmp_path):
     assert {(row.method, row.at) for row in check.rows} == {("dense", "12 heads"), ("joint", "10 % of the work")}
     alone = planned(tmp_path / "none", planners=["heads", "heads"], **chosen)
     assert [run.method for run in alone.runs] == ["dense"] and "heads at 10 %" in str(alone)
+
+
+def test_what_is_reached_now_and_was_not_before_is_told_by_a_check(tmp_path):
+    chosen = {"planners": ["joint"], "macs": [0.6], "seeds": [0], "recoveries": ["least-squares"]}
+    found = planned(tmp_path / "before", **chosen)
+    runs, structure = (tmp_path / "before" / name for name in ("runs.jsonl", "structure.json"))
+    runs.write_text(runs.read_text().splitlines()[0] + "\n")
+    structure.write_text(json.dumps(json.loads(structure.read_text()) | {"missed": [["joint", 0.6, "too large"]]}))
+    check = planned(tmp_path / "now", check=tmp_path / "before", **chosen).check
+    assert [row.method for row in check.rows] == ["dense"] and not check.outside
+    told = f"joint at 60 % of the work (least-squares): {100 * found.runs[1].score.value:.2f} %, out of reach in"
+    assert str(check).splitlines()[-1] == check.to_dict()["reached"][0] == f"{told} {tmp_path / 'before'}."
 
 
 def test_what_comes_twice_is_run_once(tmp_path):

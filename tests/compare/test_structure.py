@@ -4,8 +4,8 @@ import pytest
 from comparing import compare, made_up
 
 from cahp_plugin import CAHPConfig
-from cahp_plugin.compare import Comparison
 from cahp_plugin.compare.structure import head_places, jaccard, places_table
+from cahp_plugin.compare.summary import Comparison
 
 
 def run(method, seed, kept, recover="least-squares"):
