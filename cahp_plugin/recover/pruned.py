@@ -22,12 +22,17 @@ def keeps_all(model: Any, kept: KeptSet) -> bool:
     )
 
 
-def pruned_copy(dense: Any, kept: KeptSet, batch: Batch) -> Any:
-    """A copy of a model without the units that are not kept; a set that keeps all gives a plain copy."""
-    model = copy.deepcopy(dense)
+def prune_to(model: Any, kept: KeptSet, batch: Batch) -> None:
+    """Removes the units that are not kept, in place; a set that keeps all leaves the model."""
     if not keeps_all(model, kept):
         inputs = batch.rows(torch.tensor([0])).inputs_on(model.device)
         CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
+
+
+def pruned_copy(dense: Any, kept: KeptSet, batch: Batch) -> Any:
+    """A copy of a model without the units that are not kept; a set that keeps all gives a plain copy."""
+    model = copy.deepcopy(dense)
+    prune_to(model, kept, batch)
     return model
 
 
@@ -40,6 +45,5 @@ def prune_and_repair(model: Any, dense: Any, kept: KeptSet, batches: Sequence[Ba
         kept: What is to stay.
         batches: Examples that the repair is fitted on.
     """
-    inputs = batches[0].rows(torch.tensor([0])).inputs_on(model.device)
-    CAHPPruner(model, inputs, importance=CAHPImportance(kept)).step()
+    prune_to(model, kept, batches[0])
     recover_least_squares(model, dense, [batch.inputs for batch in batches], num_examples=sum(map(len, batches)))

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 from transformers.utils import logging
 
 from cahp_plugin.config import CAHPConfig, PlanSettings, RecoverySettings
@@ -30,8 +29,9 @@ from cahp_plugin.plan.outcome import Outcome
 from cahp_plugin.plan.plan import Plan, fingerprint_of_batches
 from cahp_plugin.plan.trials import Trials
 from cahp_plugin.processes import processes
-from cahp_plugin.prune import CAHPImportance, CAHPPruner, save_pruned
+from cahp_plugin.prune import save_pruned
 from cahp_plugin.recover import recover_least_squares
+from cahp_plugin.recover.pruned import prune_to
 from cahp_plugin.tasks import Evaluation, Examples
 from cahp_plugin.tasks.metrics import METRICS, Score, bootstrap_interval
 from cahp_plugin.units import KeptSet, prunable_layers
@@ -223,7 +223,6 @@ def _clocks(
     model: Any, plan: Plan, how: How, batch: Batch, processor: Any, graphs: Mapping[str, Any]
 ) -> Iterator[Clocks]:
     """Measured times of a model's layers and of whole models, written to a temporary folder."""
-    example = batch.rows(torch.tensor([0])).inputs_on(torch.device("cpu"))
     full = [layer.sizes[0] for layer in plan.layers]
     with tempfile.TemporaryDirectory(prefix="cahp-") as name:
         work = Path(name)
@@ -237,8 +236,7 @@ def _clocks(
 
         def _written(place: Path, sizes: tuple[int, ...]) -> Path:
             cut = copy.deepcopy(model).cpu()
-            if list(sizes) != full:
-                CAHPPruner(cut, example, importance=CAHPImportance(plan.kept(sizes))).step()
+            prune_to(cut, plan.kept(sizes), batch)
             if how.runtime == "torch":
                 save_pruned(cut, place, model_card=False)
                 return place

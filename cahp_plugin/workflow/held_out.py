@@ -53,7 +53,7 @@ class HeldOut:
         others: Sequence[Examples],
         *,
         seed: int,
-        group_column: str | None = None,
+        group_column: str | None,
     ) -> None:
         if group_column is not None and group_column not in data.column_names:
             raise DataError(
