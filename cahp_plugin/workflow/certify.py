@@ -21,7 +21,7 @@ from cahp_plugin.export.runner import open_graphs
 from cahp_plugin.plan.certificate import CONFIDENCE, Array, enough, fewest, least_refuted, refuted
 from cahp_plugin.processes import processes
 from cahp_plugin.prune.certificate import INT8, Certificate, would_do
-from cahp_plugin.tasks import Examples, Options, Task, evaluate
+from cahp_plugin.tasks import Examples, Task, evaluate
 from cahp_plugin.tasks.metrics import METRICS, Metric
 from cahp_plugin.units.state import fingerprint_of_model
 from cahp_plugin.workflow.budget import without_bars
@@ -73,47 +73,69 @@ def certifiable(task: Task, examples: Examples, asked: str | None) -> Metric:
 
 
 class Certifier:
-    """Tests models on held-out examples.
+    """Tests models on held-out examples; made ready before anything that takes long.
 
     Args:
         model: The dense model; unchanged.
-        held: The examples.
+        data: The rows to certify on, as a ``datasets.Dataset``.
+        sets: The job's sets, encoded.
+        budget: The budget, for ``max_drop``.
+        task: The task.
         metric: Name of the number; the task's without it.
-        drop: Points that may be lost.
         confidence: 1 - alpha.
+        group_column: See :class:`HeldOut`.
+        seed: Seed of the order.
         batch_size: Examples a batch.
-        what: Fingerprint of all that the models that are tested follow from.
+        follows: What else the models that are tested follow from.
         graphs: Arguments of ``export_pruned``, where it is the graph of a model that is certified.
         processor: The model's tokenizer or processor, for graphs.
 
     Raises:
-        DataError: There are so few examples that no model could be certified, or some can't be scored.
+        ConfigError: The number can't be certified, or there is no evaluation set.
+        DataError: There are so few examples that no model could be certified, or some can't be used or scored.
     """
 
     def __init__(
         self,
         model: Any,
-        held: HeldOut,
+        data: Any,
+        sets: JobSets,
         *,
-        metric: Metric,
-        drop: float,
+        budget: Budget,
+        task: Task,
+        metric: str | None,
         confidence: float,
+        group_column: str | None,
+        seed: int,
         batch_size: int,
-        what: str,
+        follows: Sequence[Any],
         graphs: Mapping[str, Any] | None = None,
         processor: Any = None,
     ) -> None:
-        self._held, self._metric, self._points, self._confidence = held, metric, drop, confidence
-        self._batch_size, self._what, self._graphs, self._processor = batch_size, what, graphs, processor
+        if sets.evaluation is None or budget.max_drop is None or sets.certification is None:
+            raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
+        self._metric = certifiable(task, sets.evaluation, metric)
+        looked_at = [sets.train, sets.evaluation]
+        self._held = held = HeldOut(data, sets.certification, looked_at, seed=seed, group_column=group_column)
+        told = {
+            "model": fingerprint_of_model(model), "train": sets.train.fingerprint(), "budget": budget.to_dict(),
+            "evaluation": sets.evaluation.fingerprint(), "metric": self._metric.name, "confidence": confidence,
+            "groups": group_column, "graphs": None if graphs is None else dict(graphs),
+            "follows": list(map(str, follows)),
+        }  # fmt: skip
+        self._what = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self._points, self._confidence, self._batch_size = budget.max_drop, confidence, batch_size
+        self._graphs, self._processor = graphs, processor
         self.precision = INT8 if graphs is not None else str(model.dtype).removeprefix("torch.")
         self.precision = "fp32" if self.precision == "float32" else self.precision
-        least = fewest(drop / 100, confidence)
+        least = fewest(self._points / 100, confidence)
         if least is None or held.units < least:
             kind = "examples" if held.groups is None else "groups of examples"
             would = "no million does" if least is None else f"at least {least:,} are needed"
             raise DataError(
-                f"{held.units:,} {kind} are too few to certify a drop of {drop:g} points at {100 * confidence:g} %: "
-                f"{would}, even if the models never differ. Give more, or allow more (`--max-drop`)."
+                f"{held.units:,} {kind} are too few to certify a drop of {self._points:g} points at "
+                f"{100 * confidence:g} %: {would}, even if the models never differ. Give more, or allow more "
+                "(`--max-drop`)."
             )
         self._used: int | None = None
         self._fixed, self._stopped, self._enough = True, None, None  # type: tuple[bool, float | None, int | None]
@@ -249,59 +271,3 @@ class Certifier:
                 f"({registry()}): the confidence holds for each alone, not for all together nor "
                 "for a choice among them."
             )
-
-
-def open_certifier(
-    model: Any,
-    data: Any,
-    sets: JobSets,
-    *,
-    budget: Budget,
-    task: Task,
-    options: Options,
-    metric: str | None,
-    confidence: float,
-    group_column: str | None,
-    seed: int,
-    batch_size: int,
-    follows: Sequence[Any],
-    graphs: Mapping[str, Any] | None = None,
-    processor: Any = None,
-) -> Certifier:
-    """Makes ready what a certificate is tested by, before anything that takes long.
-
-    Args:
-        model: The dense model.
-        data: The rows to certify on, as a ``datasets.Dataset``.
-        sets: The job's sets, encoded.
-        budget: The budget, for ``max_drop``.
-        task: The task.
-        options: How rows are read.
-        metric: Name of the number; the task's without it.
-        confidence: 1 - alpha.
-        group_column: See :class:`HeldOut`.
-        seed: Seed of the order.
-        batch_size: Examples a batch.
-        follows: What else the models that are tested follow from.
-        graphs: See :class:`Certifier`.
-        processor: See :class:`Certifier`.
-
-    Raises:
-        ConfigError: The number can't be certified, or there is no evaluation set.
-        DataError: The examples can't be used.
-    """
-    if sets.evaluation is None or budget.max_drop is None or sets.certification is None:
-        raise ConfigError("`max_drop` needs labelled evaluation examples: give `--eval`.")
-    number = certifiable(task, sets.evaluation, metric)
-    looked_at = [sets.train, sets.evaluation]
-    held = HeldOut(data, sets.certification, looked_at, seed=seed, group_column=group_column)
-    told = {
-        "model": fingerprint_of_model(model), "train": sets.train.fingerprint(), "budget": budget.to_dict(),
-        "evaluation": sets.evaluation.fingerprint(), "metric": number.name, "confidence": confidence,
-        "groups": group_column, "graphs": None if graphs is None else dict(graphs), "follows": list(map(str, follows)),
-    }  # fmt: skip
-    what = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return Certifier(
-        model, held, metric=number, drop=budget.max_drop, confidence=confidence, batch_size=batch_size, what=what,
-        graphs=graphs, processor=processor,
-    )  # fmt: skip

@@ -27,7 +27,7 @@ from cahp_plugin.results import DEPLOY_NAME, DeployReport, PruneReport
 from cahp_plugin.selectors.base import resolved
 from cahp_plugin.tasks import Options, task_of, with_targets
 from cahp_plugin.units.positions import max_positions
-from cahp_plugin.workflow.certify import check_certify, open_certifier
+from cahp_plugin.workflow.certify import Certifier, check_certify
 from cahp_plugin.workflow.prune import prune_model, read_from, write_report
 from cahp_plugin.workflow.sets import encode_job
 
@@ -120,8 +120,8 @@ def deploy_model(
     int8: dict[str, Any] = {"quantize": "dynamic", "preset": preset}
     certifier = None
     if data is not None and budget is not None:
-        certifier = open_certifier(
-            model, data, sets, budget=budget, task=does, options=options, metric=metric, confidence=confidence,
+        certifier = Certifier(
+            model, data, sets, budget=budget, task=does, metric=metric, confidence=confidence,
             group_column=group_column, seed=config.seed, batch_size=recovery.batch_size,
             follows=[resolved(config, does), recovery, planning or PlanSettings(), plan and plan.layers],
             graphs=int8 | {"optimize": optimize}, processor=processor,

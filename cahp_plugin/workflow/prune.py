@@ -45,7 +45,7 @@ from cahp_plugin.tasks import (
 from cahp_plugin.units import attention_layers
 from cahp_plugin.units.state import fingerprint_of_model
 from cahp_plugin.workflow.budget import Chosen, calibration_of, check_plan, choose_under
-from cahp_plugin.workflow.certify import Certifier, check_certify, open_certifier
+from cahp_plugin.workflow.certify import Certifier, check_certify
 from cahp_plugin.workflow.sets import encode_job
 from cahp_plugin.workflow.steps import Clock, prune_to, reload_difference, stage_of
 
@@ -179,8 +179,8 @@ def prune_model(
         certifier = certify if isinstance(certify, Certifier) else None
         if data is not None and budget is not None:
             with clock("evaluate dense for the certificate"):
-                certifier = open_certifier(
-                    model, data, sets, budget=budget, task=does, options=options, metric=metric,
+                certifier = Certifier(
+                    model, data, sets, budget=budget, task=does, metric=metric,
                     confidence=confidence, group_column=group_column, seed=config.seed,
                     batch_size=recovery.batch_size, follows=[config, recovery, planning, plan and plan.layers],
                 )  # fmt: skip
