@@ -6,9 +6,9 @@ import abc
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.utils import logging
@@ -22,24 +22,6 @@ from cahp_plugin.selectors.base import Fitted, Needs, Ranked, Selector, View
 from cahp_plugin.units import KeptSet
 
 
-class Gates(Protocol):
-    """Gates on N units, counted layer by layer.
-
-    Attributes:
-        scores: What is trained, float64 of shape ``(N,)``; the higher, the sooner a unit stays.
-    """
-
-    scores: Tensor
-
-    def sample(self, progress: float) -> Tensor:
-        """Draws the gates' values, in [0, 1], shape ``(N,)``; ``progress`` through the training is in [0, 1]."""
-        ...
-
-    def penalty(self, progress: float) -> Tensor:
-        """What is added to the mean cross-entropy of a batch, nat."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainedGates(Selector):
     """Heads of the highest trained gates; they are trained for each number of heads.
@@ -48,6 +30,9 @@ class TrainedGates(Selector):
         epochs: Passes over the training set, a fraction included.
         learning_rate: Adam's.
 
+    Attributes:
+        first: Score of each gate before the training.
+
     Raises:
         ConfigError: A number is out of its range.
     """
@@ -55,6 +40,7 @@ class TrainedGates(Selector):
     epochs: float = 1.0
     learning_rate: float = 0.1
 
+    first: ClassVar[float] = 0.0
     needs = Needs.DATA | Needs.LABELS | Needs.GRADIENTS
     seeded = True
 
@@ -65,31 +51,29 @@ class TrainedGates(Selector):
             )
 
     @abc.abstractmethod
-    def gates(self, count: int, wanted: int, seed: int) -> Gates:
-        """Makes gates.
+    def sample(self, scores: Tensor, wanted: int, progress: float, generator: torch.Generator) -> Tensor:
+        """Draws the gates' values, in [0, 1], shape ``(N,)``.
 
         Args:
-            count: Units there are.
+            scores: What is trained, float64 of shape ``(N,)``; the higher, the sooner a unit stays.
             wanted: Units to keep.
-            seed: Seed of the draws.
+            progress: How far the training has come, in [0, 1].
+            generator: Where the draws come from.
         """
+
+    def penalty(self, scores: Tensor, wanted: int, progress: float) -> Tensor:
+        """What is added to the mean cross-entropy of a batch, nat; arguments as of :meth:`sample`."""
+        return torch.zeros(())
 
     def _fit(self, view: View, seed: int) -> FittedGates:
         return FittedGates(self, view, seed)
 
 
 class FittedGates(Fitted):
-    """Gates to be trained.
-
-    Attributes:
-        losses: Cross-entropy at each step of the last training, nat; empty where all or no heads are kept.
-        trained: The gates of the last training.
-    """
+    """Gates to be trained."""
 
     def __init__(self, selector: TrainedGates, view: View, seed: int) -> None:
         self._selector, self._view, self._seed = selector, view, seed
-        self.losses: tuple[float, ...] = ()
-        self.trained: Any = None
 
     def keep(self, num_heads: int | float) -> KeptSet:
         """Trains the gates for so many heads, and keeps the highest.
@@ -97,46 +81,44 @@ class FittedGates(Fitted):
         Raises:
             DataError: The loss is not a number.
         """
-        view, units = self._view, self._view.units
+        units = self._view.units
         count, wanted = len(units.firsts), units.count(num_heads)
-        self.trained, self.losses = self._selector.gates(count, wanted, self._seed), ()
+        scores = np.zeros(count)
         if 0 < wanted < count:
-            data = view.shuffled(self._seed, by_length=True)
-            settings = {"epochs": self._selector.epochs, "learning_rate": self._selector.learning_rate}
-            self.losses = train_gates(view, data, self.trained, **settings)
-        return Ranked(units, self.trained.scores.detach().numpy()).keep(num_heads)
+            scores = train_gates(self._view, self._selector, wanted, self._seed)[0].numpy()
+        return Ranked(units, scores).keep(num_heads)
 
 
-def train_gates(
-    view: View, dataloader: Iterable[Mapping[str, Any]], gates: Gates, *, epochs: float, learning_rate: float
-) -> tuple[float, ...]:
+def train_gates(view: View, selector: TrainedGates, wanted: int, seed: int) -> tuple[Tensor, tuple[float, ...]]:
     """Trains gates by Adam on cross-entropy and penalty; the model's weights are frozen, dropout is off.
 
     Args:
-        view: A sequence classifier; unchanged.
-        dataloader: Labelled dict batches; their size is the training's.
-        gates: Trained in place.
-        epochs: Passes over the data; a fraction ends within one.
-        learning_rate: Adam's.
+        view: A sequence classifier, unchanged, and its labelled dict batches, whose size is the training's.
+        selector: What the gates are, and how they are trained; a fraction of an epoch ends within one.
+        wanted: Units to keep.
+        seed: Seed of the batches' order and of the gates' draws.
 
     Returns:
-        The cross-entropy at each step, nat.
+        The scores of the N units, counted layer by layer, float64 of shape ``(N,)``, and the cross-entropy at each
+        step, nat.
 
     Raises:
         DataError: The data can't be used, or the loss is not a number.
     """
     model = view.model
     present = [layer for layer in view.layers if layer.heads]
-    batches = prepare_batches(dataloader, model)
-    steps = math.ceil(epochs * len(batches))
-    optimizer = torch.optim.Adam([gates.scores], lr=learning_rate)
+    batches = prepare_batches(view.shuffled(seed, by_length=True), model)
+    steps = math.ceil(selector.epochs * len(batches))
+    scores = torch.full((len(view.units.firsts),), selector.first, dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam([scores], lr=selector.learning_rate)
     like = next(model.parameters())
     losses = []
     walk = itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), steps)
     with frozen_eval(model), torch.enable_grad():
         for step, batch in enumerate(logging.tqdm(walk, total=steps, desc="Training gates", unit="step")):
             progress = step / max(1, steps - 1)
-            values = gates.sample(progress).to(like.device, like.dtype)
+            values = selector.sample(scores, wanted, progress, generator).to(like.device, like.dtype)
             parts = values.split([len(layer.units) for layer in present])
             with unit_masks(present, parts):
                 output = model(**batch.inputs_on(like.device))
@@ -147,7 +129,7 @@ def train_gates(
                     f"The loss is {loss.item()}: the model's logits are not numbers. Check its weights and its dtype."
                 )
             optimizer.zero_grad()
-            (loss + gates.penalty(progress).to(loss)).backward()
+            (loss + selector.penalty(scores, wanted, progress).to(loss)).backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-    return tuple(losses)
+    return scores.detach(), tuple(losses)

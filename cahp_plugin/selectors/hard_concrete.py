@@ -15,46 +15,14 @@ STRETCH = (-0.1, 1.1)
 TEMPERATURE = 1 / 3
 
 
-class HardConcreteGates:
-    """Gates of the hard-concrete distribution, pulled towards a number of open ones.
+#: lambda for a gap of one head, nat.
+STRENGTH = 0.1
 
-    With ``u`` uniform in (0, 1): ``s = sigmoid((ln u - ln(1 - u) + ln alpha) / beta)``, ``z = clip(s (zeta - gamma) +
-    gamma, 0, 1)`` (Louizos, Welling, Kingma, ICLR 2018, eqs. 10 and 11). The expected number of gates that are not
-    zero is ``sum sigmoid(ln alpha - beta ln(-gamma / zeta))`` (eq. 12).
 
-    The penalty is ``lambda E|z|_0`` with a lambda that is proportional to how far the expected number is from a target
-    (it becomes negative below it): the gradient of ``strength / 2 (E|z|_0 - target)^2``. The target falls from all
-    heads to the wanted number over the first half of the training, and the expected number follows.
-
-    Args:
-        num_gates: Number of gates N.
-        wanted: Number that the expected number open tends to.
-        seed: Seed of the draws.
-        strength: lambda for a gap of one head, nat.
-
-    Attributes:
-        scores: ln alpha, float64 of shape ``(N,)``.
-    """
-
-    def __init__(self, num_gates: int, wanted: int, *, seed: int, strength: float = 0.1) -> None:
-        self.scores = torch.full((num_gates,), 2.0, dtype=torch.float64, requires_grad=True)
-        self._wanted, self._strength = wanted, strength
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def sample(self, progress: float) -> Tensor:
-        """Draws the gates."""
-        uniform = torch.rand(len(self.scores), generator=self._generator, dtype=torch.float64)
-        return hard_concrete(self.scores, uniform.clamp(1e-6, 1 - 1e-6))
-
-    def penalty(self, progress: float) -> Tensor:
-        """What holds the number of open gates."""
-        target = self._wanted + (len(self.scores) - self._wanted) * max(0.0, 1 - 2 * progress)
-        return self._strength / 2 * (self.expected_open().sum() - target).square()
-
-    def expected_open(self) -> Tensor:
-        """Probability of each gate to be other than zero, ``(N,)``."""
-        low, high = STRETCH
-        return torch.sigmoid(self.scores - TEMPERATURE * math.log(-low / high))
+def expected_open(log_alpha: Tensor) -> Tensor:
+    """Probability of each gate to be other than zero (Louizos et al. 2018, eq. 12)."""
+    low, high = STRETCH
+    return torch.sigmoid(log_alpha - TEMPERATURE * math.log(-low / high))
 
 
 def hard_concrete(log_alpha: Tensor, uniform: Tensor) -> Tensor:
@@ -71,6 +39,14 @@ class HardConcrete(TrainedGates):
     output is multiplied by a hard-concrete gate, trained on the task's loss plus lambda times the expected number of
     open gates.
 
+    With ``u`` uniform in (0, 1): ``s = sigmoid((ln u - ln(1 - u) + ln alpha) / beta)``, ``z = clip(s (zeta - gamma) +
+    gamma, 0, 1)`` (Louizos, Welling, Kingma, ICLR 2018, eqs. 10 and 11). The expected number of gates that are not
+    zero is ``sum sigmoid(ln alpha - beta ln(-gamma / zeta))`` (eq. 12). The scores are ln alpha.
+
+    The penalty is ``lambda E|z|_0`` with a lambda that is proportional to how far the expected number is from a target
+    (it becomes negative below it): the gradient of ``strength / 2 (E|z|_0 - target)^2``. The target falls from all
+    heads to the wanted number over the first half of the training, and the expected number follows.
+
     Note:
         In the paper the model is trained along with its gates and lambda decides the number of heads. Here the
         weights stand still, as in pipelined DSP, because every way of choosing heads gets the same recovery
@@ -79,7 +55,14 @@ class HardConcrete(TrainedGates):
     """
 
     name = "voita"
+    first = 2.0
 
-    def gates(self, count: int, wanted: int, seed: int) -> HardConcreteGates:
-        """See the base class."""
-        return HardConcreteGates(count, wanted, seed=seed)
+    def sample(self, scores: Tensor, wanted: int, progress: float, generator: torch.Generator) -> Tensor:
+        """Draws the gates."""
+        uniform = torch.rand(len(scores), generator=generator, dtype=torch.float64)
+        return hard_concrete(scores, uniform.clamp(1e-6, 1 - 1e-6))
+
+    def penalty(self, scores: Tensor, wanted: int, progress: float) -> Tensor:
+        """What holds the number of open gates."""
+        target = wanted + (len(scores) - wanted) * max(0.0, 1 - 2 * progress)
+        return STRENGTH / 2 * (expected_open(scores).sum() - target).square()

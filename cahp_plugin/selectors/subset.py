@@ -35,43 +35,14 @@ def relaxed_top_k(scores: Tensor, k: int, temperature: float) -> Tensor:
     return total
 
 
-class SubsetGates:
-    """A random subset of k heads, relaxed: the soft top-k of the scores with Gumbel noise added.
-
-    Args:
-        num_gates: Number of gates N.
-        wanted: Number of heads k.
-        seed: Seed of the draws.
-        temperatures: First and last; it falls geometrically in between.
-
-    Attributes:
-        scores: Importance variables w, float64 of shape ``(N,)``.
-    """
-
-    def __init__(self, num_gates: int, wanted: int, *, seed: int, temperatures: tuple[float, float]) -> None:
-        self.scores = torch.zeros(num_gates, dtype=torch.float64, requires_grad=True)
-        self._wanted, self._temperatures = wanted, temperatures
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def sample(self, progress: float) -> Tensor:
-        """Draws a relaxed subset: Gumbel noise makes the top k a draw without replacement."""
-        first, last = self._temperatures
-        uniform = torch.rand(len(self.scores), generator=self._generator, dtype=torch.float64).clamp_min(1e-12)
-        gumbel = -(-uniform.log()).log()
-        return relaxed_top_k(self.scores + gumbel, self._wanted, first * (last / first) ** progress).clamp(max=1)
-
-    def penalty(self, progress: float) -> Tensor:
-        """None: the number of heads is a constraint that always holds."""
-        return torch.zeros((), dtype=torch.float64)
-
-
 @dataclasses.dataclass(frozen=True)
 class SubsetPruning(TrainedGates):
     """Heads of the highest importance variables, trained by differentiable subset pruning.
 
     Li, Cotterell, Sachan, "Differentiable Subset Pruning of Transformer Heads", TACL 2021, in its pipelined
     form: the fine-tuned model stands still, and importance variables are trained through a Gumbel soft top-k whose
-    temperature falls; at the end the k highest are kept.
+    temperature falls geometrically; at the end the k highest are kept. The number of heads is a constraint that always
+    holds, so there is no penalty.
 
     Note:
         The temperature falls from 10 to 0.1, not from 1000 to 1e-8 over 8333 steps as in the authors' MNLI runs:
@@ -96,6 +67,9 @@ class SubsetPruning(TrainedGates):
         if not all(temperature > 0 for temperature in self.temperatures):
             raise ConfigError(f"`temperatures` must be above 0; got {self.temperatures}.")
 
-    def gates(self, count: int, wanted: int, seed: int) -> SubsetGates:
-        """See the base class."""
-        return SubsetGates(count, wanted, seed=seed, temperatures=self.temperatures)
+    def sample(self, scores: Tensor, wanted: int, progress: float, generator: torch.Generator) -> Tensor:
+        """Draws a relaxed subset: Gumbel noise makes the top k a draw without replacement."""
+        first, last = self.temperatures
+        uniform = torch.rand(len(scores), generator=generator, dtype=torch.float64).clamp_min(1e-12)
+        gumbel = -(-uniform.log()).log()
+        return relaxed_top_k(scores + gumbel, wanted, first * (last / first) ** progress).clamp(max=1)

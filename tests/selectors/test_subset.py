@@ -7,7 +7,7 @@ import torch
 
 from cahp_plugin.errors import ConfigError
 from cahp_plugin.selectors import make_selector
-from cahp_plugin.selectors.subset import SubsetGates, relaxed_top_k
+from cahp_plugin.selectors.subset import SubsetPruning, relaxed_top_k
 
 
 def soft_top_k_by_loops(scores, k, temperature):
@@ -42,10 +42,9 @@ def test_a_cold_draw_is_one_without_replacement():
     for first, second in itertools.permutations(range(4), 2):
         chance = weights[first] / weights.sum() * weights[second] / (weights.sum() - weights[first])
         expected[[first, second]] += chance
-    gates = SubsetGates(4, 2, seed=0, temperatures=(1e-3, 1e-3))
-    with torch.no_grad():
-        gates.scores.copy_(torch.tensor(weights).log())
-        found = sum(gates.sample(0.5) for _ in range(4000)) / 4000
+    gates, generator = SubsetPruning(temperatures=(1e-3, 1e-3)), torch.Generator().manual_seed(0)
+    scores = torch.tensor(weights).log()
+    found = sum(gates.sample(scores, 2, 0.5, generator) for _ in range(4000)) / 4000
     np.testing.assert_allclose(found, expected, atol=0.03)
 
 
