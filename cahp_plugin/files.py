@@ -82,13 +82,15 @@ def from_plain(kind: type[Value], values: Mapping[str, Any]) -> Value:
     """Builds a dataclass from plain JSON values; the inverse of ``dataclasses.asdict`` and JSON.
 
     Args:
-        kind: The dataclass. Its fields are of plain types, tuples, lists and maps of them, and other dataclasses.
+        kind: The dataclass. Its fields are of plain types, tuples, lists and maps of them, other dataclasses, and
+            arrays (``numpy.typing.NDArray[...]``; ``None`` among floats is NaN).
         values: Field -> value. A field with a default may be missing, and what is no field is passed over: files of
             older and newer versions can be read.
 
     Raises:
         KeyError: A field is missing.
         TypeError: A value is of another type than its field.
+        ValueError: An array's values are no numbers.
     """
     hints = typing.get_type_hints(kind)
     found = {}
@@ -113,6 +115,10 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         return {parts[0](key): _typed(parts[1], entry, name) for key, entry in value.items()}
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         return origin(_typed(parts[0], entry, name) for entry in value)
+    if hasattr(origin, "__array__"):  # numpy's, which is imported for those that have arrays alone
+        import numpy as np
+
+        return np.asarray(value, typing.get_args(parts[1])[0])
     if (hint is float and type(value) in (int, float)) or (hint is Path and type(value) is str):
         return hint(value)
     if type(value) is hint:

@@ -39,7 +39,8 @@ def build_order(distances: Array) -> Array:
         distances: Symmetric distances, shape ``(N, N)``.
 
     Returns:
-        A permutation of the rows, shape ``(N,)``; ties go to the lowest row.
+        A permutation of the rows, shape ``(N,)``. Of equal gains the lowest row comes first, but for gains that only
+        rounding tells apart: they are running sums.
     """
     count = len(distances)
     chosen = np.zeros(count, dtype=bool)
@@ -69,17 +70,14 @@ def fasterpam(distances: Array, start: Array) -> Clustering:
 
     Args:
         distances: Symmetric distances, shape ``(N, N)``.
-        start: Rows of the first medoids, shape ``(k,)`` with 1 <= k <= N, without repetition.
+        start: Rows of the first medoids, shape ``(k,)`` with 2 <= k < N, without repetition.
 
     Returns:
         The medoids, ascending, and each head's nearest one (ties: the lowest row).
     """
     state = _Medoids(distances, np.asarray(start, dtype=np.int64))
-    if 1 < len(state.medoids) < len(distances):
-        while any([state.swap_in(candidate) for candidate in state.promising()]):
-            pass
-    elif len(state.medoids) == 1:
-        state.medoids[0] = np.argmin(distances.sum(axis=1))
+    while any([state.swap_in(candidate) for candidate in state.promising()]):
+        pass
     return assign(distances, np.sort(state.medoids))
 
 
@@ -101,8 +99,7 @@ class _Medoids:
         self.second = np.zeros(count, dtype=np.int64)
         self.near = np.zeros(count)
         self.next = np.zeros(count)
-        if len(medoids) > 1:
-            self._rank(np.arange(count))
+        self._rank(np.arange(count))
 
     def _rank(self, rows: Array) -> None:
         to_medoids = self.distances[rows[:, None], self.medoids]
@@ -156,11 +153,6 @@ class _Medoids:
 
     def _threshold(self) -> float:
         return _TOLERANCE * float(self.near.sum())
-
-
-def kmedoids(distances: Array, num_clusters: int) -> Clustering:
-    """FasterPAM from the BUILD start."""
-    return fasterpam(distances, build_order(distances)[:num_clusters])
 
 
 def sweep_kmedoids(distances: Array) -> dict[int, Clustering]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cahp_plugin.config import CAHPConfig
-from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.errors import DataError
 from cahp_plugin.units.counts import HeadUnits
 
 Array = np.ndarray[Any, Any]
@@ -28,7 +28,6 @@ class Evidence:
 
     Raises:
         DataError: A number is not finite.
-        SelectionError: The shapes do not fit each other.
     """
 
     units: HeadUnits
@@ -44,10 +43,6 @@ class Evidence:
             values = getattr(self, name)
             if values is None:
                 continue
-            if len(values) != len(heads):
-                raise SelectionError(f"`{name}` has {len(values)} rows; there are {len(heads)} heads or groups.")
             bad = [heads[row] for row in np.flatnonzero(~np.isfinite(values.reshape(len(heads), -1)).all(axis=1))]
             if bad:
                 raise DataError(f"The {name} of the heads (layer, head) {bad} is not a number.")
-        if (self.separation is None) == (self.distances is None):
-            raise SelectionError("Either `separation` or `distances` is needed, and not both.")

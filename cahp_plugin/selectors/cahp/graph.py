@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 import numpy as np
+
+if TYPE_CHECKING:
+    from cahp_plugin.selectors.cahp.selection import HeadSelection
 
 Array = np.ndarray[Any, Any]
 
@@ -76,31 +78,23 @@ def louvain_labels(graph: nx.Graph, *, seed: int, num_clusters: int | None = Non
     return labels
 
 
-def head_graph(
-    heads: Sequence[tuple[int, int]],
-    coordinates: Array,
-    salience: Array,
-    clusters: Array,
-    kept: Mapping[int, Sequence[int]],
-    *,
-    num_neighbors: int,
-) -> nx.Graph:
-    """Builds the graph that :meth:`HeadSelection.graph` documents, from that class's attributes."""
+def head_graph(selection: HeadSelection) -> nx.Graph:
+    """Builds the graph that :meth:`HeadSelection.graph` documents."""
     from scipy.spatial.distance import pdist, squareform
 
-    names = [f"{layer}.{head}" for layer, head in heads]
+    names, places = [f"{layer}.{head}" for layer, head in selection.heads], selection.coordinates
     graph = nx.Graph()
-    for row, (layer, head) in enumerate(heads):
+    for row, (layer, head) in enumerate(selection.heads):
         graph.add_node(
             names[row],
             layer=layer,
             head=head,
-            salience=float(salience[layer, head]),
-            cluster=int(clusters[row]),
-            kept=head in kept[layer],
-            x=float(coordinates[row, 0]),
-            y=float(coordinates[row, 1]),
+            salience=float(selection.salience[layer, head]),
+            cluster=int(selection.clusters[row]),
+            kept=head in selection.kept.heads[layer],
+            x=float(places[row, 0]),
+            y=float(places[row, 1]),
         )
-    neighbors = neighbor_graph(squareform(pdist(coordinates)), num_neighbors)
+    neighbors = neighbor_graph(squareform(pdist(places)), selection.config.num_neighbors)
     graph.add_edges_from((names[a], names[b], attributes) for a, b, attributes in neighbors.edges(data=True))
     return graph

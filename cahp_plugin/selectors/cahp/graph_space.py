@@ -6,20 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from cahp_plugin.config import TSNEInit
+from cahp_plugin.config import CAHPConfig
 
 Array = np.ndarray[Any, Any]
 
 
-def embed_heads(
-    separation: Array,
-    *,
-    perplexity: float = 10.0,
-    iterations: int = 1000,
-    seed: int = 0,
-    init: TSNEInit = "pca",
-) -> Array:
-    """Lays the heads out in a plane by t-SNE of their separation rows (paper, step 3).
+def embed_heads(values: Array, config: CAHPConfig, *, distances: bool = False) -> Array:
+    """Lays the heads out in a plane by t-SNE of their separation rows, or of distances between them (paper, step 3).
 
     scikit-learn's t-SNE (Barnes-Hut gradients) on one thread: the same seed gives the same plane, to the bit, on any
     thread count.
@@ -31,61 +24,35 @@ def embed_heads(
         and 0.76 to 0.72 from a random start.
 
     Args:
-        separation: X, shape ``(N, features)``.
-        perplexity: Effective number of neighbours. Where N does not exceed it, ``(N - 1) / 3`` is taken.
-        iterations: Gradient steps.
-        seed: Seed of the start.
-        init: ``"pca"``: the first two principal components, which the seed changes by rounding only (where there are
-            many features) or not at all; or ``"random"``.
+        values: X, shape ``(N, features)``; or symmetric distances, shape ``(N, N)``.
+        config: ``perplexity``, the effective number of neighbours: where N does not exceed it, ``(N - 1) / 3`` is
+            taken; ``tsne_iterations``; ``seed``; and ``tsne_init``, ``"random"`` or ``"pca"``: the first two principal
+            components, which the seed changes by rounding only (where there are many features) or not at all. Of
+            distances that is their classical scaling, at scikit-learn's scale (a standard deviation of 1e-4).
+        distances: Whether the values are distances.
 
     Returns:
         Float64 coordinates of shape ``(N, 2)``; all zero for N < 3, where there is nothing to lay out, and where all
         rows are equal.
     """
-    if len(separation) < 3 or np.all(separation == separation[0]):
-        return np.zeros((len(separation), 2))
-    return _tsne(separation, perplexity, max_iter=iterations, init=init, random_state=seed)
-
-
-def embed_distances(
-    distances: Array,
-    *,
-    perplexity: float = 10.0,
-    iterations: int = 1000,
-    seed: int = 0,
-    init: TSNEInit = "pca",
-) -> Array:
-    """Lays the heads out in a plane by t-SNE of given distances between them.
-
-    Args:
-        distances: Symmetric distances, shape ``(N, N)``.
-        perplexity: As in :func:`embed_heads`.
-        iterations: Gradient steps.
-        seed: Seed of the start.
-        init: ``"pca"``: classical scaling of the distances, which is what principal components are to points, at
-            scikit-learn's scale (a standard deviation of 1e-4); or ``"random"``.
-
-    Returns:
-        Float64 coordinates of shape ``(N, 2)``; all zero for N < 3 and where all distances are 0.
-    """
-    if len(distances) < 3 or not distances.any():
-        return np.zeros((len(distances), 2))
-    settings: dict[str, Any] = {"max_iter": iterations, "random_state": seed, "metric": "precomputed"}
-    return _tsne(distances, perplexity, **settings, init=_scaled if init == "pca" else init)
-
-
-def _tsne(values: Array, perplexity: float, **settings: Any) -> Array:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
+    count, perplexity, init = len(values), config.perplexity, config.tsne_init
+    if count < 3 or np.all(values == values[0]):
+        return np.zeros((count, 2))
     values = np.ascontiguousarray(values, dtype=np.float64)
-    if perplexity >= len(values):
-        perplexity = max(1.0, (len(values) - 1) / 3)
+    if perplexity >= count:
+        perplexity = max(1.0, (count - 1) / 3)
     with threadpool_limits(limits=1):
-        if callable(settings["init"]):
-            settings["init"] = settings["init"](values)
-        embedding = TSNE(perplexity=perplexity, **settings).fit_transform(values)
-    return np.asarray(embedding, dtype=np.float64)
+        tsne = TSNE(
+            perplexity=perplexity,
+            max_iter=config.tsne_iterations,
+            random_state=config.seed,
+            metric="precomputed" if distances else "euclidean",
+            init=_scaled(values) if distances and init == "pca" else init,
+        )
+        return np.asarray(tsne.fit_transform(values), dtype=np.float64)
 
 
 def _scaled(distances: Array) -> Array:

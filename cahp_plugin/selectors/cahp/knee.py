@@ -52,11 +52,10 @@ def find_knee(k: Array, mss: Array, *, degree: int, sensitivity: float = 1.0) ->
         return Knee(None, None, nothing, "The silhouette curve is not finite: every head is kept.")
     used = min(degree, len(k) - 1)
     fitted = "" if used == degree else f" (the curve's {len(k)} points allow degree {used})"
-    smoothed = _fit(k, mss, used)
+    smoothed, knee = _kneedle(k, mss, used, sensitivity)
     if np.ptp(mss) <= _FLAT:
         return Knee(int(k[0]), None, smoothed, f"The silhouette is {mss[0]:.3g} for every k: {k[0]} clusters suffice.")
     height = (smoothed - smoothed.min()) / max(float(np.ptp(smoothed)), 1e-300) - (k - k[0]) / (k[-1] - k[0])
-    knee = _kneedle(k, mss, used, sensitivity)
     # kneed takes the first point of a curve that falls or bends the other way for a knee, which would keep two heads.
     if knee is not None and knee > k[0] and height[np.flatnonzero(k == knee)[0]] > _FLAT:
         return Knee(knee, knee, smoothed, f"Knee at k = {knee} with polynomial degree {used}{fitted}.")
@@ -78,17 +77,13 @@ def find_knee(k: Array, mss: Array, *, degree: int, sensitivity: float = 1.0) ->
     )
 
 
-def _fit(k: Array, mss: Array, degree: int) -> Array:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a high degree on a long curve is ill-conditioned, which kneed shares
-        return np.asarray(np.poly1d(np.polyfit(k, mss, degree))(k))
-
-
-def _kneedle(k: Array, mss: Array, degree: int, sensitivity: float) -> int | None:
+def _kneedle(k: Array, mss: Array, degree: int, sensitivity: float) -> tuple[Array, int | None]:
+    """The fitted polynomial at each k, and Kneedle's knee on it."""
     from kneed import KneeLocator
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where it finds no knee; the note says so
+        # It warns where it finds no knee, as the note says, and a high degree on a long curve is ill-conditioned.
+        warnings.simplefilter("ignore")
         found = KneeLocator(
             k,
             mss,
@@ -97,5 +92,5 @@ def _kneedle(k: Array, mss: Array, degree: int, sensitivity: float) -> int | Non
             direction="increasing",
             interp_method="polynomial",
             polynomial_degree=degree,
-        ).knee
-    return None if found is None else int(found)
+        )
+    return np.asarray(found.Ds_y), None if found.knee is None else int(found.knee)

@@ -9,7 +9,7 @@ import numpy as np
 from cahp_plugin.selectors.cahp.clustering import Clustering, sweep_kmedoids
 from cahp_plugin.selectors.cahp.evidence import Evidence
 from cahp_plugin.selectors.cahp.graph import louvain_labels, neighbor_graph
-from cahp_plugin.selectors.cahp.graph_space import embed_distances, embed_heads
+from cahp_plugin.selectors.cahp.graph_space import embed_heads
 from cahp_plugin.selectors.cahp.hierarchical import sweep_hierarchical, with_medoids
 from cahp_plugin.selectors.cahp.knee import find_knee
 from cahp_plugin.selectors.cahp.selection import HeadSelection, MSSCurve
@@ -32,16 +32,9 @@ def select(evidence: Evidence) -> HeadSelection:
 
 def embed(evidence: Evidence) -> Array:
     """Lays the heads out in a plane by the settings' t-SNE (paper, step 3): ``(N, 2)``."""
-    config = evidence.config
-    settings: dict[str, Any] = {
-        "perplexity": config.perplexity,
-        "iterations": config.tsne_iterations,
-        "seed": config.seed,
-        "init": config.tsne_init,
-    }
     if evidence.separation is not None:
-        return embed_heads(evidence.separation, **settings)
-    return embed_distances(np.asarray(evidence.distances), **settings)
+        return embed_heads(evidence.separation, evidence.config)
+    return embed_heads(np.asarray(evidence.distances), evidence.config, distances=True)
 
 
 def choose_heads(coordinates: Array, evidence: Evidence) -> HeadSelection:
@@ -118,13 +111,8 @@ class _Chooser:
         if self.config.representative == "medoid":
             chosen = {int(row) for row in clustering.medoids}
         else:
-            chosen = set()
-            taken: set[int] = set()
-            for row in self.order:
-                label = int(clustering.labels[row])
-                if label not in taken:
-                    taken.add(label)
-                    chosen.add(row)
+            # The most salient of a cluster comes last here, and stays.
+            chosen = set({int(clustering.labels[row]): row for row in reversed(self.order)}.values())
         return chosen | self._missing(chosen)
 
     def _missing(self, chosen: set[int]) -> set[int]:

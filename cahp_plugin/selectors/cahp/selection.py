@@ -6,15 +6,15 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cahp_plugin.config import CAHPConfig
 from cahp_plugin.errors import SelectionError
+from cahp_plugin.files import from_plain
 from cahp_plugin.units.kept import KeptSet
 
 if TYPE_CHECKING:
     import networkx
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,9 @@ class MSSCurve:
         smoothed: The fitted polynomial at each ``k``, shape ``(points,)``; empty where none was fitted.
     """
 
-    k: Array
-    mss: Array
-    smoothed: Array
-
-
-_CURVE: dict[str, Any] = {"k": np.int64, "mss": np.float64, "smoothed": np.float64}
+    k: NDArray[np.int64]
+    mss: NDArray[np.float64]
+    smoothed: NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,16 +62,16 @@ class HeadSelection:
 
     kept: KeptSet
     heads: tuple[tuple[int, int], ...]
-    salience: Array
-    coordinates: Array
-    clusters: Array
+    salience: NDArray[np.float64]
+    coordinates: NDArray[np.float64]
+    clusters: NDArray[np.int64]
     curve: MSSCurve
     knee: int | None
     note: str
     config: CAHPConfig
-    separation: Array | None = None
+    separation: NDArray[np.float32] | None = None
     num_examples: int = 0
-    distances: Array | None = None
+    distances: NDArray[np.float64] | None = None
     group_size: int = 1
 
     @property
@@ -110,14 +107,7 @@ class HeadSelection:
         """
         from cahp_plugin.selectors.cahp.graph import head_graph
 
-        return head_graph(
-            self.heads,
-            self.coordinates,
-            self.salience,
-            self.clusters,
-            self.kept.heads,
-            num_neighbors=self.config.num_neighbors,
-        )
+        return head_graph(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but X and the distances as plain JSON values; NaN becomes ``None``."""
@@ -144,19 +134,15 @@ class HeadSelection:
             SelectionError: A part is missing or damaged.
         """
         try:
-            curve = {name: np.asarray(values["curve"][name], dtype) for name, dtype in _CURVE.items()}
-            return cls(
-                kept=KeptSet(heads={int(layer): heads for layer, heads in values["kept"].items()}),
-                heads=tuple((int(layer), int(head)) for layer, head in values["heads"]),
-                salience=np.asarray(values["salience"], dtype=np.float64),  # None becomes NaN
-                coordinates=np.asarray(values["coordinates"], dtype=np.float64).reshape(-1, 2),
-                clusters=np.asarray(values["clusters"], dtype=np.int64),
-                curve=MSSCurve(**curve),
-                knee=None if values["knee"] is None else int(values["knee"]),
-                note=str(values["note"]),
-                config=CAHPConfig.from_dict(values["config"]),
-                num_examples=int(values["num_examples"]),
-                group_size=int(values.get("group_size", 1)),
+            return from_plain(
+                cls,
+                values
+                | {
+                    "kept": {"heads": values["kept"], "neurons": {}},
+                    "coordinates": np.reshape(values["coordinates"], (-1, 2)),
+                    "config": CAHPConfig.from_dict(values["config"]),
+                    "num_examples": values["num_examples"],
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SelectionError(f"This is not a saved head selection: {error!r}.") from error

@@ -1,10 +1,8 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from selecting import made_up
 
-from cahp_plugin.errors import DataError, SelectionError
+from cahp_plugin.errors import DataError
 
 HEADS = tuple((layer, head) for layer in range(3) for head in range(3))
 SALIENCE = np.array([[0.9, 0.1, 0.2], [0.5, 0.8, 0.7], [0.3, 0.4, 0.6]])
@@ -26,18 +24,3 @@ def test_values_that_are_not_numbers_name_the_heads(broken, value):
         given[broken][4, 2] = value
     with pytest.raises(DataError, match=rf"The {broken} of the heads \(layer, head\) \[\(1, 1\)\] is not a number"):
         made_up(HEADS, salience, **given)
-
-
-@pytest.mark.parametrize("name", ["separation", "distances", "salience"])
-def test_there_is_one_row_for_each_unit(name):
-    evidence = made_up(HEADS, SALIENCE, separation=MEASURED["separation"])
-    values = evidence.salience[:3] if name == "salience" else MEASURED[name][:3]
-    changes = {"separation": None, "distances": None, name: values} if name != "salience" else {name: values}
-    with pytest.raises(SelectionError, match=f"`{name}` has 3 rows; there are 9 heads or groups"):
-        dataclasses.replace(evidence, **changes)
-
-
-def test_it_is_one_or_the_other():
-    for given in ({}, MEASURED):
-        with pytest.raises(SelectionError, match="Either `separation` or `distances` is needed, and not both"):
-            made_up(HEADS, SALIENCE, **given)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from cahp_plugin.selectors.cahp.graph_space import classical_scaling, embed_distances, embed_heads
+from cahp_plugin import CAHPConfig
+from cahp_plugin.selectors.cahp.graph_space import classical_scaling, embed_heads
 
 
 def points(count=40, features=6, seed=0):
@@ -13,6 +14,10 @@ def points(count=40, features=6, seed=0):
 
 def distances_of(values):
     return squareform(pdist(values))
+
+
+def embed_distances(distances, **settings):
+    return embed_heads(distances, CAHPConfig(**settings), distances=True)
 
 
 def test_classical_scaling_of_points_gives_their_principal_components():
@@ -33,7 +38,8 @@ def test_classical_scaling_gives_a_plane_back():
 def test_given_distances_are_laid_out_like_the_points_they_are_of(init):
     values = points()
     groups = np.arange(40) // 10
-    for plane in (embed_heads(values, init=init), embed_distances(distances_of(values), init=init)):
+    config = CAHPConfig(tsne_init=init)
+    for plane in (embed_heads(values, config), embed_heads(distances_of(values), config, distances=True)):
         apart = distances_of(plane)
         np.fill_diagonal(apart, np.inf)
         assert (groups[apart.argmin(axis=1)] == groups).all()
@@ -45,7 +51,8 @@ def test_the_start_is_the_only_chance():
     assert (first == embed_distances(distances.copy(), seed=1)).all()
     assert (first == embed_distances(distances, seed=2)).all()  # classical scaling takes no seed
     assert (
-        embed_distances(distances, seed=1, init="random") != embed_distances(distances, seed=2, init="random")
+        embed_distances(distances, seed=1, tsne_init="random")
+        != embed_distances(distances, seed=2, tsne_init="random")
     ).any()
 
 

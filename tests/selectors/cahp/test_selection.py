@@ -45,14 +45,29 @@ def test_round_trip_keeps_everything_but_x_and_distances():
         if field.name not in ("separation", "distances", "curve"):
             np.testing.assert_equal(getattr(copy, field.name), getattr(found, field.name))
     np.testing.assert_equal(dataclasses.astuple(copy.curve), dataclasses.astuple(found.curve))
+    whole, real = (copy.curve.k, copy.clusters), (copy.curve.smoothed, copy.salience, copy.coordinates)
+    assert {values.dtype for values in whole} == {np.dtype(np.int64)}
+    assert {values.dtype for values in real} == {np.dtype(np.float64)}
 
 
-@pytest.mark.parametrize("missing", ["kept", "salience", "curve", "config"])
+@pytest.mark.parametrize("missing", ["kept", "salience", "curve", "config", "num_examples"])
 def test_damaged_selections(missing):
     values = selection().to_dict()
     del values[missing]
     with pytest.raises(SelectionError, match=missing):
         HeadSelection.from_dict(values)
+
+
+@pytest.mark.parametrize(("name", "value"), [("salience", [["much"]]), ("clusters", [[0], [1, 2]]), ("knee", "3")])
+def test_values_of_another_type(name, value):
+    with pytest.raises(SelectionError, match="not a saved head selection"):
+        HeadSelection.from_dict(selection().to_dict() | {name: value})
+
+
+def test_a_selection_from_before_groups_is_read():
+    values = selection().to_dict()
+    del values["group_size"]
+    assert HeadSelection.from_dict(values).group_size == 1
 
 
 def test_graph_round_trips_through_graphml(tmp_path):
