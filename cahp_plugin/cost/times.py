@@ -9,13 +9,12 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from transformers.utils import logging
 
 from cahp_plugin._compat import package_versions
-from cahp_plugin.files import from_plain, read_json, write_text
+from cahp_plugin.files import from_plain, load, write_text
 from cahp_plugin.latency import measure_latency
 from cahp_plugin.machine import cpu_flags, cpu_name
 
@@ -25,25 +24,6 @@ logger = logging.get_logger(__name__)
 _SHARES = (0.5, 0.25, 0.1, 0.0)
 _ROUNDS, _WARMUP = 40, 5
 _FORMAT = 2
-
-
-class Sized(Protocol):
-    """A layer with the sizes that it may have."""
-
-    @property
-    def path(self) -> str:
-        """Path of its output projection."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """What its units are."""
-        ...
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Numbers of units, descending, all of them first."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +137,7 @@ def speed_of(dense: Path, pruned: Path, how: How) -> Speed:
 
 
 def time_table(
-    layers: Sequence[Sized], how: How, make: Callable[[Sequence[int]], Path], model: str, cache: Path | None = None
+    layers: Sequence[tuple[str, tuple[int, ...]]], how: How, make: Callable[[Sequence[int]], Path], model: str
 ) -> TimeTable:
     """What each size of each layer takes: measured on whole models of which all layers of one kind have one size.
 
@@ -166,31 +146,34 @@ def time_table(
     versions and the model's shape, for it is measured where it will run.
 
     Args:
-        layers: The layers.
+        layers: Path of each layer's output projection, and the numbers of units that it may have, descending, all of
+            them first.
         how: What it is measured with.
         make: Writes a model whose layers have these sizes into a folder, which it returns.
         model: What tells the model's shape.
-        cache: Folder of the tables.
 
     Returns:
         The table.
+
+    Raises:
+        CheckpointError: The table that was kept is damaged.
     """
     told = {
         "format": _FORMAT, "how": dataclasses.asdict(how), "cpu": cpu_name(), "flags": list(cpu_flags()),
         "cores": os.cpu_count(), "versions": package_versions("onnxruntime", "onnxruntime-gpu"), "model": model,
-        "layers": [(layer.path, layer.sizes) for layer in layers],
+        "layers": layers,
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
-    place = (cache or cache_folder()) / "times" / f"{key}.json"
-    known = read_json(place)
+    place = cache_folder() / "times" / f"{key}.json"
+    known = load(place, lambda values: from_plain(TimeTable, values["table"]))
     if known is not None:
         logger.info(f"Times of the layers are those in {place}; delete it to have them measured anew.")
-        return from_plain(TimeTable, known["table"])
-    full = [layer.sizes[0] for layer in layers]
+        return known
+    full = [sizes[0] for _, sizes in layers]
     alike: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for number, layer in enumerate(layers):
-        alike.setdefault((re.sub(r"\d+", "*", layer.path), layer.sizes), []).append(number)
-    wanted = [(own, size) for own in alike.values() for size in _some(layers[own[0]].sizes)]
+    for number, (path, sizes) in enumerate(layers):
+        alike.setdefault((re.sub(r"\d+", "*", path), sizes), []).append(number)
+    wanted = [(own, size) for own in alike.values() for size in _some(layers[own[0]][1])]
     logger.info(f"Measuring {len(wanted) + 1} models for the times of the layers ({how}).")
     folders = [make(full)]
     for own, size in logging.tqdm(wanted, desc="Writing models to time", unit="model"):
@@ -206,7 +189,7 @@ def time_table(
         rising = np.maximum.accumulate(np.array(ms[::-1]))
         share = (rising - rising[0]) / len(own)
         for number in own:
-            found[number] = tuple(np.interp(layers[number].sizes, at[::-1], share).tolist())
+            found[number] = tuple(np.interp(layers[number][1], at[::-1], share).tolist())
     table = TimeTable(whole, tuple(found))
     place.parent.mkdir(parents=True, exist_ok=True)
     write_text(place, json.dumps({"table": dataclasses.asdict(table), **told}, indent=1) + "\n")

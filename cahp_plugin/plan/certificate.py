@@ -18,6 +18,7 @@ Note:
 
 from __future__ import annotations
 
+import bisect
 import math
 from typing import Any
 
@@ -93,15 +94,12 @@ def fewest(drop: float, confidence: float) -> int | None:
     def do(count: int) -> bool:
         return bool(refuted(np.zeros(count), drop, confidence))
 
-    low, high = 0, 1
+    high = 1
     while not do(high):
         if high >= _MOST:
             return None
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if do(middle) else (middle, high)
-    return high
+        high *= 2
+    return bisect.bisect_left(range(high), True, lo=high // 2 + 1, key=do)
 
 
 def enough(losses: Array, drop: float, confidence: float) -> int | None:

@@ -67,27 +67,13 @@ class SizeChooser:
     def __init__(self, plan: Plan, budget: Budget, settings: PlanSettings, trials: Trials) -> None:
         self._plan, self._budget, self._settings, self._trials = plan, budget, settings, trials
 
-    def choose(
-        self, clocks: Clocks | None = None, lost: Lost | None = None, walk: Walk | None = None
-    ) -> tuple[KeptSet, Outcome]:
-        """The units to keep, and what is known of them.
-
-        Args:
-            clocks: Measured times, for a budget of time.
-            lost: Measures the drop, for ``max_drop``.
-            walk: Certifies models down to the one that the drop allows, for ``max_drop``.
+    def by_work(self) -> tuple[KeptSet, Outcome]:
+        """The units to keep under a budget for multiply-accumulates or parameters, and what is known of them.
 
         Raises:
             ConfigError: The budget is below the smallest model.
-            BudgetError: It can't be met.
         """
         name, value = self._budget.target
-        if self._budget.timed:
-            assert clocks is not None
-            return self._by_time(clocks)
-        if name == "max_drop":
-            assert lost is not None
-            return self._by_drop(lost, value, walk)
         costs = self._plan.costs(name, self._budget)
         capacity = value * sum(float(own[0]) for own in costs)
         refined = self._refined(costs, capacity)
@@ -109,7 +95,15 @@ class SizeChooser:
         name, asked = self._budget.target
         return speed.ratio / asked if name == "speedup" else asked / speed.pruned_ms
 
-    def _by_time(self, clocks: Clocks) -> tuple[KeptSet, Outcome]:
+    def by_time(self, clocks: Clocks) -> tuple[KeptSet, Outcome]:
+        """The same under a budget of time.
+
+        Args:
+            clocks: Measured times.
+
+        Raises:
+            BudgetError: It can't be met.
+        """
         name, asked = self._budget.target
         table, costs = clocks.table, [np.array(layer) for layer in clocks.table.layers]
         wanted = table.whole / asked if name == "speedup" else asked
@@ -149,11 +143,19 @@ class SizeChooser:
             logger.warning(f"Asked for: {self._budget}. It came no nearer in {_CORRECTIONS} corrections than {found}.")
         return self._outcome(sizes, refined, speed=found)
 
-    def _by_drop(self, lost: Lost, limit: float, walk: Walk | None) -> tuple[KeptSet, Outcome]:
-        """The smallest model that loses no more, by bisection: the smaller a model, the more it loses.
+    def by_drop(self, lost: Lost, walk: Walk | None = None) -> tuple[KeptSet, Outcome]:
+        """The same of the smallest model that loses no more, by bisection: the smaller a model, the more it loses.
 
         With a walk, the smallest that is certified as well: the shares on the way there are fixed before it begins.
+
+        Args:
+            lost: Measures the drop.
+            walk: Certifies models down to the one that the drop allows.
+
+        Raises:
+            BudgetError: No smaller model is allowed, or loses so little.
         """
+        limit = self._budget.target[1]
         costs = self._plan.costs("macs", self._budget)
         whole = sum(float(own[0]) for own in costs)
         drops: list[Drop] = []
@@ -181,11 +183,13 @@ class SizeChooser:
         chosen = next(drop for drop in drops if drop.macs == shares[low])
         refined: Refined | None = self._refined(costs, shares[low] * whole)
         sizes = self._solve(costs, shares[low] * whole)
-        if refined is not None and refined.sizes != sizes:
+        if refined.sizes != sizes:
             with self._trials.as_saved(refined.sizes) as model:
                 other = Drop(*lost(model), shares[low])
             if other.value <= limit:
                 sizes, chosen = refined.sizes, other
+            else:
+                refined = None
         if walk is not None:
             larger = [share for share in _STEPS if share > chosen.macs]
             steps = [*((share, self._solve(costs, share * whole)) for share in larger), (chosen.macs, sizes)]

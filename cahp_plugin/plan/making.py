@@ -21,8 +21,8 @@ from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.observe.streams import apart, calibration_batches
 from cahp_plugin.observe.suffix import Suffix
 from cahp_plugin.observe.walk import MEMORY
-from cahp_plugin.plan.compared import Compared, compared_of
-from cahp_plugin.plan.orders import centred, elimination_order, refitted, selector_order, sizes_of
+from cahp_plugin.plan.compared import compared_of
+from cahp_plugin.plan.orders import centred, refitted, selector_order, sizes_of
 from cahp_plugin.plan.plan import LayerPlan, Plan, fingerprint_of_batches, layer_plan
 from cahp_plugin.plan.progress import Progress
 from cahp_plugin.plan.sensitivity import sensitivity
@@ -30,6 +30,7 @@ from cahp_plugin.processes import processes
 from cahp_plugin.recover import prune_and_repair
 from cahp_plugin.recover.state import at_rest
 from cahp_plugin.selectors import View, selectors
+from cahp_plugin.selectors.elimination import eliminate_units
 from cahp_plugin.units import PrunableLayer, prunable_layers
 from cahp_plugin.units.state import fingerprint_of_model
 
@@ -119,6 +120,23 @@ def plan_pruning(
         ranks = _ranks(model, fitted, order, config or CAHPConfig())
         clock["order the heads"] = time.perf_counter() - start
 
+    def measured(layer: PrunableLayer, equations: NormalEquations, suffix: Suffix, cost: LayerCost) -> LayerPlan:
+        """Order, fits and losses of one layer."""
+        start = time.perf_counter()
+        gram, mean = centred(layer, equations)
+        if layer.noun == "heads" and ranks:
+            places = range(len(layer.units))
+            ordered = tuple(sorted(places, key=lambda place: ranks[layer.index, layer.units[place][0]]))
+        else:
+            ordered = eliminate_units(layer, gram, ridge).order[::-1]
+        sizes = sizes_of(layer, multiple_of)
+        fits = [refitted(layer, gram, mean, ordered[:size], ridge) for size in sizes[1:]]
+        clock["order and fit"] += time.perf_counter() - start
+        start = time.perf_counter()
+        losses = [0.0, *sensitivity(suffix, layer, fits, compared.of)]
+        clock["measure"] += time.perf_counter() - start
+        return layer_plan(layer, ordered, sizes, losses, cost)
+
     def measure() -> Plan:
         done = Progress(None if progress is None else Path(progress), bound)
         costs = costs_of(model, layers)
@@ -134,8 +152,7 @@ def plan_pruning(
                 while grams:  # a matrix is let go with its layer
                     layer, equations = grams.pop(0)
                     if layer.output_path not in done.layers:
-                        own = cost[layer.output_path]
-                        done.add(_measured(layer, equations, suffix, compared, ranks, own, ridge, multiple_of, clock))
+                        done.add(measured(layer, equations, suffix, cost[layer.output_path]))
                     bar.update()
                 start = time.perf_counter()
             bar.close()
@@ -153,34 +170,6 @@ def plan_pruning(
         )
 
     return processes().share(measure)
-
-
-def _measured(
-    layer: PrunableLayer,
-    equations: NormalEquations,
-    suffix: Suffix,
-    compared: Compared,
-    ranks: Mapping[tuple[int, int], int],
-    cost: LayerCost,
-    ridge: float,
-    multiple_of: int,
-    clock: dict[str, float],
-) -> LayerPlan:
-    """Order, fits and losses of one layer."""
-    start = time.perf_counter()
-    gram, mean = centred(layer, equations)
-    if layer.noun == "heads" and ranks:
-        places = range(len(layer.units))
-        order = tuple(sorted(places, key=lambda place: ranks[layer.index, layer.units[place][0]]))
-    else:
-        order = elimination_order(layer, gram, ridge)
-    sizes = sizes_of(layer, multiple_of)
-    fits = [refitted(layer, gram, mean, order[:size], ridge) for size in sizes[1:]]
-    clock["order and fit"] += time.perf_counter() - start
-    start = time.perf_counter()
-    losses = [0.0, *sensitivity(suffix, layer, fits, compared.of)]
-    clock["measure"] += time.perf_counter() - start
-    return layer_plan(layer, order, sizes, losses, cost)
 
 
 def _ranks(model: Any, batches: Sequence[Batch], name: str, config: CAHPConfig) -> dict[tuple[int, int], int]:

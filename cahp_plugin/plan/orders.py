@@ -11,7 +11,6 @@ from cahp_plugin.errors import SelectionError
 from cahp_plugin.observe.normal_equations import NormalEquations
 from cahp_plugin.selectors import View, make_selector
 from cahp_plugin.selectors.base import Ranked
-from cahp_plugin.selectors.elimination import eliminate
 from cahp_plugin.units import PrunableLayer
 from cahp_plugin.units.linear import weight_of
 
@@ -38,22 +37,6 @@ def centred(layer: PrunableLayer, equations: NormalEquations) -> tuple[Tensor, T
     if layer.output.bias is None:
         return equations.state["xx"], torch.zeros_like(equations.state["x"])
     return gram, equations.state["x"] / equations.count
-
-
-def elimination_order(layer: PrunableLayer, gram: Tensor, ridge: float) -> tuple[int, ...]:
-    """Places of a layer's units, those that go last first: Optimal Brain Surgeon on its output projection.
-
-    See :func:`cahp_plugin.selectors.elimination.eliminate`.
-
-    Args:
-        layer: The layer.
-        gram: Its Gram matrix.
-        ridge: Strength of a ridge, relative to the mean square of a channel.
-    """
-    strength = ridge * float(gram.diagonal().mean()) or 1e-12
-    weight = weight_of(layer.output).detach().double().to(gram.device)
-    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return eliminate(regular, weight, layer.unit_dim).order[::-1]
 
 
 def refitted(

@@ -44,11 +44,11 @@ class Cost:
     before: float
     after: float
 
-    def told(self, unit: str, scale: float) -> str:
-        """The figures in words."""
+    def told(self) -> str:
+        """The figures in words, in millions."""
         return (
             f"{100 * self.layers:.1f} % of the layers', {100 * self.after / self.before:.1f} % of the whole model's "
-            f"({self.before / scale:,.1f} -> {self.after / scale:,.1f} {unit})"
+            f"({self.before / 1e6:,.1f} -> {self.after / 1e6:,.1f} M)"
         )
 
 
@@ -149,8 +149,7 @@ class Outcome:
         told = [
             f"Budget: {self.told}. {heads[0]:,} of {heads[1]:,} heads and {neurons[0]:,} of {neurons[1]:,} neurons "
             "stay.",
-            f"Multiply-accumulates at {length} tokens: {self.macs.told('M', 1e6)}. Parameters: "
-            f"{self.parameters.told('M', 1e6)}.",
+            f"Multiply-accumulates at {length} tokens: {self.macs.told()}. Parameters: {self.parameters.told()}.",
             f"Divergence from the dense model ({self.compared}) on held-out examples: {self.divergence:.4g} after the "
             f"repair, ridge {self.ridge:g}; predicted {self.predicted:.4g}. Heads were ordered by "
             f"{self.planning['order']}.",

@@ -241,10 +241,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the plan as plain JSON values."""
-        values = dataclasses.asdict(self)
-        for layer in values["layers"]:
-            layer["order"] = list(layer["order"])
-        return {"format": _FORMAT} | values
+        return {"format": _FORMAT} | dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from cahp_plugin.files import from_plain
+from cahp_plugin.files import checked, from_plain
 from cahp_plugin.plan.plan import LayerPlan
 
 logger = logging.get_logger(__name__)
@@ -25,6 +26,9 @@ class Progress:
 
     Attributes:
         layers: Path of an output projection -> what was measured.
+
+    Raises:
+        CheckpointError: The file is damaged.
     """
 
     def __init__(self, path: Path | None, bound: Mapping[str, Any]) -> None:
@@ -35,7 +39,7 @@ class Progress:
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         if lines[:1] == [first]:
             for line in lines[1:-1]:  # behind the last line break is nothing, or a line that was cut off
-                layer = from_plain(LayerPlan, json.loads(line))
+                layer = checked(path, functools.partial(_layer, line))
                 self.layers[layer.path] = layer
             logger.info(f"{len(self.layers)} layers were measured before.")
         logger.info(f"What is measured goes to {path}: if this is stopped, the same command goes on from there.")
@@ -48,6 +52,10 @@ class Progress:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(_line(layer) + "\n")
+
+
+def _layer(line: str) -> LayerPlan:
+    return from_plain(LayerPlan, json.loads(line))
 
 
 def _line(layer: LayerPlan) -> str:

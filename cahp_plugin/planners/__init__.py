@@ -6,8 +6,8 @@ By name, for the command line too: nothing heavy is imported before one is made.
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -80,5 +80,4 @@ def make_planner(name: str) -> Planner:
     """
     if name not in PLANNERS:
         raise ConfigError(f"There is no planner {name!r}; known are {', '.join(PLANNERS)}.")
-    module, _, cls = PLANNERS[name].planner.partition(":")
-    return getattr(import_module(module), cls)(**PLANNERS[name].settings)
+    return pkgutil.resolve_name(PLANNERS[name].planner)(**PLANNERS[name].settings)

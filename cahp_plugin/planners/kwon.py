@@ -36,9 +36,7 @@ class Kwon(Planner):
 
     def propose(self, job: Job, *, repair: bool = False) -> Proposal:
         """See the base class."""
-        conditioning = CONDITIONINGS[
-            "none"
-        ]  # the task's loss; classes that are predicted stand for those not labelled
+        conditioning = CONDITIONINGS["none"]  # the task's loss; predicted classes stand for those not labelled
         gradients = unit_gradients(
             job.model,
             job.layers,

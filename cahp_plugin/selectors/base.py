@@ -47,7 +47,6 @@ class Needs(enum.Flag):
     NOTHING = 0
     DATA = enum.auto()  #: Batches, labelled or not.
     LABELS = enum.auto()  #: Labels: of shape ``(batch,)``; with CLASSES, of any kind.
-    GRADIENTS = enum.auto()  #: The gradient of a loss.
     EVIDENCE = enum.auto()  #: What CAHP chooses by, measured in one walk for all who need it.
     CLASSES = enum.auto()  #: Evidence from classes.
     SHRINK = enum.auto()  #: A way to prune and repair a copy of the model.
@@ -139,9 +138,7 @@ class View:
                 "lets no gradient through. Load the model outside of it."
             )
         if needs & (Needs.LABELS | Needs.EVIDENCE) or (needs and not self._prepared):
-            self.prepared(
-                self.conditioning_of(needs)
-            )  # batches that were checked for more are not walked through again
+            self.prepared(self.conditioning_of(needs))  # what was checked for more is not walked through again
 
     def conditioning_of(self, needs: Needs) -> Conditioning:
         """What is asked of the data: labels where they are needed, or what the settings compare heads by."""

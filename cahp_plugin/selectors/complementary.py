@@ -48,7 +48,7 @@ class Complementary(Selector):
     """Complementary Attention Head Pruning (arXiv 2606.19150)."""
 
     name = "cahp"
-    needs = Needs.DATA | Needs.EVIDENCE | Needs.GRADIENTS
+    needs = Needs.DATA | Needs.EVIDENCE
     seeded = True
 
     def _fit(self, view: View, seed: int) -> FittedEvidence:

@@ -7,7 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from cahp_plugin.errors import ConfigError
+from cahp_plugin.units import PrunableLayer
+from cahp_plugin.units.linear import weight_of
 
 #: Share of the channels that go between two factorisations (of neurons; of blocks, which make larger products), and
 #: how many go at least.
@@ -29,10 +30,22 @@ class Elimination:
     order: tuple[int, ...]
     costs: Tensor
 
-    @property
-    def errors(self) -> Tensor:
-        """Squared error of the refitted output after 1, 2, ... removals, summed over tokens and outputs."""
-        return self.costs.cumsum(0)
+
+def eliminate_units(layer: PrunableLayer, gram: Tensor, ridge: float) -> Elimination:
+    """Removes a layer's heads or neurons one by one; see :func:`eliminate`.
+
+    Args:
+        layer: The layer.
+        gram: Gram matrix of what goes into its output projection, float64: ``(channels, channels)``.
+        ridge: Strength of a ridge, relative to the mean square of a channel.
+
+    Returns:
+        Places of its units, and costs.
+    """
+    strength = ridge * float(gram.diagonal().mean()) or 1e-12
+    weight = weight_of(layer.output).detach().double().to(gram.device)
+    regular = gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return eliminate(regular, weight, layer.unit_dim)
 
 
 def eliminate(gram: Tensor, weight: Tensor, size: int = 1) -> Elimination:
@@ -65,14 +78,9 @@ def eliminate(gram: Tensor, weight: Tensor, size: int = 1) -> Elimination:
         Order and costs.
 
     Raises:
-        ConfigError: The shapes don't fit each other.
         torch.linalg.LinAlgError: H is not finite.
     """
     channels = weight.shape[1]
-    if size < 1 or channels % size or gram.shape != (channels, channels):
-        raise ConfigError(
-            f"A Gram matrix {tuple(gram.shape)} and a weight {tuple(weight.shape)} don't make units of size {size}."
-        )
     gram, weight = gram.detach().double(), weight.detach().double()
     left = torch.arange(channels, device=gram.device).view(-1, size)
     order: list[int] = []

@@ -33,7 +33,7 @@ class HIES(Selector):
     alpha: float = 0.5
 
     name = "hies"
-    needs = Needs.DATA | Needs.EVIDENCE | Needs.GRADIENTS
+    needs = Needs.DATA | Needs.EVIDENCE
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

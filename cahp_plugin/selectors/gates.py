@@ -41,7 +41,7 @@ class TrainedGates(Selector):
     learning_rate: float = 0.1
 
     first: ClassVar[float] = 0.0
-    needs = Needs.DATA | Needs.LABELS | Needs.GRADIENTS
+    needs = Needs.DATA | Needs.LABELS
     seeded = True
 
     def __post_init__(self) -> None:

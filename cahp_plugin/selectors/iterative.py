@@ -40,7 +40,7 @@ class IterativeSalience(Selector):
     num_examples: int = 384
 
     name = "salience-iterative"
-    needs = Needs.DATA | Needs.LABELS | Needs.GRADIENTS | Needs.SHRINK
+    needs = Needs.DATA | Needs.LABELS | Needs.SHRINK
     seeded = True
 
     def __post_init__(self) -> None:
@@ -61,9 +61,6 @@ class SalienceWalk(Fitted):
         view: What may be looked at.
         batches: The examples.
         step: Heads removed in a round.
-
-    Attributes:
-        rounds: Number of heads after each round.
     """
 
     def __init__(self, view: View, batches: list[Batch], step: int) -> None:
@@ -71,7 +68,6 @@ class SalienceWalk(Fitted):
         self._pruned: Any = copy.deepcopy(view.model)
         self._gone: list[Head] = []
         self._seconds: list[float] = []
-        self.rounds: list[int] = []
 
     def keep(self, num_heads: int | float) -> KeptSet:
         """See the base class.
@@ -103,4 +99,3 @@ class SalienceWalk(Fitted):
         order = units.by_score(over_layer_norm(salience.finish(), units.layers))
         self._gone += [units.firsts[row] for row in order[: -self._step - 1 : -1]]
         self._seconds.append(time.perf_counter() - start)
-        self.rounds.append(view.units.num_heads - len(self._gone) * units.group_size)

@@ -12,7 +12,7 @@ class Salient(Selector):
     """Mean absolute gradient of the loss by each head's mask, ranked over all layers (Michel et al. 2019, eq. 2)."""
 
     name = "salience"
-    needs = Needs.DATA | Needs.EVIDENCE | Needs.GRADIENTS
+    needs = Needs.DATA | Needs.EVIDENCE
 
     def _fit(self, view: View, seed: int) -> Ranked:
         return Ranked(view.units, view.evidence.salience)

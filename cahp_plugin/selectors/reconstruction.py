@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 
-import torch
-from torch import Tensor
+import numpy as np
 from transformers.utils import logging
 
 from cahp_plugin.errors import ConfigError
@@ -13,10 +13,7 @@ from cahp_plugin.observe.grams import HeadGrams
 from cahp_plugin.observe.streams import calibration_batches
 from cahp_plugin.observe.sums import accumulate
 from cahp_plugin.selectors.base import Needs, Ranked, Selector, View
-from cahp_plugin.selectors.elimination import eliminate
-from cahp_plugin.units import AttentionLayer, KeptSet
-from cahp_plugin.units.counts import HeadUnits
-from cahp_plugin.units.linear import weight_of
+from cahp_plugin.selectors.elimination import eliminate_units
 
 logger = logging.get_logger(__name__)
 
@@ -57,7 +54,28 @@ class Obs(Selector):
                 f"`ridge` must be at least 0 and `num_examples` at least 1; got {self.ridge} and {self.num_examples}."
             )
 
-    def _fit(self, view: View, seed: int) -> FittedObs:
+    def _fit(self, view: View, seed: int) -> Ranked:
+        # The minimum of a layer stays to the end; each that goes is worth more than those that went before.
+        least, gone = view.units.min_units, self.costs(view, seed)
+        early, late = (
+            [own[: max(0, len(own) - least)] for own in gone],
+            [own[max(0, len(own) - least) :] for own in gone],
+        )
+        scores = np.empty(len(view.units.firsts))
+        scores[[row for _, row in (*heapq.merge(*early), *heapq.merge(*late))]] = np.arange(len(scores))
+        return Ranked(view.units, scores)
+
+    def costs(self, view: View, seed: int) -> list[list[tuple[float, int]]]:
+        """What the heads cost.
+
+        Returns:
+            For each layer with heads, its units in the order in which they go: the relative error that each adds, and
+            its row.
+
+        Raises:
+            DataError: The data can't be used.
+            PruningError: Activations are not finite.
+        """
         batches = calibration_batches(view.shuffled(seed), view.model, self.num_examples)
         layers = [layer for layer in view.layers if layer.heads]
         grams = HeadGrams(view.model, layers)
@@ -69,53 +87,11 @@ class Obs(Selector):
                 f"{tokens} tokens for {channels} channels: too few to tell the heads apart well. Give more examples "
                 "(`num_examples`)."
             )
-        costs = {}
+        found, row = [], 0
         for layer in layers:
             gram, variance = grams.state[layer.index].centred()
-            costs[layer.index] = _costs(layer, gram, variance or 1.0, self.ridge)
-        return FittedObs(view.units, costs)
-
-
-def _costs(layer: AttentionLayer, gram: Tensor, scale: float, ridge: float) -> list[tuple[int, float]]:
-    """One layer's units in the order in which they go, the first head of each, and the relative error that each adds.
-
-    Args:
-        layer: The layer.
-        gram: Centred Gram matrix of the heads' outputs: ``(channels, channels)``, float64.
-        scale: Variance of the residual stream, summed over tokens.
-        ridge: As in :class:`Obs`.
-    """
-    strength = max(ridge, _LEAST_RIDGE) * float(gram.diagonal().mean()) or 1e-12
-    weight = weight_of(layer.output).detach().double().cpu()
-    found = eliminate(gram + strength * torch.eye(len(gram)), weight, layer.group_size * layer.size)
-    gone = zip(found.order, found.costs.tolist(), strict=True)
-    return [(layer.units[unit][0], cost / scale) for unit, cost in gone]
-
-
-class FittedObs(Ranked):
-    """The order in which heads go.
-
-    Args:
-        units: What there is to choose among.
-        costs: Layer -> its units in the order in which they go, by their first head, and the error that each adds.
-    """
-
-    def __init__(self, units: HeadUnits, costs: dict[int, list[tuple[int, float]]]) -> None:
-        self._costs = costs
-        rows = {place: row for row, place in enumerate(units.firsts)}
-        waiting = {layer: list(gone) for layer, gone in costs.items()}
-        scores = [0.0] * len(rows)
-        for score in range(len(rows)):
-            # The minimum of a layer stays to the end; each that goes is worth more than those that went before.
-            open_layers = [layer for layer, left in waiting.items() if len(left) > units.min_units]
-            layer = min(open_layers or [layer for layer, left in waiting.items() if left],
-                        key=lambda layer: waiting[layer][0][1])  # fmt: skip
-            scores[rows[layer, waiting[layer].pop(0)[0]]] = float(score)
-        super().__init__(units, scores)
-
-    def errors(self, kept: KeptSet) -> dict[int, float]:
-        """Layer -> relative error of its refitted output where the others are gone."""
-        return {
-            layer: sum(cost for head, cost in gone if head not in kept.heads[layer])
-            for layer, gone in self._costs.items()
-        }
+            gone = eliminate_units(layer, gram, max(self.ridge, _LEAST_RIDGE))
+            scaled = (gone.costs / (variance or 1.0)).tolist()
+            found.append([(cost, row + unit) for cost, unit in zip(scaled, gone.order, strict=True)])
+            row += len(layer.units)
+        return found

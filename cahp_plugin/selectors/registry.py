@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import import_module
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from cahp_plugin.errors import ConfigError
@@ -96,7 +96,6 @@ def make_selector(name: str, **settings: Any) -> Selector:
         raise ConfigError(f"There is no selector {name!r}; known are {', '.join(_ENTRIES)}.")
     found = _ENTRIES[name].selector
     if isinstance(found, str):
-        module, _, cls = found.partition(":")
-        found = getattr(import_module(module), cls)
+        found = pkgutil.resolve_name(found)
     known = {field.name for field in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
     return found(**{key: value for key, value in settings.items() if key in known})

@@ -195,13 +195,13 @@ def choose_under(
 
     def choose() -> tuple[KeptSet, Outcome]:
         if not budget.timed:
-            return chooser.choose()
+            return chooser.by_work()
         how = _how(model, budget, lengths, graphs)
         with _clocks(model, plan, how, batches[0], processor, graphs) as clocks:
-            return chooser.choose(clocks)
+            return chooser.by_time(clocks)
 
     if evaluate is not None and dense is not None and budget.target[0] == "max_drop":
-        kept, outcome = chooser.choose(lost=_lost(evaluate, dense), walk=walk)  # every process evaluates its share
+        kept, outcome = chooser.by_drop(_lost(evaluate, dense), walk)  # every process evaluates its share
     else:
         kept, outcome = processes().share(choose)
     return Chosen(kept, outcome, plan, fitted, held_out)
@@ -245,7 +245,7 @@ def _clocks(
             return place
 
         shape = f"{type(model).__name__} {model.config.to_json_string()}"
-        table = time_table(plan.layers, how, make, shape)
+        table = time_table([(layer.path, layer.sizes) for layer in plan.layers], how, make, shape)
         yield Clocks(table, lambda sizes: speed_of(make(full), make(sizes), how))
 
 

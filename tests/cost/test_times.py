@@ -11,6 +11,7 @@ from tiny import model_inputs, tiny_model
 from cahp_plugin import CAHPImportance, CAHPPruner, KeptSet, save_pruned
 from cahp_plugin.cost.layers import LayerCost
 from cahp_plugin.cost.times import How, TimeTable, speed_of, time_table
+from cahp_plugin.errors import CheckpointError
 from cahp_plugin.plan.plan import LayerPlan
 
 HOW = How("torch", "fp32", (16,), 1, 1)
@@ -49,7 +50,8 @@ def made(tmp_path, monkeypatch):
 
 def test_a_table_never_falls_with_the_size_and_is_kept_by_machine(made):
     plans, make, written, folder = made
-    table = time_table(plans, HOW, make, "tiny")
+    shapes = [(layer.path, layer.sizes) for layer in plans]
+    table = time_table(shapes, HOW, make, "tiny")
     assert len(written) == len(set(written)) == 1 + 3 + 3  # the whole model, and each kind at a few sizes
     assert len(table.layers) == 6 and table.whole > 0
     for layer, times in zip(plans, table.layers, strict=True):
@@ -58,9 +60,12 @@ def test_a_table_never_falls_with_the_size_and_is_kept_by_machine(made):
     assert table.rest == pytest.approx(table.whole - sum(times[0] for times in table.layers))
     file, *others = (folder / "cache" / "times").glob("*.json")
     assert not others and json.loads(file.read_text())["how"]["threads"] == 1
-    assert time_table(plans, HOW, make, "tiny") == table and len(written) == 7
-    time_table(plans, How("torch", "fp32", (8, 16), 1, 1), make, "tiny")
+    assert time_table(shapes, HOW, make, "tiny") == table and len(written) == 7
+    time_table(shapes, How("torch", "fp32", (8, 16), 1, 1), make, "tiny")
     assert len(written) == 14
+    file.write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{file.name} is damaged"):
+        time_table(shapes, HOW, make, "tiny")
 
 
 def test_one_model_is_as_fast_as_itself_and_slower_than_one_without_layers(made):

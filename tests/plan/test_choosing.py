@@ -1,5 +1,6 @@
 """Sizes under a budget of time, on a machine whose times are known."""
 
+import contextlib
 import types
 
 import numpy as np
@@ -26,7 +27,7 @@ def choose(budget, really, units=1.0, rest=10.0):
         return Speed(ratio, ratio, ratio, really(120), really(sum(sizes)), "by the book")
 
     alike = types.SimpleNamespace(divergences=lambda sizes: np.zeros(4), known={})
-    _, outcome = SizeChooser(OWN, budget, PlanSettings(refine=0), alike).choose(Clocks(table, speed))
+    _, outcome = SizeChooser(OWN, budget, PlanSettings(refine=0), alike).by_time(Clocks(table, speed))
     return outcome, seen
 
 
@@ -54,3 +55,23 @@ def test_a_model_that_is_too_fast_comes_before_one_that_is_too_slow():
 def test_what_no_size_reaches_is_said():
     with pytest.raises(BudgetError, match=r"smallest model takes about 10.00 ms of the dense one's 130.00 ms \(13.00"):
         choose(Budget(speedup=14, multiple_of=1), lambda left: 10 + left)
+
+
+@pytest.mark.parametrize(("loses", "taken"), [(0.5, True), (2.0, False)])
+def test_refined_sizes_that_lose_too_much_are_neither_taken_nor_told(loses, taken):
+    """The plan's own sizes lose a point at 60 % of the work and two below; others seem to be nearer."""
+    own = OWN.sizes_for(Budget(macs=0.6, multiple_of=1))
+
+    def divergences(sizes):
+        return np.full(4, 1.0) if tuple(sizes) == own else np.full(4, 0.5)
+
+    def lost(sizes):
+        if tuple(sizes) not in {OWN.sizes_for(Budget(macs=share / 100, multiple_of=1)) for share in range(1, 100)}:
+            return loses, None, None
+        return (1.0 if sum(sizes) >= sum(own) else 2.0), None, None
+
+    trials = types.SimpleNamespace(divergences=divergences, known={}, as_saved=contextlib.nullcontext)
+    chooser = SizeChooser(OWN, Budget(max_drop=1.5, multiple_of=1), PlanSettings(refine=4), trials)
+    kept, outcome = chooser.by_drop(lost)
+    assert (kept != OWN.kept(own)) == taken == (outcome.refined is not None)
+    assert outcome.drops[-1].value == (0.5 if taken else 1.0)

@@ -7,8 +7,9 @@ from selecting import view_of
 from tiny import tiny_batches, tiny_model
 
 from cahp_plugin.observe.normal_equations import NormalEquations
-from cahp_plugin.plan.orders import centred, elimination_order, refitted, selector_order, sizes_of
+from cahp_plugin.plan.orders import centred, refitted, selector_order, sizes_of
 from cahp_plugin.selectors import make_selector
+from cahp_plugin.selectors.elimination import eliminate_units
 from cahp_plugin.units import prunable_layers
 
 
@@ -64,7 +65,7 @@ def test_the_first_to_go_is_the_one_whose_loss_the_others_repair_best():
         width, size = layer.output.weight.shape[1], layer.unit_dim
         rows = torch.randn(300, width, generator=torch.Generator().manual_seed(2)).double()
         gram, _ = centred(layer, equations(layer, rows))
-        order = elimination_order(layer, gram, ridge=1e-8)
+        order = eliminate_units(layer, gram, ridge=1e-8).order
         assert sorted(order) == list(range(len(layer.units)))
         centre = rows - rows.mean(0)
         wanted = centre @ layer.output.weight.detach().double().T
@@ -73,7 +74,7 @@ def test_the_first_to_go_is_the_one_whose_loss_the_others_repair_best():
             stays = [column for column in range(width) if column // size != unit]
             best = torch.linalg.lstsq(centre[:, stays], wanted).solution
             errors.append(float((centre[:, stays] @ best - wanted).square().sum()))
-        assert order[-1] == int(np.argmin(errors))
+        assert order[0] == int(np.argmin(errors))
 
 
 def test_sizes_fall_from_all_to_none_in_steps_that_kernels_like():

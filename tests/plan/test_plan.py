@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from plans import even_plan
 from zoo import FAMILIES, zoo_inputs, zoo_model
 
 from cahp_plugin import Budget, CAHPConfig, CAHPImportance, CAHPPruner, plan_pruning, recover_least_squares
@@ -15,6 +16,7 @@ from cahp_plugin.observe.streams import apart, calibration_batches
 from cahp_plugin.plan.compared import compared_of
 from cahp_plugin.plan.making import EVERY
 from cahp_plugin.plan.plan import CURVE, PLAN_NAME, Plan
+from cahp_plugin.plan.progress import Progress
 from cahp_plugin.plan.trials import Reference, Trials
 from cahp_plugin.units import prunable_layers
 from cahp_plugin.units.linear import weight_of
@@ -196,19 +198,24 @@ def test_a_stopped_plan_goes_on_where_it_was(tmp_path, monkeypatch):
     whole = plan_pruning(model, data("bert"), multiple_of=1)
     import cahp_plugin.plan.making as making
 
-    measured, real = [], making._measured
+    measured, real = [], making.sensitivity
 
-    def stops(layer, *args):
+    def stops(suffix, layer, *args):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(layer.name)
-        return real(layer, *args)
+        return real(suffix, layer, *args)
 
-    monkeypatch.setattr(making, "_measured", stops)
+    monkeypatch.setattr(making, "sensitivity", stops)
     with pytest.raises(KeyboardInterrupt):
         plan_pruning(model, data("bert"), multiple_of=1, progress=file)
     file.write_text(file.read_text() + '{"path": "cut o')
-    monkeypatch.setattr(making, "_measured", lambda layer, *args: measured.append(layer.name) or real(layer, *args))
+
+    def goes_on(suffix, layer, *args):
+        measured.append(layer.name)
+        return real(suffix, layer, *args)
+
+    monkeypatch.setattr(making, "sensitivity", goes_on)
     again = plan_pruning(model, data("bert"), multiple_of=1, progress=file)
     assert dataclasses.replace(again, seconds={}) == dataclasses.replace(whole, seconds={})
     assert len(measured) == len(set(measured)) == len(whole.layers)
@@ -216,6 +223,16 @@ def test_a_stopped_plan_goes_on_where_it_was(tmp_path, monkeypatch):
     measured.clear()
     plan_pruning(model, data("bert", 7), multiple_of=1, progress=file)
     assert len(measured) == len(whole.layers)
+
+
+@pytest.mark.parametrize("line", ['{"path": "cut o', '{"path": "a"}', "[]"])
+def test_damaged_progress_is_named(tmp_path, line):
+    file, bound = tmp_path / "progress.jsonl", {"model": "m"}
+    Progress(file, bound).add(even_plan().layers[0])
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(CheckpointError, match=r"progress\.jsonl is damaged"):
+        Progress(file, bound)
+    assert Progress(file, {"model": "another"}).layers == {}
 
 
 def test_recorded_outputs_may_lie_in_files(monkeypatch):

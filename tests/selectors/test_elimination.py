@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from cahp_plugin.errors import ConfigError
 from cahp_plugin.selectors import elimination
 from cahp_plugin.selectors.elimination import eliminate
 
@@ -19,6 +18,11 @@ def correlated(tokens, channels, outputs, *, hidden, noise=0.1, seed=0):
 
 def gram_of(inputs, strength):
     return torch.from_numpy(inputs.T @ inputs + strength * np.eye(inputs.shape[1]))
+
+
+def errors_of(found):
+    """Squared error of the refitted output after 1, 2, ... removals."""
+    return found.costs.cumsum(0)
 
 
 def refit_error(inputs, weight, keep, strength):
@@ -54,7 +58,7 @@ def test_each_removal_is_the_best_of_all(size, units, strength):
     inputs, weight = correlated(80, size * units, 5, hidden=6)
     found = eliminate(gram_of(inputs, strength), torch.from_numpy(weight), size)
     left = list(range(units))
-    for unit, error in zip(found.order, found.errors.tolist(), strict=True):
+    for unit, error in zip(found.order, errors_of(found).tolist(), strict=True):
         errors = {
             candidate: refit_error(
                 inputs, weight, channels_of([other for other in left if other != candidate], size), strength
@@ -75,8 +79,8 @@ def test_many_neurons_against_one_at_a_time(hidden):
     found = eliminate(gram, torch.from_numpy(weight))
     assert list(found.order) == order
     for left in (150, 100, 50, 20):
-        assert float(found.errors[199 - left]) == pytest.approx(errors[199 - left], rel=1e-9)
-    assert float(found.errors[-1]) == pytest.approx(float(((weight @ gram.numpy()) * weight).sum()), rel=1e-9)
+        assert float(errors_of(found)[199 - left]) == pytest.approx(errors[199 - left], rel=1e-9)
+    assert float(errors_of(found)[-1]) == pytest.approx(float(((weight @ gram.numpy()) * weight).sum()), rel=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -100,9 +104,9 @@ def test_copies_go_first_and_for_free(size):
         found = eliminate(gram_of(inputs, strength), torch.from_numpy(weight), size)
         half = len(found.order) // 2
         assert sorted(unit % half for unit in found.order[:half]) == list(range(half))
-        assert float(found.errors[half - 1]) < 1e-6 * float(found.errors[-1])
+        assert float(errors_of(found)[half - 1]) < 1e-6 * float(errors_of(found)[-1])
         keep = channels_of(found.order[half + 1 :], size)
-        assert float(found.errors[half]) == pytest.approx(refit_error(inputs, weight, keep, strength), rel=1e-4)
+        assert float(errors_of(found)[half]) == pytest.approx(refit_error(inputs, weight, keep, strength), rel=1e-4)
 
 
 @pytest.mark.parametrize(("size", "tolerance"), [(1, 1e-10), (4, 1e-7)])
@@ -116,7 +120,7 @@ def test_fewer_tokens_than_channels(size, tolerance, monkeypatch):
     assert sorted(found.order) == list(range(400 // size)) and float(found.costs.min()) >= 0
     left = 12 // size
     error = refit_error(inputs, weight, channels_of(found.order[-left:], size), strength)
-    assert float(found.errors[-left - 1]) == pytest.approx(error, rel=tolerance)
+    assert float(errors_of(found)[-left - 1]) == pytest.approx(error, rel=tolerance)
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -137,15 +141,11 @@ def test_inputs_stay_as_they_were():
 
 def test_none_and_one():
     found = eliminate(torch.zeros(0, 0), torch.zeros(5, 0))
-    assert found.order == () and found.errors.shape == (0,)
+    assert found.order == () and errors_of(found).shape == (0,)
     found = eliminate(torch.tensor([[2.0]]), torch.tensor([[3.0], [1.0]]))
-    assert found.order == (0,) and found.errors.tolist() == pytest.approx([20.0])
+    assert found.order == (0,) and errors_of(found).tolist() == pytest.approx([20.0])
 
 
 def test_bad_input():
-    for gram, weight, size in ((torch.eye(4), torch.ones(2, 6), 1), (torch.eye(6), torch.ones(2, 6), 4),
-                               (torch.eye(6), torch.ones(2, 6), 0)):  # fmt: skip
-        with pytest.raises(ConfigError, match="don't make units of"):
-            eliminate(gram, weight, size)
     with pytest.raises(torch.linalg.LinAlgError, match="not finite"):
         eliminate(torch.full((3, 3), torch.nan), torch.ones(2, 3))

@@ -1,14 +1,16 @@
 import logging
+import types
 
 import numpy as np
 import pytest
 import torch
-from selecting import fit, view_of, without_labels
+from selecting import fit, units_of, view_of, without_labels
 from tiny import tiny_batches, tiny_model
 
 from cahp_plugin.errors import ConfigError, DataError, PruningError
 from cahp_plugin.observe.streams import calibration_batches, layer_tokens
 from cahp_plugin.selectors import make_selector
+from cahp_plugin.selectors.reconstruction import Obs
 from cahp_plugin.units import attention_layers
 
 
@@ -52,14 +54,13 @@ def by_brute_force(model, data, index, ridge, num_examples=60):
 def test_what_costs_least_after_a_refit_goes_first(ridge):
     """Each removal of every layer against the brute force over all heads left, and its error."""
     model, data = tiny_model(), tiny_batches(60)
-    found = fit("obs", model, data, ridge=ridge, num_examples=60, least=0)
-    ranking = found.ranking()[::-1]
+    ranking = fit("obs", model, data, ridge=ridge, num_examples=60, least=0).ranking()[::-1]
     expected = {index: by_brute_force(model, data, index, ridge) for index in range(3)}
+    found = make_selector("obs", ridge=ridge, num_examples=60).costs(view_of(model, data, least=0), 0)
     for index, (order, errors) in expected.items():
         assert [heads[0] for layer, heads in ranking if layer == index] == order
-        for gone in range(1, 5):
-            kept = {layer: (0, 1, 2, 3) for layer in range(3)} | {index: tuple(sorted(order[gone:]))}
-            assert found.errors(type(found.keep(12))(heads=kept))[index] == pytest.approx(errors[gone - 1], rel=1e-4)
+        assert [row - 4 * index for _, row in found[index]] == order
+        np.testing.assert_allclose(np.cumsum([cost for cost, _ in found[index]]), errors, rtol=1e-4)
     # Over all layers: what adds least goes next, as far as each layer's own order allows.
     costs = {index: np.diff([0.0, *errors]) for index, (_, errors) in expected.items()}
     gone = dict.fromkeys(range(3), 0)
@@ -67,6 +68,24 @@ def test_what_costs_least_after_a_refit_goes_first(ridge):
         waiting = {index: costs[index][gone[index]] for index in range(3) if gone[index] < 4}
         assert layer == min(waiting, key=waiting.get)
         gone[layer] += 1
+
+
+@pytest.mark.parametrize("least", [0, 1, 2, 5])
+def test_the_order_over_all_layers_is_that_of_one_removal_after_the_other(least, monkeypatch):
+    """With ties within and between layers, costs that fall, and a layer below the minimum, against a walk by hand."""
+    for seed in range(20):
+        rng, sizes = np.random.default_rng(seed), (4, 1, 3)
+        rows = np.split(np.arange(8), np.cumsum(sizes)[:-1])
+        gone = [[(float(rng.integers(3)), int(row)) for row in rng.permutation(own)] for own in rows]
+        monkeypatch.setattr(Obs, "costs", lambda self, view, seed, gone=gone: gone)
+        heads = [(layer, head) for layer, size in enumerate(sizes) for head in range(size)]
+        view = types.SimpleNamespace(units=units_of(heads, (3, 4), least=least))
+        waiting, expected = [list(own) for own in gone], []
+        while any(waiting):
+            open_layers = [own for own in waiting if len(own) > least] or [own for own in waiting if own]
+            cheapest = min(own[0][0] for own in open_layers)
+            expected.append(next(own for own in open_layers if own[0][0] == cheapest).pop(0)[1])
+        assert np.argsort(Obs()._fit(view, 0).scores).tolist() == expected
 
 
 def test_the_last_head_of_a_layer_stays_to_the_end():
@@ -87,10 +106,11 @@ def copied_head():
 
 
 def test_a_copied_head_costs_nothing():
-    found = fit("obs", copied_head(), tiny_batches(60), ridge=1e-6)
-    kept = found.keep(11)
+    kept = fit("obs", copied_head(), tiny_batches(60), ridge=1e-6).keep(11)
     assert kept.heads[0] == kept.heads[2] == (0, 1, 2, 3)
-    assert kept.heads[1] in ((0, 2, 3), (1, 2, 3)) and found.errors(kept)[1] < 1e-4
+    assert kept.heads[1] in ((0, 2, 3), (1, 2, 3))
+    cost, row = make_selector("obs", ridge=1e-6).costs(view_of(copied_head(), tiny_batches(60)), 0)[1][0]
+    assert cost < 1e-4 and row in (4, 5)
 
 
 @pytest.mark.parametrize("num_examples", [60, 2])
@@ -99,7 +119,8 @@ def test_a_singular_system_has_an_answer(num_examples):
     found = fit("obs", copied_head(), tiny_batches(60), ridge=0, num_examples=num_examples)
     kept = found.keep(8)
     assert kept.num_heads == 8 and not {0, 1} <= set(kept.heads[1])
-    assert all(np.isfinite(error) for error in found.errors(kept).values())
+    selector = make_selector("obs", ridge=0, num_examples=num_examples)
+    assert all(np.isfinite(own).all() for own in selector.costs(view_of(copied_head(), tiny_batches(60)), 0))
 
 
 def test_the_model_stays_as_it_was():
