@@ -181,13 +181,13 @@ class SizeChooser:
                 "repair (`--recover least-squares+finetune` with a budget for `macs`)."
             )
         chosen = next(drop for drop in drops if drop.macs == shares[low])
-        refined: Refined | None = self._refined(costs, shares[low] * whole)
-        sizes = self._solve(costs, shares[low] * whole)
-        if refined.sizes != sizes:
-            with self._trials.as_saved(refined.sizes) as model:
+        better, sizes = self._refined(costs, shares[low] * whole), self._solve(costs, shares[low] * whole)
+        refined: Refined | None = better
+        if better.sizes != sizes:
+            with self._trials.as_saved(better.sizes) as model:
                 other = Drop(*lost(model), shares[low])
             if other.value <= limit:
-                sizes, chosen = refined.sizes, other
+                sizes, chosen = better.sizes, other
             else:
                 refined = None
         if walk is not None:
