@@ -56,7 +56,7 @@ def units_left(outcome: Outcome) -> Chart:
     """What is left of each layer's heads and neurons, side by side."""
     kinds = [kind for kind in KINDS if any(layer.kind == kind for layer in outcome.layers)]
     words = " and ".join("{:,} of {:,} {}".format(*outcome.count(kind), kind) for kind in kinds)
-    left = {
+    left: dict[str, dict[int, tuple[int, int]]] = {
         kind: {layer.index: (layer.after, layer.before) for layer in outcome.layers if layer.kind == kind}
         for kind in kinds
     }
