@@ -127,6 +127,9 @@ def test_divergences():
     assert divergence_of_sets(ours, theirs) == pytest.approx(kl_divergence(p, q).sum(dim=1), abs=1e-6)
     quarter, half = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log()
     assert divergence_of_classes(quarter, half).item() == pytest.approx(0.143841, abs=1e-6)  # ln 2 - ln(3) / 2
+    near = theirs[:1] + 1e-6 * torch.randn(1000, 7, generator=torch.Generator().manual_seed(1))
+    assert divergence_of_classes(near, theirs[:1].expand(1000, 7)).min() == 0  # rounding alone would bring it below
+    assert divergence_of_classes(torch.full((1, 7), torch.nan), theirs[:1]).isnan().all()
     values, chosen = torch.tensor([[1.0, 3.0, torch.nan], [1.0, 2.0, 3.0]]), torch.tensor([[1, 1, 0], [0, 0, 0]])
     assert mean_over(values, chosen.bool()).tolist() == [2, 0]
 
