@@ -78,7 +78,7 @@ def encode_job(
         sets = _apart(sets["training"])
     others = {"evaluation": evaluation, "certification": certify}
     sets |= {name: as_dataset(data) for name, data in others.items() if data is not None}
-    held, bare, found = None, False, {}
+    held, bare = None, {}
     if budget:
         try:
             task.columns(sets["training"], options)
@@ -86,11 +86,9 @@ def encode_job(
             if recovery.needs_labels or task.two_graphs:
                 raise
             logger.warning(f"The training set is read without labels, which are not needed: {error}")
-            bare = True
-    if bare:
-        unlabelled = dataclasses.replace(options, label_column=None, labelled=False)
-        found = encode_sets({"training": sets.pop("training")}, model, processor, task, unlabelled)
-    found |= encode_sets(sets, model, processor, task, options) if sets else {}
+            unlabelled = dataclasses.replace(options, label_column=None, labelled=False)
+            bare = encode_sets({"training": sets.pop("training")}, model, processor, task, unlabelled)
+    found = bare | (encode_sets(sets, model, processor, task, options) if sets else {})
     if budget and evaluation is None and not bare and not alone:
         held = hold_out(found["training"], recovery.calibration_examples, config.seed)
     without = frozenset() if held is None else frozenset(held.rows)
