@@ -81,7 +81,7 @@ def layers_left(name: str, title: str, left: Mapping[str, Mapping[int, tuple[int
         left: Kind of the units -> layer -> how many are left, and how many were there.
     """
     indices = sorted({layer for own in left.values() for layer in own})
-    figure, (axes,) = new_figure(80 + 22 * len(indices))
+    figure, (axes,) = new_figure(80 + (16 + 9 * len(left)) * len(indices))
     handles, told = [], []
     offsets = np.linspace(-0.2, 0.2, len(left)) if len(left) > 1 else [0.0]
     for offset, (kind, own) in zip(offsets, left.items(), strict=True):
@@ -91,7 +91,7 @@ def layers_left(name: str, title: str, left: Mapping[str, Mapping[int, tuple[int
         handles.append(axes.barh(places, shares, height=0.36, color=_COLOURS[kind], label=kind))
         for place, share, (after, _) in zip(places, shares, own.values(), strict=True):
             axes.annotate(
-                f"{after:,}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+                f"{after:,}", (share, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=11
             )
         words = (f"layer {layer}: {after:,} of {before:,}" for layer, (after, before) in own.items())
         told.append(f"{kind}: {'; '.join(words)}")

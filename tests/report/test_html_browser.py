@@ -6,7 +6,10 @@ import shutil
 import subprocess
 
 import pytest
+from made import MADE
 from pages import copy_examples, report, selection, write_runs
+
+from cahp_plugin.cli import main
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -63,9 +66,13 @@ def page(tmp_path_factory):
     write_runs(root / "runs", methods, layers=24, heads=16, counts=(192, 96), seeds=2,
                recoveries=("none", "least-squares", "finetune"))  # fmt: skip
     copy_examples(root)
+    MADE["text-classification"].make(root)
+    train = json.loads((root / "paths.json").read_text())[0]
+    command = ["prune", str(root / "model"), "--train", train, "-o", str(root / "budget"), "--macs", "0.6", "--quiet"]
+    assert main([*command, "--calibration-examples", "48", "--batch-size", "8", "--multiple-of", "1"]) == 0
     long = root / ("a-very-long-name-" * 8)
     (root / "selected").rename(long)
-    assert report([long, root / "runs", root / "deploy", root / "latency"], root / "page.html") == 0
+    assert report([long, root / "budget", root / "runs", root / "deploy", root / "latency"], root / "page.html") == 0
     text = (root / "page.html").read_text(encoding="utf-8")
     policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', text).group(0)
     (root / "probed.html").write_text(text.replace(policy, "").replace("</body>", PROBE + "</body>"), encoding="utf-8")
@@ -90,6 +97,6 @@ def test_everything_fits_and_can_be_read(page, width, theme):
     found = json.loads(re.search(r'<pre id="found">(\{.*?\})</pre>', shown.stdout, re.DOTALL).group(1))
     assert found["width"] == width and found["page"] <= width, found["outside"]
     assert found["outside"] == [] and found["cut"] == [] and found["covered"] == []
-    assert found["charts"] == 4 + 3 + 3 + 2 + 2 + 3 + 3
+    assert found["charts"] == 4 + 4 + 3 + 3 + 2 + 2 + 3 + 3
     assert found["smallest"] >= 9
     assert found["ground"] == ("rgb(15, 19, 24)" if theme == "dark" else "rgb(246, 247, 249)")
