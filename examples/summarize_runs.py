@@ -15,8 +15,8 @@ import statistics
 from pathlib import Path
 
 from cahp_plugin.compare.knee import KneeTable
-from cahp_plugin.compare.rows import Row
-from cahp_plugin.compare.runs import SETUP_NAME
+from cahp_plugin.compare.rows import Row, row_of
+from cahp_plugin.compare.runs import SETUP_NAME, Run
 from cahp_plugin.compare.structure import places_table
 from cahp_plugin.compare.summary import Comparison
 from cahp_plugin.files import write_text
@@ -141,6 +141,52 @@ def tables(comparison: Comparison) -> dict[str, str]:
     return {name: overview(comparison), **knee}
 
 
+def recoveries(comparison: Comparison) -> str:
+    """The recoveries of one planner against the dense model, and distillation against each, as a table of Markdown.
+
+    Differences on the draws that both were run on, with 95 % bootstrap intervals over the test examples; bold where
+    the interval is on one side of 0.
+    """
+    dense = [run for run in comparison.runs if run.method == "dense"]
+    groups: dict[tuple[float, str], list[Run]] = {}
+    for run in comparison.runs:
+        if run not in dense:
+            groups.setdefault((-run.size, run.recover), []).append(run)
+    cells = []
+    for (size, recover), runs in sorted(groups.items()):
+        distilled = {run.seed: run for run in groups.get((size, "least-squares+distill"), ())}
+        common = [run for run in runs if run.seed in distilled]
+        own = row_of((recover, -size, runs[0].method), runs, dense, True)
+        line = {
+            "work": f"{-size:g} %",
+            "recovery": recover,
+            "draws": str(len(runs)),
+            own.score.title: own.score.bare() + (f" ± {own.score.bare(own.deviation)}" if own.deviation else ""),
+            "less dense": _shown(own),
+            "divergence": f"{own.divergence:.4f}",
+            "distilled less it": "",
+            "its divergence less this": "",
+        }
+        if common and recover != "least-squares+distill":
+            ours = [distilled[run.seed] for run in common]
+            row = row_of(("least-squares+distill", -size, runs[0].method), ours, common, True)
+            line["distilled less it"] = _shown(row)
+            assert row.farther is not None
+            change, low, high = row.farther
+            told = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
+            line["its divergence less this"] = f"**{told}**" if low > 0 or high < 0 else told
+        cells.append(line)
+    return format_table(cells, markdown=True)
+
+
+def _shown(row: Row) -> str:
+    assert row.interval is not None
+    bare = row.score.bare
+    low, high = row.interval
+    told = f"{bare(row.difference, '+')} [{bare(low, '+')}, {bare(high, '+')}]"
+    return f"**{told}**" if row.side else told
+
+
 def overview(comparison: Comparison) -> str:
     """Ways of choosing heads, or planners, against sizes and recoveries, as a table of Markdown.
 
@@ -149,6 +195,8 @@ def overview(comparison: Comparison) -> str:
     model with its difference.
     """
     rows = [row for row in comparison.rows() if row.method != "dense"]
+    if comparison.planned and len(methods_of(rows)) == 1:
+        return recoveries(comparison)
     usual = statistics.mode(row.num_seeds for row in rows)
     places = sorted({(row.size, row.recover) for row in rows}, key=lambda at: (-at[0], at[1] != "none", at[1]))
     known = {(row.method, row.size, row.recover): row for row in rows}
