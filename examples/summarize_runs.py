@@ -163,7 +163,7 @@ def recoveries(comparison: Comparison) -> str:
             "draws": str(len(runs)),
             own.score.title: own.score.bare() + (f" ± {own.score.bare(own.deviation)}" if own.deviation else ""),
             "less dense": _shown(own),
-            "divergence": f"{own.divergence:.4f}",
+            "divergence": "" if own.divergence is None else f"{own.divergence:.4f}",
             "distilled less it": "",
             "its divergence less this": "",
         }
@@ -171,19 +171,19 @@ def recoveries(comparison: Comparison) -> str:
             ours = [distilled[run.seed] for run in common]
             row = row_of(("least-squares+distill", -size, runs[0].method), ours, common, True)
             line["distilled less it"] = _shown(row)
-            assert row.farther is not None
-            change, low, high = row.farther
-            told = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
-            line["its divergence less this"] = f"**{told}**" if low > 0 or high < 0 else told
+            if row.farther is not None:
+                change, low, high = row.farther
+                told = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
+                line["its divergence less this"] = f"**{told}**" if low > 0 or high < 0 else told
         cells.append(line)
     return format_table(cells, markdown=True)
 
 
 def _shown(row: Row) -> str:
-    assert row.interval is not None
     bare = row.score.bare
-    low, high = row.interval
-    told = f"{bare(row.difference, '+')} [{bare(low, '+')}, {bare(high, '+')}]"
+    told = bare(row.difference, "+")
+    if row.interval is not None:
+        told += f" [{bare(row.interval[0], '+')}, {bare(row.interval[1], '+')}]"
     return f"**{told}**" if row.side else told
 
 
