@@ -147,44 +147,31 @@ def recoveries(comparison: Comparison) -> str:
     Differences on the draws that both were run on, with 95 % bootstrap intervals over the test examples; bold where
     the interval is on one side of 0.
     """
-    dense = [run for run in comparison.runs if run.method == "dense"]
-    groups: dict[tuple[float, str], list[Run]] = {}
+    groups: dict[tuple[str, float, str], list[Run]] = {}
     for run in comparison.runs:
-        if run not in dense:
-            groups.setdefault((-run.size, run.recover), []).append(run)
+        groups.setdefault((run.recover, run.size, run.method), []).append(run)
+    dense = groups.pop(next(key for key in groups if key[2] == "dense"))
     cells = []
-    for (size, recover), runs in sorted(groups.items()):
-        distilled = {run.seed: run for run in groups.get((size, "least-squares+distill"), ())}
-        common = [run for run in runs if run.seed in distilled]
-        own = row_of((recover, -size, runs[0].method), runs, dense, True)
-        line = {
-            "work": f"{-size:g} %",
-            "recovery": recover,
-            "draws": str(len(runs)),
-            own.score.title: own.score.bare() + (f" ± {own.score.bare(own.deviation)}" if own.deviation else ""),
-            "less dense": _shown(own),
-            "divergence": "" if own.divergence is None else f"{own.divergence:.4f}",
-            "distilled less it": "",
-            "its divergence less this": "",
-        }
-        if common and recover != "least-squares+distill":
-            ours = [distilled[run.seed] for run in common]
-            row = row_of(("least-squares+distill", -size, runs[0].method), ours, common, True)
-            line["distilled less it"] = _shown(row)
-            if row.farther is not None:
-                change, low, high = row.farther
-                told = f"{change:+.4f} [{low:+.4f}, {high:+.4f}]"
-                line["its divergence less this"] = f"**{told}**" if low > 0 or high < 0 else told
+    for key in sorted(groups, key=lambda key: (-key[1], key[0])):
+        best = ("least-squares+distill", *key[1:])
+        distilled = {run.seed: run for run in groups.get(best, ())}
+        common = [run for run in groups[key] if run.seed in distilled]
+        row = row_of(key, groups[key], dense, True)
+        told = row.cells()
+        line = {name: told[name] for name in ("work", "recovery", row.score.title, "divergence")}
+        line |= {"less dense": _differences(row)[0], "distilled less it": "", "its divergence less this": ""}
+        if common and key != best:
+            row = row_of(best, [distilled[run.seed] for run in common], common, True)
+            line["distilled less it"], line["its divergence less this"] = _differences(row)
         cells.append(line)
     return format_table(cells, markdown=True)
 
 
-def _shown(row: Row) -> str:
-    bare = row.score.bare
-    told = bare(row.difference, "+")
-    if row.interval is not None:
-        told += f" [{bare(row.interval[0], '+')}, {bare(row.interval[1], '+')}]"
-    return f"**{told}**" if row.side else told
+def _differences(row: Row) -> list[str]:
+    told, far = row.cells(), row.farther
+    shown = ((told[f"against {row.reference}"], row.side),
+             (told[f"divergence less {row.reference}'s"], far and (far[1] > 0 or far[2] < 0)))  # fmt: skip
+    return [f"**{text}**" if sure else text for text, sure in shown]
 
 
 def overview(comparison: Comparison) -> str:
